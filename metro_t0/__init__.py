@@ -1,0 +1,1 @@
+"""ELECTRA-style T5 pretraining with model-generated signals (METRO-T0), without any training framework."""
