@@ -68,5 +68,13 @@ def _with_lines(items: Iterable[T], description: str, total: int | None) -> Iter
         now = time.monotonic()
         if now - last >= SECONDS_BETWEEN_LOG_LINES:
             last = now
-            print(f"{description}: {count}{of_total} ({count / (now - start):.1f}/s)", file=sys.stderr, flush=True)
-    print(f"{description}: {count}{of_total} done in {time.monotonic() - start:.1f} s", file=sys.stderr, flush=True)
+            print(
+                f"{description}: {count}{of_total} ({count / (now - start):.1f}/s)",
+                file=sys.stderr,
+                flush=True,
+            )
+    print(
+        f"{description}: {count}{of_total} done in {time.monotonic() - start:.1f} s",
+        file=sys.stderr,
+        flush=True,
+    )

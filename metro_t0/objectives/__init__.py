@@ -1,0 +1,1 @@
+"""Masking patterns, decoding targets, the three losses and the metrics people watch."""

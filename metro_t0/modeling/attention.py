@@ -1,0 +1,205 @@
+"""Multi-head attention with a learned relative bias.
+
+Shapes: B batch, Q query length, S key length, H heads, K features per head, D model width.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metro_t0.modeling.config import AttentionBackend, BucketRule, ModelConfig
+
+
+class KeyValueCache(Protocol):
+    """What incremental decoding keeps of one attention layer (Hugging Face caches are adapted to this)."""
+
+    def filled(self) -> bool:
+        """True where keys and values need not be computed again (cross-attention after the first step)."""
+
+    def read(self) -> tuple[Tensor, Tensor]:
+        """Keys and values of a filled cache, (B, H, S, K) each."""
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Add new positions and give all keys and values so far."""
+
+
+class Attention(nn.Module):
+    """Self-attention, or cross-attention where `memory` is given. T5's q, k, v, o projections."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.scale = config.head_dim**-0.5 if config.scale_attention else 1.0
+        self.dropout = config.attention_dropout
+        self.backend: AttentionBackend = config.attention_backend
+        self.q = nn.Linear(config.d_model, config.inner_dim, bias=config.bias)
+        self.k = nn.Linear(config.d_model, config.inner_dim, bias=config.bias)
+        self.v = nn.Linear(config.d_model, config.inner_dim, bias=config.bias)
+        self.o = nn.Linear(config.inner_dim, config.d_model, bias=config.bias)
+
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor | None = None,
+        *,
+        bias: Tensor | None = None,
+        valid: Tensor | None = None,
+        causal: bool = False,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        """x (B, Q, D), memory (B, S, D), bias (1, H, Q, S), valid (B, S) True on real keys -> (B, Q, D)."""
+        queries = self._heads(self.q(x))
+        if cache is not None and cache.filled():
+            keys, values = cache.read()
+        else:
+            source = x if memory is None else memory
+            keys, values = self._heads(self.k(source)), self._heads(self.v(source))
+            if cache is not None:
+                keys, values = cache.append(keys, values)
+        dropout = self.dropout if self.training else 0.0
+        attended = attend(
+            queries, keys, values, bias=bias, valid=valid, causal=causal,
+            scale=self.scale, dropout=dropout, backend=self.backend,
+        )  # fmt: skip
+        return self.o(attended.transpose(1, 2).flatten(2))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    bias: Tensor | None,
+    valid: Tensor | None,
+    causal: bool,
+    scale: float,
+    dropout: float = 0.0,
+    backend: AttentionBackend = "sdpa",
+) -> Tensor:
+    """softmax(scale * q k^T + bias) v over valid (and, if causal, earlier) keys.
+
+    q (B, H, Q, K); k, v (B, H, S, K); bias (1, H, Q, S), learned; valid (B, S) True on real keys.
+    A causal query is aligned with the last keys: query i sees keys up to i + S - Q.
+    """
+    if backend == "eager":
+        return _attend_eager(q, k, v, bias, valid, causal, scale, dropout)
+    if causal and q.size(2) == 1:
+        causal = False  # the newest query sees every key
+    if bias is None and valid is None and q.size(2) == k.size(2):
+        return F.scaled_dot_product_attention(q, k, v, is_causal=causal, dropout_p=dropout, scale=scale)
+    if bias is None and not causal:
+        mask = None if valid is None else valid[:, None, None, :]
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
+    mask = q.new_zeros(1, 1, q.size(2), k.size(2)) if bias is None else bias.to(q.dtype)
+    if causal:
+        mask = mask.masked_fill(_future(q.size(2), k.size(2), q.device), -math.inf)
+    if valid is not None:
+        q, k = _hide_padding_in_features(q, k, valid)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
+
+
+def _hide_padding_in_features(q: Tensor, k: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Let padding ride along as extra features: every query gets a 1, padded keys a huge negative number.
+
+    Adding the padding to a (1, H, Q, S) bias instead would copy that bias once per example of the batch.
+    CUDA kernels want the feature size to stay a multiple of 8.
+    """
+    extra = 8 if q.is_cuda else 1
+    penalty = (~valid).to(k.dtype) * (torch.finfo(k.dtype).min / 2)
+    ones = q.new_zeros(*q.shape[:3], extra)
+    ones[..., 0] = 1
+    penalties = k.new_zeros(*k.shape[:3], extra)
+    penalties[..., 0] = penalty[:, None, :]
+    return torch.cat((q, ones), dim=-1), torch.cat((k, penalties), dim=-1)
+
+
+def _attend_eager(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    valid: Tensor | None,
+    causal: bool,
+    scale: float,
+    dropout: float,
+) -> Tensor:
+    """The definition, spelled out; softmax in fp32. Reference for the other backends."""
+    scores = scale * (q.float() @ k.float().transpose(-1, -2))
+    if bias is not None:
+        scores = scores + bias.float()
+    if causal:
+        scores = scores.masked_fill(_future(q.size(2), k.size(2), q.device), -math.inf)
+    if valid is not None:
+        scores = scores.masked_fill(~valid[:, None, None, :], torch.finfo(scores.dtype).min)
+    return F.dropout(scores.softmax(-1), dropout).to(v.dtype) @ v
+
+
+def _future(queries: int, keys: int, device: torch.device) -> Tensor:
+    """(Q, S) True where key j lies after query i; the last query is aligned with the last key."""
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).triu(keys - queries + 1)
+
+
+class RelativeBias(nn.Module):
+    """A learned score per head and bucket of the distance key - query (paper section 4; T5 section 2.1)."""
+
+    def __init__(self, config: ModelConfig, bidirectional: bool) -> None:
+        super().__init__()
+        self.rule: BucketRule = config.relative_rule
+        self.bidirectional = bidirectional
+        self.num_buckets = config.relative_buckets
+        self.max_distance = config.relative_max_distance
+        self.table = nn.Embedding(config.relative_buckets, config.num_heads)
+
+    def forward(self, queries: int, keys: int) -> Tensor:
+        """(1, H, Q, S) for Q queries aligned with the last of S keys.
+
+        The bias depends on j - i only: the Q + S - 1 distinct values are looked up once and laid out as the
+        diagonals of the matrix, so that the backward pass scatters Q + S - 1 rows instead of Q * S.
+        """
+        distances = torch.arange(-(keys - 1), queries, device=self.table.weight.device)
+        values = self.table(self.buckets(distances)).t()
+        return values.unfold(1, keys, 1).flip(1).unsqueeze(0)
+
+    def buckets(self, distances: Tensor) -> Tensor:
+        """Bucket of each distance (key position minus query position), int64 of the same shape."""
+        if self.rule == "symmetric":
+            return symmetric_buckets(distances, self.num_buckets, self.max_distance)
+        return t5_buckets(distances, self.bidirectional, self.num_buckets, self.max_distance)
+
+
+def symmetric_buckets(distances: Tensor, num_buckets: int, max_distance: int) -> Tensor:
+    """METRO's rule: exact up to num_buckets / 4 on each side, then the ceiling of a log scale, mirrored by sign.
+
+    Distance 0 falls into bucket num_buckets / 2 - 1; the last bucket is never used (paper's released tables).
+    """
+    half = num_buckets // 2
+    exact = half // 2
+    size = distances.abs()
+    steps = torch.log(size.clamp(min=exact).double() / exact) / math.log((max_distance - 1) / exact)
+    logarithmic = exact + torch.ceil(steps * (half - 1 - exact)).long()
+    bucket = torch.where(size < exact, size, logarithmic.clamp(max=half - 1))
+    return bucket * distances.sign() + half - 1
+
+
+def t5_buckets(distances: Tensor, bidirectional: bool, num_buckets: int, max_distance: int) -> Tensor:
+    """T5's rule: half of the buckets per direction, exact for small distances, then the floor of a log scale."""
+    offset = torch.zeros_like(distances)
+    if bidirectional:
+        num_buckets //= 2
+        offset = (distances > 0).long() * num_buckets
+        size = distances.abs()
+    else:
+        size = (-distances).clamp(min=0)
+    exact = num_buckets // 2
+    # float32 on purpose: published checkpoints were trained with buckets rounded in this precision.
+    steps = torch.log(size.clamp(min=1).float() / exact) / math.log(max_distance / exact) * (num_buckets - exact)
+    logarithmic = (exact + steps.long()).clamp(max=num_buckets - 1)
+    return offset + torch.where(size < exact, size, logarithmic)

@@ -1,0 +1,192 @@
+"""One typed config for every model of the toolkit: METRO-T5, its ablations, the T5 baseline and vanilla T5.
+
+A variant is a field of `ModelConfig`, never a subclass. The fields carry their help text as metadata, so that
+the fairseq plugin can offer exactly these fields as command-line options and hydra keys.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any, Literal, get_args, get_type_hints
+
+from metro_t0.errors import UserError
+
+NormPlacement = Literal["post", "pre"]
+NormKind = Literal["layer", "rms"]
+Sides = Literal["none", "encoder", "both"]
+BucketRule = Literal["symmetric", "t5"]
+Activation = Literal["relu", "gelu", "gelu_tanh"]
+AuxiliarySharing = Literal["tokens", "embeddings"]
+RtdLocation = Literal["none", "encoder", "decoder"]
+RtdHeadKind = Literal["mlp", "linear"]
+ClmHeadKind = Literal["linear", "projection", "copy"]
+Initialisation = Literal["metro", "t5"]
+AttentionBackend = Literal["sdpa", "eager"]
+
+
+def _field(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Architecture of the main encoder-decoder, its pretraining heads and the auxiliary (paper tables 5 and 6)."""
+
+    vocab_size: int = _field(0, "rows of the token embedding, specials and sentinels included; the task sets it")
+    d_model: int = _field(768, "width of the residual stream")
+    ffn_dim: int = _field(3072, "inner width of the feed-forward layers")
+    num_heads: int = _field(12, "attention heads")
+    head_dim: int = _field(64, "features per attention head")
+    encoder_layers: int = _field(12, "layers of the main encoder")
+    decoder_layers: int = _field(12, "layers of the main decoder")
+    max_positions: int = _field(1024, "longest sequence; rows of the absolute position tables")
+
+    norm_placement: NormPlacement = _field("post", "x = norm(x + f(x)) (post) or x = x + f(norm(x)) (pre)")
+    norm_kind: NormKind = _field("layer", "LayerNorm, or T5's RMSNorm without bias")
+    norm_eps: float = _field(1e-5, "epsilon of the norms")
+    embedding_norm: bool = _field(True, "normalise token + position embeddings")
+    absolute_positions: bool = _field(True, "learned absolute positions in encoder, decoder and auxiliary")
+    relative_positions: Sides = _field("encoder", "where a learned relative bias is added to attention scores")
+    relative_bias_shared: bool = _field(False, "one relative bias per stack (T5) instead of one per layer")
+    relative_rule: BucketRule = _field("symmetric", "how distances fall into buckets")
+    relative_buckets: int = _field(32, "buckets of the relative bias")
+    relative_max_distance: int = _field(128, "distance from which the last bucket is used")
+    bias: bool = _field(True, "bias vectors in linear layers")
+    activation: Activation = _field("relu", "feed-forward activation")
+    gated_ffn: bool = _field(False, "gated feed-forward (T5 1.1)")
+    scale_attention: bool = _field(True, "scale attention scores by head_dim ** -0.5 (T5 does not)")
+    tied_head: bool = _field(True, "the vocabulary projection is the token embedding")
+    scale_head: bool = _field(False, "scale decoder output by d_model ** -0.5 before the tied projection (T5)")
+
+    dropout: float = _field(0.1, "dropout of embeddings and residual branches")
+    attention_dropout: float = _field(0.1, "dropout of attention probabilities")
+    activation_dropout: float = _field(0.0, "dropout inside the feed-forward layers")
+
+    auxiliary_layers: int = _field(4, "layers of the auxiliary masked LM; 0 for none (T5 baseline, fine-tuning)")
+    auxiliary_sharing: AuxiliarySharing = _field(
+        "embeddings", "what the auxiliary shares with the main model: tokens only, or positions and norm too"
+    )
+    rtd: RtdLocation = _field("encoder", "where replaced tokens are detected")
+    rtd_head: RtdHeadKind = _field("mlp", "linear-ReLU-LayerNorm-linear, or one linear layer")
+    clm_head: ClmHeadKind = _field(
+        "linear", "CLM head: tied projection; dense-GELU-norm before it (RoBERTa); copy mechanism (COCO-LM)"
+    )
+
+    initialisation: Initialisation = _field("metro", "law of the initial weights")
+    attention_backend: AttentionBackend = _field("sdpa", "fused attention, or the definition spelled out")
+    activation_checkpointing: bool = _field(False, "recompute layers in the backward pass to save memory")
+
+    def __post_init__(self) -> None:
+        _check_literals(self)
+        for name in ("d_model", "ffn_dim", "num_heads", "head_dim", "max_positions"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"model field {name} is {getattr(self, name)}; it must be positive")
+        for name in ("encoder_layers", "decoder_layers", "auxiliary_layers"):
+            if getattr(self, name) < 0:
+                raise UserError(f"model field {name} is {getattr(self, name)}; it must be 0 or more")
+        for name in ("dropout", "attention_dropout", "activation_dropout"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise UserError(f"model field {name} is {getattr(self, name)}; it must be in [0, 1)")
+        self._check_combinations()
+
+    def _check_combinations(self) -> None:
+        if self.relative_buckets % 4 or self.relative_buckets < 8:
+            raise UserError(f"model field relative_buckets is {self.relative_buckets}; use a multiple of 4, 8 or more")
+        if self.relative_rule == "symmetric" and self.relative_positions == "both":
+            raise UserError("model field relative_rule: symmetric buckets look both ways, so a decoder bias needs t5")
+        if self.auxiliary_layers == 0 and self.rtd != "none":
+            raise UserError(f"model field rtd is {self.rtd}: without an auxiliary no token is replaced; use rtd=none")
+        if self.auxiliary_layers == 0 and self.clm_head == "copy":
+            raise UserError("model field clm_head is copy: without an auxiliary there is no noised token to copy")
+        if self.auxiliary_layers and not self.tied_head:
+            raise UserError("model field tied_head is false: the auxiliary's MLM head is tied to the embeddings")
+
+    @property
+    def inner_dim(self) -> int:
+        """Features of all heads together."""
+        return self.num_heads * self.head_dim
+
+    def replace(self, **changes: Any) -> ModelConfig:
+        """A copy with some fields changed, validated again."""
+        return dataclasses.replace(self, **changes)
+
+    def without_pretraining(self) -> ModelConfig:
+        """The main model alone: what fine-tuning trains and what Hugging Face export keeps."""
+        return self.replace(auxiliary_layers=0, rtd="none", clm_head="linear")
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as plain JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
+        """The inverse of `to_dict`. Raises `UserError` on a field that does not exist."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        for name in values.keys() - known:
+            raise UserError(f"unknown model field {name}{_nearest(name, known)}")
+        return cls(**values)
+
+
+def literal_choices(cls: type) -> dict[str, tuple[str, ...]]:
+    """The allowed values of every `Literal` field of a config class."""
+    hints = get_type_hints(cls)
+    return {name: get_args(hint) for name, hint in hints.items() if getattr(hint, "__origin__", None) is Literal}
+
+
+def _check_literals(config: ModelConfig) -> None:
+    for name, choices in literal_choices(type(config)).items():
+        value = getattr(config, name)
+        if value not in choices:
+            raise UserError(f"model field {name} is {value!r}; choose one of {', '.join(choices)}")
+
+
+def _nearest(name: str, known: set[str]) -> str:
+    near = get_close_matches(name, sorted(known), n=3)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+BASE = ModelConfig()
+SMALL = BASE.replace(d_model=512, ffn_dim=2048, num_heads=8, encoder_layers=6, decoder_layers=6, auxiliary_layers=2)
+
+PRESETS: dict[str, ModelConfig] = {
+    # What the quickstart trains on two CPU cores within minutes.
+    "demo": BASE.replace(
+        d_model=128, ffn_dim=512, num_heads=4, head_dim=32, encoder_layers=3, decoder_layers=2,
+        auxiliary_layers=1, max_positions=512,
+    ),
+    "tiny": BASE.replace(
+        d_model=256, ffn_dim=1024, num_heads=4, encoder_layers=4, decoder_layers=4, auxiliary_layers=2,
+        max_positions=512,
+    ),
+    "small": SMALL,
+    "base": BASE,
+    # base++ differs from base in vocabulary, learning rate and steps, which are not the model's fields.
+    "base_pp": BASE,
+    "large_pp": BASE.replace(
+        d_model=1024, ffn_dim=4096, num_heads=16, encoder_layers=24, decoder_layers=24, auxiliary_layers=6,
+        relative_buckets=64,
+    ),
+}  # fmt: skip
+
+# T5 as published: Pre-LN, RMSNorm, relative positions shared per stack, no biases, scaled tied head.
+VANILLA_T5: dict[str, Any] = {
+    "norm_placement": "pre", "norm_kind": "rms", "norm_eps": 1e-6, "embedding_norm": False,
+    "absolute_positions": False, "relative_positions": "both", "relative_bias_shared": True, "relative_rule": "t5",
+    "bias": False, "scale_attention": False, "scale_head": True, "activation_dropout": 0.1,
+    "auxiliary_layers": 0, "rtd": "none", "initialisation": "t5",
+}  # fmt: skip
+
+PRESETS["t5_tiny"] = PRESETS["tiny"].replace(**VANILLA_T5)
+PRESETS["t5_small"] = PRESETS["small"].replace(**VANILLA_T5)
+PRESETS["t5_base"] = PRESETS["base"].replace(**VANILLA_T5)
+
+
+def preset(name: str, **changes: Any) -> ModelConfig:
+    """A preset by name, with some fields changed. Raises `UserError` naming the nearest presets."""
+    if name not in PRESETS:
+        raise UserError(
+            f"unknown architecture {name!r}{_nearest(name, set(PRESETS)) or '; one of ' + ', '.join(PRESETS)}"
+        )
+    return PRESETS[name].replace(**changes)

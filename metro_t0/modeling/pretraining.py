@@ -1,0 +1,133 @@
+"""METRO-T5 in pretraining: auxiliary -> noised text -> encoder (RTD) -> decoder (CLM); figure 1, equations 10-13.
+
+Shapes: B batch, S source length, T decoder length, M masked positions, C decoder positions whose logits are needed,
+D model width, V vocabulary. Positions are indices into the flattened (B * S) or (B * T) batch, so that nothing of
+shape (B, T, V) ever exists.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from metro_t0.modeling.auxiliary import Auxiliary
+from metro_t0.modeling.config import ModelConfig
+from metro_t0.modeling.encoder_decoder import T5
+from metro_t0.modeling.heads import ClmProjection, CopyGate, RtdHead
+from metro_t0.modeling.initialisation import initialise, initialise_as_bert
+
+
+@dataclass
+class PretrainingBatch:
+    """One batch of any objective. Without an auxiliary the last three fields are None."""
+
+    source_tokens: Tensor
+    """(B, S) X^orig for METRO; the corrupted text for T5 span corruption. Padding on the right."""
+    decoder_input: Tensor
+    """(B, T) what the decoder reads: its target shifted right."""
+    clm_positions: Tensor
+    """(C,) decoder positions whose logits are computed."""
+    clm_targets: Tensor
+    """(C,) token to predict there."""
+    clm_in_loss: Tensor | None = None
+    """(C,) True where the position counts in the loss; None where all do (the others are for metrics)."""
+    masked_tokens: Tensor | None = None
+    """(B, S) X^orig with [MASK] at the masked positions: what the auxiliary reads."""
+    masked_positions: Tensor | None = None
+    """(M,) masked positions of the source."""
+    sample_uniforms: Tensor | None = None
+    """(M,) uniform numbers in [0, 1) that decide the sample at each masked position."""
+
+
+@dataclass
+class PretrainingOutput:
+    """What the losses and metrics need."""
+
+    clm_logits: Tensor
+    """(C, V)"""
+    valid: Tensor
+    """(B, S) True on real source tokens."""
+    copy_logits: Tensor | None = None
+    """(C,) logit of copying the noised token, with clm_head = copy."""
+    mlm_logits: Tensor | None = None
+    """(M, V)"""
+    noised_tokens: Tensor | None = None
+    """(B, S) X^noise."""
+    replaced: Tensor | None = None
+    """(B, S) True where X^noise differs from X^orig."""
+    rtd_logits: Tensor | None = None
+    """(B, S) logit of "replaced"."""
+
+
+class MetroT5(nn.Module):
+    """Main model, auxiliary and heads. With `auxiliary_layers=0` it is the T5 baseline."""
+
+    def __init__(self, config: ModelConfig, pad_id: int) -> None:
+        super().__init__()
+        self.config = config
+        self.pad_id = pad_id
+        self.main = T5(config)
+        if config.auxiliary_layers:
+            self.auxiliary = Auxiliary(config, self.main.encoder.embeddings)
+        if config.rtd != "none":
+            self.rtd_head = RtdHead(config)
+        if config.clm_head == "projection":
+            self.clm_projection = ClmProjection(config)
+        if config.clm_head == "copy":
+            self.copy_gate = CopyGate(config)
+        initialise(self, config)
+        if config.auxiliary_layers:
+            initialise_as_bert(self.auxiliary)
+
+    def forward(self, batch: PretrainingBatch) -> PretrainingOutput:
+        """Run one pretraining step's forward pass."""
+        valid = batch.source_tokens != self.pad_id
+        mask = padding_mask(valid)
+        source = batch.source_tokens
+        extra: dict[str, Any] = {}
+        if self.config.auxiliary_layers:
+            source, extra = self._corrupt(batch, mask)
+
+        decoded, encoded = self.main(source, batch.decoder_input, mask)
+
+        if self.config.rtd != "none":
+            extra["rtd_logits"] = self.rtd_head(encoded if self.config.rtd == "encoder" else decoded)
+        at_positions = decoded.flatten(0, 1)[batch.clm_positions]
+        if self.config.clm_head == "copy":
+            extra["copy_logits"] = self.copy_gate(at_positions)
+        if self.config.clm_head == "projection":
+            at_positions = self.clm_projection(at_positions)
+        return PretrainingOutput(clm_logits=self.main.logits(at_positions), valid=valid, **extra)
+
+    def _corrupt(self, batch: PretrainingBatch, mask: Tensor | None) -> tuple[Tensor, dict[str, Any]]:
+        """Fill the masks with samples of the auxiliary: X^noise. No gradient passes through the sampling."""
+        if batch.masked_tokens is None or batch.masked_positions is None or batch.sample_uniforms is None:
+            raise ValueError(
+                "this model has an auxiliary: the batch needs masked_tokens, masked_positions, sample_uniforms"
+            )
+        mlm_logits = self.auxiliary(batch.masked_tokens, mask, batch.masked_positions)
+        sampled = sample_tokens(mlm_logits.detach(), batch.sample_uniforms)
+        noised = batch.source_tokens.flatten().index_copy(0, batch.masked_positions, sampled)
+        noised = noised.view_as(batch.source_tokens)
+        replaced = noised != batch.source_tokens
+        return noised, {"mlm_logits": mlm_logits, "noised_tokens": noised, "replaced": replaced}
+
+
+def padding_mask(valid: Tensor) -> Tensor | None:
+    """None where nothing is padded, so that attention can skip masking. Asking costs a sync on a GPU: there, never."""
+    return None if valid.device.type == "cpu" and bool(valid.all()) else valid
+
+
+@torch.no_grad()
+def sample_tokens(logits: Tensor, uniforms: Tensor) -> Tensor:
+    """One token per row from softmax(logits) by inverting the cumulative distribution (equation 10's sampling).
+
+    logits (M, V), uniforms (M,) in [0, 1) -> (M,) ids. One uniform number per position makes the sample a function of
+    (seed, epoch, example, position), which torch's own generators would not be.
+    """
+    cumulative = logits.float().softmax(-1).cumsum(-1)
+    threshold = uniforms[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, threshold, right=True).squeeze(-1).clamp(max=logits.size(-1) - 1)

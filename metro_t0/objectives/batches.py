@@ -1,0 +1,157 @@
+"""From token blocks to the batch of an objective: what the encoder reads, what the decoder reads and must predict.
+
+METRO (paper section 3.2 and table 4):
+  masked_loss   the decoder predicts all of X^orig, the loss counts masked positions only (the paper's choice)
+  all_tokens    the loss counts every position
+  masked_only   the decoder predicts the masked tokens alone, one after the other (the ill-formed target)
+T5 (span corruption, and its all-token variant):
+  spans         a sentinel and the tokens of each span
+  all_tokens    the whole original text
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metro_t0.errors import UserError
+from metro_t0.modeling.config import ModelConfig
+from metro_t0.modeling.pretraining import PretrainingBatch
+from metro_t0.objectives.masking import (
+    Flags,
+    Ids,
+    MaskingConfig,
+    Stream,
+    Vocabulary,
+    apply_masks,
+    choose_positions,
+)
+
+MetroTarget = Literal["masked_loss", "all_tokens", "masked_only"]
+T5Target = Literal["spans", "all_tokens"]
+
+
+def check_target(config: ModelConfig, target: MetroTarget, weighted_by_rtd: bool = False) -> None:
+    """Refuse combinations that make no sense, with the reason."""
+    if weighted_by_rtd and config.rtd == "none":
+        raise UserError("weighted_clm needs the RTD head's probabilities, but the model field rtd is none")
+    if target != "masked_only":
+        return
+    for wrong, name in (
+        (config.clm_head == "copy", "clm_head=copy"),
+        (config.rtd == "decoder", "rtd=decoder"),
+        (weighted_by_rtd, "weighted_clm"),
+    ):
+        if wrong:
+            raise UserError(
+                f"decoding_target=masked_only does not go with {name}: decoder positions no longer match the source"
+            )
+
+
+@dataclass(frozen=True)
+class MetroBatches:
+    """Makes METRO batches. `probe_unmasked` adds logits at as many unmasked positions, for metrics in validation."""
+
+    masking: MaskingConfig
+    words: Vocabulary
+    decoder_start: int
+    target: MetroTarget = "masked_loss"
+    probe_unmasked: bool = False
+
+    def __call__(self, tokens: Ids, examples: Sequence[int], stream: Stream) -> PretrainingBatch:
+        """tokens (B, T) padded on the right; examples: their indices in the data set."""
+        chosen = choose_positions(tokens, examples, self.masking, self.words, stream)
+        masked = apply_masks(tokens, chosen, examples, self.masking, self.words, stream)
+        uniforms = stream.uniforms("sample", examples, tokens.shape[1])
+        decoder_target, wanted, in_loss = self._decoder_side(tokens, chosen, examples, stream)
+        return PretrainingBatch(
+            source_tokens=torch.from_numpy(tokens),
+            decoder_input=torch.from_numpy(shift_right(decoder_target, self.decoder_start)),
+            clm_positions=flat(wanted),
+            clm_targets=torch.from_numpy(decoder_target[wanted]),
+            clm_in_loss=None if in_loss is None else torch.from_numpy(in_loss[wanted]),
+            masked_tokens=torch.from_numpy(masked),
+            masked_positions=flat(chosen),
+            sample_uniforms=torch.from_numpy(uniforms[chosen]),
+        )
+
+    def _decoder_side(
+        self, tokens: Ids, chosen: Flags, examples: Sequence[int], stream: Stream
+    ) -> tuple[Ids, Flags, Flags | None]:
+        """Decoder target (B, T), positions whose logits are needed, and which of them count in the loss."""
+        if self.target == "masked_only":
+            target = pad_rows([row[flags] for row, flags in zip(tokens, chosen, strict=True)], self.words.pad_id)
+            return target, target != self.words.pad_id, None
+        if self.target == "all_tokens":
+            return tokens, tokens != self.words.pad_id, None
+        if not self.probe_unmasked:
+            return tokens, chosen, None
+        probe = stream.uniforms("probe", examples, tokens.shape[1]) < self.masking.mask_ratio
+        return tokens, chosen | (probe & self.words.is_word(tokens)), chosen
+
+
+@dataclass(frozen=True)
+class SpanCorruptionBatches:
+    """Makes the T5 baseline's batches: every span becomes one sentinel in the source."""
+
+    masking: MaskingConfig
+    words: Vocabulary
+    decoder_start: int
+    eos_id: int
+    target: T5Target = "spans"
+
+    def __call__(self, tokens: Ids, examples: Sequence[int], stream: Stream) -> PretrainingBatch:
+        """tokens (B, T) padded on the right; examples: their indices in the data set."""
+        spans = MaskingConfig(self.masking.mask_ratio, "span", self.masking.mean_span_length)
+        chosen = choose_positions(tokens, examples, spans, self.words, stream)
+        pairs = [
+            corrupt_spans(row[row != self.words.pad_id], flags[row != self.words.pad_id], self.words.mask_id)
+            for row, flags in zip(tokens, chosen, strict=True)
+        ]
+        if self.target == "spans":
+            target = pad_rows([np.append(spans, self.eos_id) for _, spans in pairs], self.words.pad_id)
+        else:
+            target = tokens
+        wanted = target != self.words.pad_id
+        return PretrainingBatch(
+            source_tokens=torch.from_numpy(pad_rows([source for source, _ in pairs], self.words.pad_id)),
+            decoder_input=torch.from_numpy(shift_right(target, self.decoder_start)),
+            clm_positions=flat(wanted),
+            clm_targets=torch.from_numpy(target[wanted]),
+        )
+
+
+def corrupt_spans(tokens: Ids, chosen: Flags, first_sentinel: int) -> tuple[Ids, Ids]:
+    """One text (T,) -> (source with a sentinel per span, target of sentinels and spans), sentinels counting up."""
+    begins = chosen & ~np.concatenate(([False], chosen[:-1]))
+    sentinels = first_sentinel + np.cumsum(begins) - 1
+    source = np.where(begins, sentinels, tokens)[begins | ~chosen]
+    order = np.argsort(np.concatenate((2 * np.flatnonzero(begins), 2 * np.flatnonzero(chosen) + 1)), kind="stable")
+    target = np.concatenate((sentinels[begins], tokens[chosen]))[order]
+    return source, target
+
+
+def shift_right(target: Ids, start: int) -> Ids:
+    """(B, T) -> (B, T): `start` first, the last column dropped."""
+    shifted = np.empty_like(target)
+    shifted[:, 0] = start
+    shifted[:, 1:] = target[:, :-1]
+    return shifted
+
+
+def pad_rows(rows: Sequence[Ids], pad_id: int) -> Ids:
+    """Rows of different lengths -> (B, longest) padded on the right; at least one column."""
+    padded = np.full((len(rows), max(1, *(len(row) for row in rows)) if rows else 1), pad_id, dtype=np.int64)
+    for place, row in zip(padded, rows, strict=True):
+        place[: len(row)] = row
+    return padded
+
+
+def flat(flags: Flags) -> Tensor:
+    """Positions of True in the flattened array, int64."""
+    return torch.from_numpy(np.flatnonzero(flags))

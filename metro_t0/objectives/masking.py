@@ -1,0 +1,126 @@
+"""Which tokens are masked, and by what: a whole batch at once, a function of (seed, epoch, example) alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metro_t0.errors import UserError
+from metro_t0.randomness import keyed_generator, keyed_seed, position_uniforms
+
+Ids = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class MaskingConfig:
+    """The auxiliary's masking (paper section A.2): i.i.d., 15%, every masked token becomes [MASK]."""
+
+    mask_ratio: float = field(default=0.15, metadata={"help": "share of the non-special tokens that is masked"})
+    mask_pattern: Literal["iid", "span"] = field(
+        default="iid",
+        metadata={"help": "independent tokens, or contiguous spans with T5's span lengths (ablation)"},
+    )
+    mean_span_length: float = field(default=3.0, metadata={"help": "mean length of a masked or corrupted span"})
+    keep_ratio: float = field(default=0.0, metadata={"help": "share of the masked tokens left unchanged (BERT: 0.1)"})
+    random_ratio: float = field(
+        default=0.0, metadata={"help": "share of the masked tokens replaced by a random token (BERT: 0.1)"}
+    )
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.mask_ratio < 1.0:
+            raise UserError(f"mask_ratio is {self.mask_ratio}; it must lie strictly between 0 and 1")
+        if self.mean_span_length < 1.0:
+            raise UserError(f"mean_span_length is {self.mean_span_length}; it must be 1 or more")
+        if min(self.keep_ratio, self.random_ratio) < 0 or self.keep_ratio + self.random_ratio > 1:
+            raise UserError("keep_ratio and random_ratio must be 0 or more and add up to at most 1")
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The ids that masking needs to know. Special and sentinel ids are never masked and never drawn at random."""
+
+    pad_id: int
+    mask_id: int
+    first_word: int
+    """First id of an ordinary piece; all ids below are special."""
+    end_of_words: int
+    """One past the last ordinary piece; sentinels follow."""
+
+    def is_word(self, tokens: Ids) -> Flags:
+        """True on ordinary pieces (any shape)."""
+        return (tokens >= self.first_word) & (tokens < self.end_of_words)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Keys of the random numbers of one pass over a data set."""
+
+    seed: int
+    epoch: int
+
+    def uniforms(self, purpose: str, examples: Sequence[int] | Ids, length: int) -> NDArray[np.float32]:
+        """(batch, length) uniforms in [0, 1) for one purpose."""
+        return position_uniforms(keyed_seed(purpose, self.seed, self.epoch), np.asarray(examples), length)
+
+
+def choose_positions(
+    tokens: Ids, examples: Sequence[int] | Ids, config: MaskingConfig, words: Vocabulary, stream: Stream
+) -> Flags:
+    """(B, T) tokens -> (B, T) True on the masked positions."""
+    maskable = words.is_word(tokens)
+    if config.mask_pattern == "iid":
+        return maskable & (stream.uniforms("mask", examples, tokens.shape[1]) < config.mask_ratio)
+    chosen = np.zeros_like(maskable)
+    for row, example in enumerate(examples):
+        generator = keyed_generator("span", stream.seed, stream.epoch, int(example))
+        where = np.flatnonzero(maskable[row])
+        chosen[row, where] = span_mask(len(where), config.mask_ratio, config.mean_span_length, generator)
+    return chosen
+
+
+def apply_masks(
+    tokens: Ids,
+    chosen: Flags,
+    examples: Sequence[int] | Ids,
+    config: MaskingConfig,
+    words: Vocabulary,
+    stream: Stream,
+) -> Ids:
+    """The text the auxiliary reads: [MASK] at the chosen positions, but for the kept and the random ones."""
+    masked = np.where(chosen, words.mask_id, tokens)
+    if config.keep_ratio + config.random_ratio == 0:
+        return masked
+    fate = stream.uniforms("fate", examples, tokens.shape[1])
+    masked = np.where(chosen & (fate < config.keep_ratio), tokens, masked)
+    at_random = chosen & (fate >= config.keep_ratio) & (fate < config.keep_ratio + config.random_ratio)
+    draws = stream.uniforms("random", examples, tokens.shape[1]).astype(np.float64)
+    random_words = words.first_word + (draws * (words.end_of_words - words.first_word)).astype(np.int64)
+    return np.where(at_random, random_words, masked)
+
+
+def span_mask(length: int, ratio: float, mean_span: float, generator: np.random.Generator) -> Flags:
+    """T5's random spans (T5 section 3.1.4): round(length * ratio) masked tokens in spans of the given mean length.
+
+    Masked and unmasked stretches alternate, beginning with an unmasked one; both are uniformly random compositions.
+    Returns (length,) flags. A length below 2 masks nothing.
+    """
+    mask = np.zeros(length, dtype=np.bool_)
+    if length < 2:
+        return mask
+    masked = min(max(round(length * ratio), 1), length - 1)
+    spans = min(max(round(masked / mean_span), 1), masked, length - masked)
+    lengths = np.empty(2 * spans, dtype=np.int64)
+    lengths[0::2] = _composition(length - masked, spans, generator)
+    lengths[1::2] = _composition(masked, spans, generator)
+    return np.repeat(np.arange(2 * spans) % 2 == 1, lengths)
+
+
+def _composition(total: int, parts: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """A uniformly random way to write `total` as `parts` positive numbers, in order."""
+    cuts = np.sort(generator.choice(total - 1, parts - 1, replace=False)) + 1
+    return np.diff(np.concatenate(([0], cuts, [total])))

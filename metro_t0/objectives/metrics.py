@@ -1,0 +1,49 @@
+"""What people watch during pretraining, as pairs (hits, positions) that add up over batches and devices."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from metro_t0.modeling.pretraining import PretrainingBatch, PretrainingOutput
+
+Ratio = tuple[Tensor, Tensor]
+
+
+@torch.no_grad()
+def pretraining_metrics(batch: PretrainingBatch, output: PretrainingOutput) -> dict[str, Ratio]:
+    """Name -> (numerator, denominator), scalars on the model's device (no sync).
+
+    mlm_accuracy          auxiliary right at masked positions
+    replacement_rate      share of the masked positions where the sample differs from the original
+    rtd_recall            share of the replaced tokens that the RTD head detects
+    rtd_specificity       share of the other real tokens that it leaves in peace
+    clm_accuracy_replaced, clm_accuracy_masked, clm_accuracy_unmasked   decoder right at such positions
+    """
+    metrics: dict[str, Ratio] = {}
+    correct = output.clm_logits.argmax(-1) == batch.clm_targets
+    if output.mlm_logits is None or output.replaced is None or batch.masked_positions is None:
+        metrics["clm_accuracy"] = _share(correct, torch.ones_like(correct))
+        return metrics
+
+    originals = batch.source_tokens.flatten()[batch.masked_positions]
+    replaced_at_masks = output.replaced.flatten()[batch.masked_positions]
+    metrics["mlm_accuracy"] = _share(output.mlm_logits.argmax(-1) == originals, torch.ones_like(replaced_at_masks))
+    metrics["replacement_rate"] = _share(replaced_at_masks, torch.ones_like(replaced_at_masks))
+    if output.rtd_logits is not None:
+        detected = output.rtd_logits > 0
+        metrics["rtd_recall"] = _share(detected, output.replaced)
+        metrics["rtd_specificity"] = _share(~detected, output.valid & ~output.replaced)
+    if batch.decoder_input.shape == batch.source_tokens.shape:
+        masked = torch.zeros_like(output.replaced).flatten().index_fill(0, batch.masked_positions, True)
+        at_masked = masked[batch.clm_positions]
+        metrics["clm_accuracy_masked"] = _share(correct, at_masked)
+        metrics["clm_accuracy_replaced"] = _share(correct, output.replaced.flatten()[batch.clm_positions])
+        metrics["clm_accuracy_unmasked"] = _share(correct, ~at_masked)
+    else:  # masked_only: every decoder position is a masked one
+        metrics["clm_accuracy_masked"] = _share(correct, torch.ones_like(correct))
+    return metrics
+
+
+def _share(hits: Tensor, among: Tensor) -> Ratio:
+    return (hits & among).sum(), among.sum()
