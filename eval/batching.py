@@ -1,0 +1,75 @@
+"""Batches of similar length under a token budget, which shrinks when memory runs out."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+
+from metro_t0.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+def length_sorted_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Indices grouped so that (rows) x (longest of them) <= max_tokens, longest rows first.
+
+    Sorting keeps padding small; starting with the longest shows at once whether the budget fits the memory.
+    A row longer than the budget has a batch of its own.
+    """
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= max_tokens:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
+
+
+def run_batches(lengths: Sequence[int], max_tokens: int, work: Callable[[list[int], int], None]) -> Iterator[list[int]]:
+    """Call `work(indices, max_tokens)` for every batch and yield the indices that are done.
+
+    When `work` runs out of memory the budget is halved for that batch and all that follow.
+    Raises `UserError` when a single row is too much.
+    """
+    pending = deque(length_sorted_batches(lengths, max_tokens))
+    while pending:
+        batch = pending.popleft()
+        try:
+            work(batch, max_tokens)
+        except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        else:
+            yield batch
+            continue
+        # Out of the except block: there the traceback would still hold the tensors that have to go.
+        longest = lengths[batch[0]]
+        if max_tokens <= longest and len(batch) == 1:
+            raise UserError(
+                f"out of memory on a single prompt of {longest} tokens; use a smaller model, "
+                "--dtype bfloat16 or a smaller --max-source-length"
+            )
+        max_tokens = max(longest, min(max_tokens, longest * len(batch)) // 2)
+        logger.warning("out of memory: token budget halved to %d", max_tokens)
+        _release_cached_memory()
+        left = [*batch, *(index for later in pending for index in later)]
+        replanned = length_sorted_batches([lengths[index] for index in left], max_tokens)
+        pending = deque([[left[position] for position in group] for group in replanned])
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of PyTorch means that memory ran out (CUDA, MPS and the CPU allocator name it differently)."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error).lower()
+    return "out of memory" in text or "not enough memory" in text
+
+
+def _release_cached_memory() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    elif torch.backends.mps.is_available():
+        torch.mps.empty_cache()
