@@ -21,7 +21,7 @@ def pretraining_metrics(batch: PretrainingBatch, output: PretrainingOutput) -> d
     clm_accuracy_replaced, clm_accuracy_masked, clm_accuracy_unmasked   decoder right at such positions
     """
     metrics: dict[str, Ratio] = {}
-    correct = output.clm_logits.argmax(-1) == batch.clm_targets
+    correct = _predictions(batch, output) == batch.clm_targets
     if output.mlm_logits is None or output.replaced is None or batch.masked_positions is None:
         metrics["clm_accuracy"] = _share(correct, torch.ones_like(correct))
         return metrics
@@ -43,6 +43,18 @@ def pretraining_metrics(batch: PretrainingBatch, output: PretrainingOutput) -> d
     else:  # masked_only: every decoder position is a masked one
         metrics["clm_accuracy_masked"] = _share(correct, torch.ones_like(correct))
     return metrics
+
+
+def _predictions(batch: PretrainingBatch, output: PretrainingOutput) -> Tensor:
+    """(C,) the decoder's most probable tokens; with the copy mechanism, of the mixture with the noised token."""
+    if output.copy_logits is None or output.noised_tokens is None:
+        return output.clm_logits.argmax(-1)
+    probabilities = output.clm_logits.float().softmax(-1)
+    best_p, best = probabilities.max(-1)
+    noised = output.noised_tokens.flatten()[batch.clm_positions]
+    noised_p = probabilities.gather(-1, noised[:, None]).squeeze(-1)
+    copy = output.copy_logits.float().sigmoid()
+    return torch.where(copy + (1 - copy) * noised_p > (1 - copy) * best_p, noised, best)
 
 
 def _share(hits: Tensor, among: Tensor) -> Ratio:
