@@ -1,0 +1,38 @@
+"""How data sets and prompted tasks are named."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+EMBEDDED_NAME = "embedded"
+"""The name under which the data sets made from the embedded documentation corpus go (`embedded/SUBSET`)."""
+
+
+@dataclass(frozen=True, order=True)
+class DatasetName:
+    """A data set by the name that T0 and promptsource know, written `name` or `name/subset`."""
+
+    name: str
+    subset: str | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.subset is None else f"{self.name}/{self.subset}"
+
+    @property
+    def task_prefix(self) -> str:
+        """`name` or `name_subset`, as T0's task names and lists write it."""
+        return self.name if self.subset is None else f"{self.name}_{self.subset}"
+
+
+def task_name(dataset: DatasetName, template: str) -> str:
+    """T0's name of one template of one data set: whatever is no word character, digit or dot becomes `_`."""
+    return re.sub(r"[^\w.]+", "_", f"{dataset.task_prefix}_{template}")
+
+
+def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
+    """A clause `; nearest: a, b` for error messages, or nothing where no known name is near."""
+    near = difflib.get_close_matches(name, list(known), n=count, cutoff=0.4)
+    return f"; nearest: {', '.join(near)}" if near else ""

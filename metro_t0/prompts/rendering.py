@@ -1,0 +1,177 @@
+"""One prompt template: compiled once, rendered row by row in the sandbox.
+
+Behaviour (truncation, protection of the separator, stripping) equals `Template.apply` and
+`Template.get_answer_choices_list` of promptsource 0.2.3, which the tests compare against on real rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, TypeVar
+
+import jinja2
+from jinja2 import meta, nodes
+from jinja2.sandbox import SecurityError
+
+from metro_t0.errors import UserError
+from metro_t0.prompts.sandbox import DRAWS, Draws, PromptEnvironment
+
+SEPARATOR = "|||"
+MAX_VARIABLE_LENGTH = 2048
+"""Characters kept of every substituted expression (promptsource's default, inherited by T0 and METRO-T0)."""
+
+# Stands for a separator inside a row's text while the rendered template is split. It is promptsource's own, since
+# its length counts in the truncation.
+PROTECTED_SEPARATOR = "3ed2dface8203c4c9dfb1a5dc58e41e0"
+
+T = TypeVar("T")
+
+ENVIRONMENT = PromptEnvironment()
+
+
+class Rendered(NamedTuple):
+    """One prompted example as text."""
+
+    source: str
+    target: str
+    choices: list[str] | None
+
+
+class MissingColumnError(UserError):
+    """A row lacks a column that the template uses."""
+
+
+class RenderError(UserError):
+    """A template that compiles but fails on this row."""
+
+
+@dataclass(frozen=True)
+class Template:
+    """A prompt template of promptsource: Jinja text that renders a row to `source ||| target`.
+
+    Compilation happens on first use. All errors are `UserError`s that name the template.
+    """
+
+    name: str
+    dataset: str
+    """Data set and subset, as `name` or `name/subset`."""
+    jinja: str
+    answer_choices: str | None = None
+    """Jinja text that renders to the choices separated by `|||`, or None for open-ended tasks."""
+    original_task: bool = False
+    """Whether the prompt asks for the task that the data set was made for."""
+    choices_in_prompt: bool = False
+    metrics: tuple[str, ...] = ()
+    max_variable_length: int | None = MAX_VARIABLE_LENGTH
+    """Characters kept of every `{{ expression }}` in the prompt (not in the answer choices); None keeps all."""
+
+    @property
+    def has_choices(self) -> bool:
+        """Whether the template lists its answer choices, as rank classification needs."""
+        return self.answer_choices is not None
+
+    @cached_property
+    def required_columns(self) -> frozenset[str]:
+        """The names that the template reads from a row."""
+        texts = [self._prompt_text] if self.answer_choices is None else [self._prompt_text, self.answer_choices]
+        names = self._translate(lambda: set().union(*(_free_names(text) for text in texts)))
+        return frozenset(names - {"answer_choices"})
+
+    def render(self, row: Mapping[str, Any], seed_key: tuple[int | str, ...] = ()) -> Rendered | None:
+        """The prompted example of one row, or None where the template gives no source or no target for it.
+
+        seed_key: keys of the random choices, for instance (seed, data set, template, row index).
+        Raises `MissingColumnError` or `RenderError`.
+        """
+        parts, choices = self.render_parts(row, seed_key)
+        if len(parts) != 2 or not parts[0] or not parts[1]:
+            return None
+        return Rendered(parts[0], parts[1], choices)
+
+    def render_parts(
+        self, row: Mapping[str, Any], seed_key: tuple[int | str, ...] = ()
+    ) -> tuple[list[str], list[str] | None]:
+        """All stripped parts between separators, and the answer choices.
+
+        The parts are [source, target] as a rule and [""] for a row that the template passes over. Raises as `render`.
+        """
+        if "answer_choices" in row:
+            raise UserError(f"{self.title}: the rows have a column 'answer_choices', a reserved name; rename it")
+        if not self.required_columns <= row.keys():
+            missing = ", ".join(sorted(self.required_columns - row.keys()))
+            raise MissingColumnError(f"{self.title}: no column {missing} in the row (it has {', '.join(row)})")
+        variables = {
+            key: value.replace(SEPARATOR, PROTECTED_SEPARATOR) if isinstance(value, str) else value
+            for key, value in row.items()
+        }
+        variables[DRAWS] = Draws(seed_key)
+        choices = None
+        if self._compiled_choices is not None:
+            choices = _split(self._run(self._compiled_choices, variables))
+        variables["answer_choices"] = choices
+        return _split(self._run(self._compiled_prompt, variables)), choices
+
+    def compile(self) -> None:
+        """Compile now rather than on first use. Raises `UserError` where the text does not parse."""
+        _ = self._compiled_prompt, self._compiled_choices, self.required_columns
+
+    @property
+    def title(self) -> str:
+        """How messages name the template."""
+        return f"template {self.name!r} of {self.dataset}"
+
+    @cached_property
+    def _compiled_prompt(self) -> jinja2.Template:
+        return self._translate(lambda: ENVIRONMENT.from_string(self._prompt_text))
+
+    @cached_property
+    def _compiled_choices(self) -> jinja2.Template | None:
+        if self.answer_choices is None:
+            return None
+        text = self.answer_choices
+        return self._translate(lambda: ENVIRONMENT.from_string(text))
+
+    @property
+    def _prompt_text(self) -> str:
+        # Plain text replacement, as in promptsource: the filters bind to the last operand of an expression only.
+        if self.max_variable_length is None:
+            return self.jinja
+        return self.jinja.replace("}}", f" | string | truncate({self.max_variable_length}) }}}}")
+
+    def _run(self, compiled: jinja2.Template, variables: dict[str, Any]) -> str:
+        try:
+            return compiled.render(variables)
+        except SecurityError as error:
+            raise UserError(f"{self.title}: reaches outside the sandbox ({error}); it will not be run") from None
+        except Exception as error:  # a template is a program: whatever it raises is its own failure on this row
+            raise RenderError(f"{self.title}: fails to render ({type(error).__name__}: {_one_line(error)})") from None
+
+    def _translate(self, parse: Callable[[], T]) -> T:
+        try:
+            return parse()
+        except jinja2.TemplateSyntaxError as error:
+            raise UserError(f"{self.title}: does not parse (line {error.lineno}: {_one_line(error)})") from None
+        except jinja2.TemplateError as error:
+            raise UserError(f"{self.title}: does not compile ({_one_line(error)})") from None
+
+
+def _free_names(text: str) -> set[str]:
+    """Names that the Jinja text reads but never sets nor tests with `is defined`."""
+    tree = ENVIRONMENT.parse(text)
+    stored = {name.name for name in tree.find_all(nodes.Name) if name.ctx != "load"}
+    tested = {
+        test.node.name
+        for test in tree.find_all(nodes.Test)
+        if test.name in ("defined", "undefined") and isinstance(test.node, nodes.Name)
+    }
+    return meta.find_undeclared_variables(tree) - stored - tested - ENVIRONMENT.globals.keys()
+
+
+def _split(text: str) -> list[str]:
+    return [part.replace(PROTECTED_SEPARATOR, SEPARATOR).strip() for part in text.split(SEPARATOR)]
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

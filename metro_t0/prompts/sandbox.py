@@ -1,0 +1,93 @@
+"""The Jinja environment in which prompt templates run.
+
+Template files come from other people, so they run in Jinja's sandbox: no private attributes, no unsafe calls.
+What a harmless template prints is what promptsource prints, filter for filter.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from jinja2 import pass_context
+from jinja2.runtime import Context, Undefined
+from jinja2.sandbox import SandboxedEnvironment, SecurityError
+
+from metro_t0.randomness import keyed_seed
+
+LONGEST_REPEAT = 1_000_000
+LARGEST_EXPONENT = 64
+
+# The name under which `choice` finds its keys among the variables. Jinja identifiers hold no spaces, so that
+# no template can read or replace it.
+DRAWS = "draws of choice"
+
+
+class Draws:
+    """The random choices of one rendering: the k-th one is a function of (keys, k) alone."""
+
+    __slots__ = ("count", "keys")
+
+    def __init__(self, keys: tuple[int | str, ...]) -> None:
+        self.keys = keys
+        self.count = 0
+
+    def __call__(self, items: Sequence[Any]) -> Any:
+        index = keyed_seed(*self.keys, self.count) % len(items)
+        self.count += 1
+        return items[index]
+
+
+@pass_context
+def choice(context: Context, items: Sequence[Any]) -> Any:
+    """One of `items`, by the `Draws` of the rendering.
+
+    It takes the context so that Jinja cannot fold `["a", "b"] | choice` into one constant at compile time.
+    """
+    if not items:
+        raise ValueError("choice from an empty list")
+    draws: Draws = context.parent[DRAWS]
+    return draws(items)
+
+
+def most_frequent(items: Sequence[Any]) -> list[Any] | None:
+    """All items that occur as often as the most frequent one, in order of first occurrence; None of nothing."""
+    if not items:
+        return None
+    counts = Counter(items)
+    highest = max(counts.values())
+    return [item for item, count in counts.items() if count == highest]
+
+
+def highlight(text: str) -> str:
+    """Wrap `text` in the coloured HTML span of promptsource's viewer."""
+    return "<span style='color: #F08080'>" + text + "</span>"
+
+
+class PromptEnvironment(SandboxedEnvironment):
+    """Jinja's sandbox with promptsource's filters, which refuses loudly and bounds `*` and `**`.
+
+    The stock sandbox turns a forbidden attribute into an undefined value that prints as nothing; here it raises.
+    The mutable sandbox is used because some of promptsource's templates collect into lists of their own.
+    """
+
+    intercepted_binops = frozenset({"*", "**"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.globals.update(zip=zip)
+        self.filters.update(choice=choice, most_frequent=most_frequent, highlight=highlight)
+
+    def unsafe_undefined(self, obj: Any, attribute: str) -> Undefined:
+        raise SecurityError(f"access to attribute {attribute!r} of a {type(obj).__name__}")
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        """Evaluate `*` or `**` unless the result would be too large to hold."""
+        if operator == "**" and abs(right) > LARGEST_EXPONENT:
+            raise SecurityError(f"exponent above {LARGEST_EXPONENT}")
+        if operator == "*":
+            for sequence, times in ((left, right), (right, left)):
+                if isinstance(sequence, str | list | tuple) and len(sequence) * times > LONGEST_REPEAT:
+                    raise SecurityError(f"repetition to more than {LONGEST_REPEAT:,} items")
+        return super().call_binop(context, operator, left, right)

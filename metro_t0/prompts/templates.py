@@ -1,0 +1,154 @@
+"""Collections of prompt templates, read as data from promptsource's YAML files.
+
+promptsource's own Python code is not imported: it needs packages and functions that no longer exist.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from metro_t0.errors import UserError
+from metro_t0.prompts.names import EMBEDDED_NAME, DatasetName, nearest
+from metro_t0.prompts.rendering import (
+    MAX_VARIABLE_LENGTH,
+    MissingColumnError,
+    Rendered,
+    RenderError,
+    Template,
+)
+
+__all__ = [
+    "DatasetName",
+    "MissingColumnError",
+    "RenderError",
+    "Rendered",
+    "Template",
+    "find_template",
+    "load_templates",
+    "templated_datasets",
+]
+
+FILE_NAME = "templates.yaml"
+EMBEDDED_DIRECTORY = Path(__file__).parent / "embedded_templates"
+
+
+class _DataLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Safe YAML in which promptsource's two object tags are plain mappings."""
+
+
+def _mapping(loader: Any, node: yaml.MappingNode) -> dict[str, Any]:
+    return loader.construct_mapping(node, deep=True)
+
+
+for _tag in ("!Template", "!TemplateMetadata"):
+    _DataLoader.add_constructor(_tag, _mapping)
+
+
+def load_templates(
+    name: str,
+    subset: str | None = None,
+    templates_dir: Path | None = None,
+    max_variable_length: int | None = MAX_VARIABLE_LENGTH,
+) -> dict[str, Template]:
+    """All templates of a data set by template name, in alphabetical order.
+
+    templates_dir: a directory laid out as promptsource's (`NAME[/SUBSET]/templates.yaml`); default: the
+        installed promptsource package, and this package's own files for the embedded data sets.
+    max_variable_length: see `Template`.
+    Raises `UserError` for a data set without templates (with the nearest names) or a malformed file.
+    """
+    dataset = DatasetName(name, subset)
+    directory = templates_dir or _directory_of(name)
+    path = directory / str(dataset) / FILE_NAME
+    if not path.is_file():
+        hint = nearest(str(dataset), map(str, templated_datasets(templates_dir)))
+        raise UserError(f"{directory}: no templates for data set {dataset}{hint}")
+    entries = _read_entries(path)
+    by_name: dict[str, Template] = {}
+    for key, entry in entries.items():
+        template = _parse_template(path, key, entry, dataset, max_variable_length)
+        by_name[template.name] = template  # as in promptsource, the last of two templates of one name stands
+    return dict(sorted(by_name.items()))
+
+
+def find_template(templates: dict[str, Template], name: str) -> Template:
+    """One template by name. Raises `UserError` with the nearest names."""
+    if name in templates:
+        return templates[name]
+    dataset = next(iter(templates.values())).dataset
+    hint = nearest(name, templates) or f"; it has: {', '.join(templates)}"
+    raise UserError(f"no template {name!r} for {dataset}{hint}")
+
+
+def templated_datasets(templates_dir: Path | None = None) -> list[DatasetName]:
+    """Every data set that has a template file, sorted; by default the embedded ones and promptsource's."""
+    directories = [templates_dir] if templates_dir else [EMBEDDED_DIRECTORY, promptsource_directory()]
+    found = []
+    for directory in directories:
+        for path in directory.rglob(FILE_NAME):
+            name, *rest = path.parent.relative_to(directory).parts
+            if directory.joinpath(name, FILE_NAME).is_file() or not _is_user_folder(name):
+                found.append(DatasetName(name, "/".join(rest) or None))
+            else:  # hub data sets of a user: USER/NAME[/SUBSET]
+                found.append(DatasetName(f"{name}/{rest[0]}", "/".join(rest[1:]) or None))
+    return sorted(found, key=str)
+
+
+@cache
+def promptsource_directory() -> Path:
+    """The `templates` directory of the installed promptsource package, found without importing the package."""
+    spec = importlib.util.find_spec("promptsource")
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(
+            "promptsource is not installed: run `pip install --no-deps --ignore-requires-python promptsource==0.2.3` "
+            "or give a directory of template files with --templates"
+        )
+    return Path(spec.submodule_search_locations[0]) / "templates"
+
+
+def _directory_of(name: str) -> Path:
+    return EMBEDDED_DIRECTORY if name == EMBEDDED_NAME else promptsource_directory()
+
+
+def _is_user_folder(name: str) -> bool:
+    return name in ("Zaid", "craffel")
+
+
+def _read_entries(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_DataLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a template file ({' '.join(str(error).split())})") from None
+    entries = content.get("templates") if isinstance(content, dict) else None
+    if not isinstance(entries, dict) or not entries:
+        raise UserError(f"{path}: field 'templates' must be a mapping of at least one template")
+    return entries
+
+
+def _parse_template(
+    path: Path, key: str, entry: Any, dataset: DatasetName, max_variable_length: int | None
+) -> Template:
+    if not isinstance(entry, dict):
+        raise UserError(f"{path}: template {key} is not a mapping (tag !Template)")
+    for field in ("name", "jinja"):
+        if not isinstance(entry.get(field), str):
+            raise UserError(f"{path}: template {key} needs a text field {field!r}")
+    choices = entry.get("answer_choices")
+    if not isinstance(choices, str | None):
+        raise UserError(f"{path}: field 'answer_choices' of template {key} must be text or null")
+    metadata = entry.get("metadata") or {}
+    return Template(
+        name=entry["name"],
+        dataset=str(dataset),
+        jinja=entry["jinja"],
+        answer_choices=choices,
+        original_task=bool(metadata.get("original_task")),
+        choices_in_prompt=bool(metadata.get("choices_in_prompt")),
+        metrics=tuple(metadata.get("metrics") or ()),
+        max_variable_length=max_variable_length,
+    )

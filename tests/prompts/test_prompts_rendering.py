@@ -1,0 +1,169 @@
+"""Templates: what is rendered, what is refused, and that random choices depend on their keys alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metro_t0.errors import UserError
+from metro_t0.prompts.names import DatasetName, task_name
+from metro_t0.prompts.rendering import MissingColumnError, RenderError, Template
+from metro_t0.prompts.templates import find_template, load_templates, templated_datasets
+
+
+def make(jinja: str, answer_choices: str | None = None) -> Template:
+    return Template(name="t", dataset="d", jinja=jinja, answer_choices=answer_choices)
+
+
+def test_source_target_and_choices() -> None:
+    template = make("Is {{ text }} good? ||| {{ answer_choices[label] }}", "No ||| Yes")
+    rendered = template.render({"text": " it ", "label": 1})
+    assert rendered == ("Is  it  good?", "Yes", ["No", "Yes"])
+    assert template.has_choices
+    assert template.required_columns == {"text", "label"}
+
+
+@pytest.mark.parametrize(
+    "jinja",
+    [
+        "no separator {{ a }}",
+        "two ||| {{ a }} ||| parts",
+        "source ||| ",
+        "||| {{ a }}",
+        "{% if not a %}x ||| y{% endif %}",
+    ],
+)
+def test_no_target_gives_none(jinja: str) -> None:
+    assert make(jinja).render({"a": "A"}) is None
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ ''.__class__ }}",
+        "{{ text['__class__'] }}",
+        "{{ text | attr('__class__') }}",
+        "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
+        "{{ self.__init__.__globals__ }}",
+        "{{ '{0.__class__}'.format(text) }}",
+        "{{ 'x' * 10000000000 }}",
+        "{{ 10 ** 10000000 }}",
+        "{% for i in range(10000000) %}x{% endfor %}",
+        "{% include '/etc/passwd' %}",
+        "{% import 'os' as os %}",
+    ],
+)
+def test_a_template_cannot_leave_the_sandbox(attack: str) -> None:
+    with pytest.raises(UserError) as caught:
+        make(attack + " ||| y").render({"text": "t"})
+    message = str(caught.value)
+    assert "template 't' of d" in message
+    assert "\n" not in message
+
+
+def test_no_template_reads_the_keys_of_the_draws() -> None:
+    assert make("{{ _ is defined }} ||| y").render({"a": 1}) == ("False", "y", None)
+    with pytest.raises(UserError, match="does not parse"):
+        make("{{ draws of choice }} ||| y").render({"a": 1})
+
+
+def test_syntax_errors_name_the_template_and_line() -> None:
+    with pytest.raises(UserError, match=r"template 't' of d: does not parse \(line 2: .*\)$"):
+        make("\n{% if x %} ||| y").compile()
+    with pytest.raises(UserError, match="no_such_filter"):
+        make("{{ x | no_such_filter }} ||| y").compile()
+
+
+def test_a_missing_column_is_named() -> None:
+    with pytest.raises(MissingColumnError, match=r"no column label, text in the row \(it has other\)"):
+        make("{{ text }} ||| {{ label }}").render({"other": 1})
+
+
+def test_names_that_a_template_sets_or_tests_are_not_required() -> None:
+    template = make("{% set a = b %}{% if c is defined %}{{ c }}{% endif %}{% for d in zip(b, b) %}{{ d }}{% endfor %}")
+    assert template.required_columns == {"b"}
+
+
+def test_failures_on_a_row_are_one_line() -> None:
+    with pytest.raises(RenderError, match="ZeroDivisionError"):
+        make("{{ (1 / n) }} ||| y").render({"n": 0})
+    with pytest.raises(RenderError, match="choice from an empty list"):
+        make("{{ n | choice }} ||| y").render({"n": []})
+
+
+def test_the_reserved_column_is_refused() -> None:
+    with pytest.raises(UserError, match="answer_choices"):
+        make("x ||| y").render({"answer_choices": "a"})
+
+
+@given(st.lists(st.text(max_size=3), min_size=1, max_size=5), st.integers(), st.text(max_size=5))
+def test_choices_are_functions_of_their_keys(items: list[str], seed: int, name: str) -> None:
+    template = make("{{ items | choice }}/{{ items | choice }} ||| y")
+    key = (seed, name)
+    assert template.render_parts({"items": items}, key) == template.render_parts({"items": items}, key)
+
+
+def test_constant_lists_are_drawn_anew_for_every_row() -> None:
+    template = make("{{ ['a', 'b', 'c'] | choice }}{{ ['a', 'b', 'c'] | choice }} ||| y")
+    drawn = [template.render({"x": 1}, (0, i)) for i in range(300)]
+    sources = [rendered.source for rendered in drawn if rendered]
+    assert set(sources) == {x + y for x in "abc" for y in "abc"}
+    assert all(15 < sources.count(s) < 60 for s in set(sources))  # 33 expected of each
+
+
+def test_most_frequent_keeps_ties_in_order() -> None:
+    assert make("{{ x | most_frequent | join }} ||| y").render({"x": list("cabbac")}) == ("cab", "y", None)
+
+
+def test_a_users_own_directory_of_templates(tmp_path: Path) -> None:
+    folder = tmp_path / "mine" / "sub"
+    folder.mkdir(parents=True)
+    (folder / "templates.yaml").write_text(
+        "dataset: mine\nsubset: sub\ntemplates:\n"
+        "  k1: !Template\n    name: one\n    jinja: '{{ a }} ||| {{ b }}'\n    metadata: !TemplateMetadata\n"
+        "      original_task: true\n      choices_in_prompt: false\n      metrics: [Accuracy]\n"
+    )
+    assert templated_datasets(tmp_path) == [DatasetName("mine", "sub")]
+    template = load_templates("mine", "sub", tmp_path)["one"]
+    assert (template.original_task, template.metrics, template.dataset) == (True, ("Accuracy",), "mine/sub")
+    assert template.render({"a": 1, "b": 2}) == ("1", "2", None)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("templates: [", "not a template file"),
+        ("dataset: x", "field 'templates'"),
+        ("templates: {k: {name: n}}", "text field 'jinja'"),
+        ("templates: {k: 3}", "is not a mapping"),
+        ("templates: {k: !!python/object/apply:os.system ['true']}", "not a template file"),
+        ("templates: {k: {name: n, jinja: x, answer_choices: [a]}}", "answer_choices"),
+    ],
+)
+def test_malformed_files_are_one_line(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "templates.yaml").write_text(content)
+    with pytest.raises(UserError, match=message) as caught:
+        load_templates("d", None, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_names_give_the_nearest() -> None:
+    with pytest.raises(UserError, match="nearest: super_glue/rte"):
+        load_templates("super_glue", "rtee")
+    with pytest.raises(UserError, match="nearest: GPT-3 style"):
+        find_template(load_templates("super_glue", "rte"), "GPT3 style")
+
+
+def test_task_names_are_t0s() -> None:
+    assert task_name(DatasetName("gigaword"), "summarize?!") == "gigaword_summarize_"
+    assert (
+        task_name(DatasetName("wiki_hop", "original"), "choose_best_object") == "wiki_hop_original_choose_best_object"
+    )
+    assert task_name(DatasetName("super_glue", "wsc.fixed"), "Who or what is/are") == (
+        "super_glue_wsc.fixed_Who_or_what_is_are"
+    )
