@@ -1,0 +1,1 @@
+"""fairseq tasks: pretraining on text, prompt-finetuning, synthetic tasks."""

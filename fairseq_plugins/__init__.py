@@ -1,0 +1,11 @@
+"""What `fairseq-train --user-dir fairseq_plugins` loads: thin adapters over `metro_t0`.
+
+Importing this package registers the tasks, models, criterions and optimizers and installs the checks of
+`fairseq_plugins.checkpoints`. fairseq imports every module below tasks/ and models/ itself.
+"""
+
+import fairseq_plugins.checkpoints
+import fairseq_plugins.criterions.metro
+import fairseq_plugins.optim.fused_adamw
+
+fairseq_plugins.checkpoints.install()

@@ -1,0 +1,139 @@
+"""fairseq model `metro_t5`, and `metro_t5_<preset>` for every preset of `metro_t0.modeling`."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.models import BaseFairseqModel, register_model
+from torch import Tensor
+
+from fairseq_plugins.errors import clear_errors
+from metro_t0.errors import UserError
+from metro_t0.modeling import PRESETS, MetroT5, ModelConfig, PretrainingBatch, PretrainingOutput
+from metro_t0.modeling.config import literal_choices
+from metro_t0.modeling.pretraining import padding_mask
+
+logger = logging.getLogger(__name__)
+FINGERPRINT = "dictionary_fingerprint"
+
+
+def fairseq_dataclass(name: str, source: type, defaults: Any, omit: frozenset[str] = frozenset()) -> type:
+    """A fairseq dataclass with the fields, help texts and defaults of one of our own dataclasses.
+
+    `Literal` fields become fairseq choices. A bool that is true by default becomes `--field {true,false}`, because
+    fairseq would turn it into a flag of the same name that means its opposite.
+    """
+    choices = literal_choices(source)
+    fields: list[tuple[str, type, Any]] = []
+    for field in dataclasses.fields(source):
+        if field.name in omit:
+            continue
+        default = getattr(defaults, field.name)
+        kind: type = type(default)
+        if field.name in choices:
+            kind = ChoiceEnum(choices[field.name])
+        elif default is True:
+            kind, default = ChoiceEnum(("true", "false")), "true"
+        fields.append((field.name, kind, dataclasses.field(default=default, metadata=dict(field.metadata))))
+    made = dataclasses.make_dataclass(name, fields, bases=(FairseqDataclass,))
+    made.__module__ = __name__
+    return made
+
+
+def model_config(cfg: Any, vocab_size: int) -> ModelConfig:
+    """The library's config from fairseq's (a Namespace or an omegaconf node), with the dictionary's size."""
+    names = [field.name for field in dataclasses.fields(ModelConfig) if field.name != "vocab_size"]
+    values = {name: getattr(cfg, name) for name in names}
+    return ModelConfig.from_dict({**values, "vocab_size": vocab_size})
+
+
+def fingerprint(dict_path: Path) -> Tensor:
+    """SHA-256 of dict.txt as (32,) uint8, stored in every checkpoint."""
+    return torch.tensor(list(hashlib.sha256(dict_path.read_bytes()).digest()), dtype=torch.uint8)
+
+
+class MetroT5Model(BaseFairseqModel):
+    """Adapter of `metro_t0.modeling.MetroT5`: pretraining batches, or source and target for fine-tuning."""
+
+    def __init__(self, config: ModelConfig, pad_id: int, dictionary: Tensor) -> None:
+        super().__init__()
+        self.metro = MetroT5(config, pad_id)
+        self.register_buffer(FINGERPRINT, dictionary)
+
+    @classmethod
+    def build_model(cls, cfg: Any, task: Any) -> MetroT5Model:
+        """The task says which parts it trains (`adapt_model`), how long its sequences are, and where dict.txt is."""
+        with clear_errors():
+            config = task.adapt_model(model_config(cfg, len(task.source_dictionary)))
+            longest = max(task.max_positions())
+            if config.absolute_positions and longest > config.max_positions:
+                raise UserError(
+                    f"sequences of {longest} tokens do not fit max_positions {config.max_positions}: "
+                    "raise --max-positions, or lower --tokens-per-sample (or the source and target lengths)"
+                )
+            return cls(config, task.source_dictionary.pad(), fingerprint(task.dict_path))
+
+    def forward(self, **inputs: Tensor) -> PretrainingOutput | tuple[Tensor, dict[str, Any]]:
+        """The fields of a `PretrainingBatch`, or src_tokens, src_lengths and prev_output_tokens (logits, extra)."""
+        if "src_tokens" not in inputs:
+            return self.metro(PretrainingBatch(**inputs))
+        source = inputs["src_tokens"]
+        mask = padding_mask(source != self.metro.pad_id)
+        decoded, _ = self.metro.main(source, inputs["prev_output_tokens"], mask)
+        return self.metro.main.logits(decoded), {}
+
+    def get_normalized_probs(self, net_output: tuple[Tensor, Any], log_probs: bool, sample: Any = None) -> Tensor:
+        """(Log-)probabilities in fp32, (B, T, V)."""
+        logits = net_output[0].float()
+        return logits.log_softmax(-1) if log_probs else logits.softmax(-1)
+
+    def get_targets(self, sample: dict[str, Any], net_output: Any) -> Tensor:
+        """(B, T) target ids of a fine-tuning batch."""
+        return sample["target"]
+
+    def max_positions(self) -> tuple[int, int]:
+        """Longest source and target."""
+        return (self.metro.config.max_positions, self.metro.config.max_positions)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, **settings: Any) -> Any:
+        """Load a checkpoint of any stage; what only pretraining needs is dropped where this model has no such part."""
+        with clear_errors():
+            return super().load_state_dict(self._fitting(state_dict), strict=strict, **settings)
+
+    def _fitting(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        own = self.state_dict()
+        if FINGERPRINT in state and not torch.equal(state[FINGERPRINT].cpu(), own[FINGERPRINT].cpu()):
+            raise UserError(
+                "the data directory's dict.txt is not the one the checkpoint was trained with; binarize the data with "
+                "the checkpoint's tokenizer (metro-t0-data binarize --tokenizer, metro-t0-prompts build --tokenizer)"
+            )
+        for name, tensor in state.items():
+            if name in own and own[name].shape != tensor.shape:
+                raise UserError(
+                    f"checkpoint tensor {name} is {tuple(tensor.shape)}, the model's is {tuple(own[name].shape)}: "
+                    "the architecture options differ from those the checkpoint was trained with"
+                )
+        pretraining_only = ("metro.auxiliary.", "metro.rtd_head.", "metro.clm_projection.", "metro.copy_gate.")
+        dropped = [name for name in state if name not in own and name.startswith(pretraining_only)]
+        if dropped and not self.metro.config.auxiliary_layers:
+            logger.info("left out %d tensors of the checkpoint that only pretraining needs", len(dropped))
+            return {name: tensor for name, tensor in state.items() if name not in dropped}
+        return dict(state)
+
+
+def _register(name: str, defaults: ModelConfig) -> None:
+    title = "".join(part.capitalize() for part in name.split("_"))
+    config_class = fairseq_dataclass(f"{title}Config", ModelConfig, defaults, omit=frozenset({"vocab_size"}))
+    register_model(name, dataclass=config_class)(type(title, (MetroT5Model,), {"__doc__": f"Defaults of {name}."}))
+
+
+_register("metro_t5", PRESETS["base"])
+for _preset, _defaults in PRESETS.items():
+    _register(_preset if _preset.startswith("t5_") else f"metro_t5_{_preset}", _defaults)

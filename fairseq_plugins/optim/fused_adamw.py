@@ -1,0 +1,29 @@
+"""torch's fused AdamW: one pass over each tensor, on CPU and CUDA, with the options of fairseq's adam."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from fairseq.optim import FairseqOptimizer, register_optimizer
+from fairseq.optim.adam import FairseqAdam, FairseqAdamConfig
+
+
+@dataclass
+class FusedAdamWConfig(FairseqAdamConfig):
+    """The options of fairseq's adam (betas, epsilon, decoupled weight decay)."""
+
+
+@register_optimizer("fused_adamw", dataclass=FusedAdamWConfig)
+class FusedAdamW(FairseqAdam):
+    """Same update rule as fairseq's adam; `scripts/benchmarks/pretrain.py --optimizers` compares the two."""
+
+    def __init__(self, cfg: FusedAdamWConfig, params: Iterable[torch.nn.Parameter]) -> None:
+        FairseqOptimizer.__init__(self, cfg)
+        self._optimizer = torch.optim.AdamW(params, fused=True, **self.optimizer_config)
+
+    @property
+    def supports_flat_params(self) -> bool:
+        """The update is elementwise, so it may run on one flat copy of all parameters (fp16)."""
+        return True

@@ -1,0 +1,258 @@
+"""fairseq tasks `metro_pretraining` (model-generated signals) and `t5_pretraining` (span corruption, the baseline)."""
+
+# fairseq reads the types of dataclass fields at run time: no `from __future__ import annotations` here.
+import logging
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from fairseq import utils
+from fairseq.data import (
+    Dictionary,
+    FairseqDataset,
+    PrependTokenDataset,
+    TokenBlockDataset,
+    data_utils,
+)
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.tasks import FairseqTask, register_task
+from omegaconf import II
+
+from fairseq_plugins.errors import clear_errors
+from fairseq_plugins.tasks.long_blocks import SplitLongBlocks
+from metro_t0.errors import UserError
+from metro_t0.modeling import ModelConfig
+from metro_t0.modeling.pretraining import PretrainingBatch
+from metro_t0.objectives.batches import MetroBatches, SpanCorruptionBatches, pad_rows
+from metro_t0.objectives.masking import MaskingConfig, Stream, Vocabulary
+from metro_t0.randomness import keyed_generator
+
+logger = logging.getLogger(__name__)
+BatchMaker = MetroBatches | SpanCorruptionBatches
+
+
+def _mask_field(name: str) -> Any:
+    """The masking field of that name with the library's default and help text."""
+    source = next(f for f in fields(MaskingConfig) if f.name == name)
+    return field(default=source.default, metadata=dict(source.metadata))
+
+
+@dataclass
+class PretrainingConfig(FairseqDataclass):
+    """What both pretraining tasks are told about data and masking."""
+
+    data: str = field(
+        default="???",
+        metadata={
+            "help": "directory with dict.txt, train and valid .bin/.idx; or several, a:b:c, one per epoch in turn"
+        },
+    )
+    tokens_per_sample: int = field(
+        default=512, metadata={"help": "length of a block, <s> included; also the sentinels"}
+    )
+    sample_break_mode: ChoiceEnum(["none", "complete", "complete_doc", "eos"]) = field(  # type: ignore[valid-type]
+        default="complete_doc", metadata={"help": "how blocks respect lines and documents, as in fairseq"}
+    )
+    mask_ratio: float = _mask_field("mask_ratio")
+    mean_span_length: float = _mask_field("mean_span_length")
+    seed: int = II("common.seed")
+
+
+@dataclass
+class MetroPretrainingConfig(PretrainingConfig):
+    """Options of `--task metro_pretraining`."""
+
+    mask_pattern: ChoiceEnum(["iid", "span"]) = _mask_field("mask_pattern")  # type: ignore[valid-type]
+    keep_ratio: float = _mask_field("keep_ratio")
+    random_ratio: float = _mask_field("random_ratio")
+    decoding_target: ChoiceEnum(["masked_loss", "all_tokens", "masked_only"]) = field(  # type: ignore[valid-type]
+        default="masked_loss", metadata={"help": "what the decoder predicts and which positions the loss counts"}
+    )
+
+
+@dataclass
+class T5PretrainingConfig(PretrainingConfig):
+    """Options of `--task t5_pretraining`."""
+
+    decoding_target: ChoiceEnum(["spans", "all_tokens"]) = field(  # type: ignore[valid-type]
+        default="spans", metadata={"help": "sentinels and spans (T5), or the whole original text"}
+    )
+
+
+class BlockDataset(FairseqDataset):
+    """Blocks of tokens, turned into batches of an objective when they are collated.
+
+    Masks depend on (seed, epoch, index of the block) alone: not on workers, batch size or a restart. With `epoch=0`
+    (validation) they stay the same in every epoch.
+    """
+
+    def __init__(self, blocks: Any, make_batch: BatchMaker, pad_id: int, seed: int, epoch: int) -> None:
+        self.blocks = blocks
+        self.make_batch = make_batch
+        self.pad_id = pad_id
+        self.stream = Stream(seed, epoch)
+        self.shuffle = keyed_generator("shuffle", seed).permutation(len(blocks))
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"id": int(index), "tokens": self.blocks[index].numpy()}
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def collater(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
+        """Samples -> {id, nsentences, ntokens, net_input: fields of a `PretrainingBatch`}."""
+        if not samples:
+            return {}
+        examples = [sample["id"] for sample in samples]
+        tokens = pad_rows([sample["tokens"] for sample in samples], self.pad_id)
+        batch = self.make_batch(tokens, examples, self.stream)
+        return {
+            "id": torch.tensor(examples),
+            "nsentences": len(samples),
+            "ntokens": sum(len(sample["tokens"]) for sample in samples),
+            "net_input": _present(batch),
+        }
+
+    def num_tokens(self, index: int) -> int:
+        """Tokens of one block."""
+        return int(self.blocks.sizes[index])
+
+    def size(self, index: int) -> int:
+        """The same, for filtering by length."""
+        return int(self.blocks.sizes[index])
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Tokens of every block."""
+        return self.blocks.sizes
+
+    def ordered_indices(self) -> np.ndarray:
+        """Blocks of similar length side by side, ties shuffled: batches then carry little padding."""
+        return np.lexsort((self.shuffle, self.sizes))
+
+    @property
+    def can_reuse_epoch_itr_across_epochs(self) -> bool:
+        """The batches stay the same; the masks are drawn when they are collated."""
+        return True
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by fairseq before every epoch."""
+        if self.stream.epoch:
+            self.stream = Stream(self.stream.seed, epoch)
+
+
+def _present(batch: PretrainingBatch) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in vars(batch).items() if value is not None}
+
+
+class PretrainingTask(FairseqTask):
+    """What both tasks share: dictionary with sentinels, blocks of documents."""
+
+    def __init__(self, cfg: Any, dictionary: Dictionary, dict_path: Path) -> None:
+        super().__init__(cfg)
+        self.dictionary = dictionary
+        self.dict_path = dict_path
+        end_of_words = len(dictionary)
+        for number in range(cfg.tokens_per_sample):
+            dictionary.add_symbol(f"<sen{number:03d}>")
+        self.words = Vocabulary(
+            pad_id=dictionary.pad(), mask_id=end_of_words, first_word=dictionary.nspecial, end_of_words=end_of_words
+        )
+        with clear_errors():
+            self.masking = self._masking()
+
+    @classmethod
+    def setup_task(cls, cfg: Any, **settings: Any) -> "PretrainingTask":
+        """Read dict.txt of the (first) data directory."""
+        with clear_errors():
+            dict_path = Path(utils.split_paths(cfg.data)[0]) / "dict.txt"
+            if not dict_path.is_file():
+                raise UserError(f"{dict_path}: no such file; make the directory with metro-t0-data binarize")
+            return cls(cfg, Dictionary.load(str(dict_path)), dict_path)
+
+    def _masking(self) -> MaskingConfig:
+        given: dict[str, Any] = {
+            f.name: getattr(self.cfg, f.name) for f in fields(MaskingConfig) if hasattr(self.cfg, f.name)
+        }
+        if "mask_pattern" in given:
+            given["mask_pattern"] = str(given["mask_pattern"])
+        return MaskingConfig(**given)
+
+    def adapt_model(self, config: ModelConfig) -> ModelConfig:
+        """The model this task trains, or a `UserError` where the two do not fit."""
+        raise NotImplementedError
+
+    def make_batches(self, is_train: bool) -> BatchMaker:
+        """How blocks become batches."""
+        raise NotImplementedError
+
+    def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **settings: Any) -> None:
+        """Token blocks of one split, each beginning with <s>."""
+        paths = utils.split_paths(self.cfg.data)
+        is_train = split.startswith("train")
+        prefix = Path(paths[(epoch - 1) % len(paths)]) / split
+        with clear_errors():
+            lines = data_utils.load_indexed_dataset(str(prefix), self.dictionary, combine=combine)
+            if lines is None:
+                raise UserError(f"{prefix}.bin/.idx: no such files; make them with metro-t0-data binarize")
+        longest = self.cfg.tokens_per_sample - 1  # <s> comes on top
+        blocks = TokenBlockDataset(
+            lines,
+            lines.sizes,
+            longest,
+            pad=self.dictionary.pad(),
+            eos=self.dictionary.eos(),
+            break_mode=str(self.cfg.sample_break_mode),
+        )
+        blocks = PrependTokenDataset(SplitLongBlocks(blocks, longest), self.dictionary.bos())
+        logger.info("loaded %d blocks from %s", len(blocks), prefix)
+        self.datasets[split] = BlockDataset(
+            blocks, self.make_batches(is_train), self.dictionary.pad(), self.cfg.seed, epoch if is_train else 0
+        )
+
+    @property
+    def source_dictionary(self) -> Dictionary:
+        """dict.txt and the sentinels."""
+        return self.dictionary
+
+    @property
+    def target_dictionary(self) -> Dictionary:
+        """The same: source and target share the vocabulary."""
+        return self.dictionary
+
+    def max_positions(self) -> tuple[int, int]:
+        """Longest source and target."""
+        return (self.cfg.tokens_per_sample, self.cfg.tokens_per_sample)
+
+
+@register_task("metro_pretraining", dataclass=MetroPretrainingConfig)
+class MetroPretrainingTask(PretrainingTask):
+    """METRO: the auxiliary corrupts, the encoder detects, the decoder restores (paper section 3.2)."""
+
+    def adapt_model(self, config: ModelConfig) -> ModelConfig:
+        """Needs an auxiliary."""
+        if not config.auxiliary_layers:
+            raise UserError("task metro_pretraining needs an auxiliary: give --auxiliary-layers, or use t5_pretraining")
+        self.model_config = config
+        return config
+
+    def make_batches(self, is_train: bool) -> MetroBatches:
+        """Validation also looks at unmasked positions, for their accuracy."""
+        target = str(self.cfg.decoding_target)
+        return MetroBatches(self.masking, self.words, self.words.mask_id, target, probe_unmasked=not is_train)  # type: ignore[arg-type]
+
+
+@register_task("t5_pretraining", dataclass=T5PretrainingConfig)
+class T5PretrainingTask(PretrainingTask):
+    """T5 span corruption on the same model without auxiliary and RTD."""
+
+    def adapt_model(self, config: ModelConfig) -> ModelConfig:
+        """The main model alone."""
+        return config.without_pretraining()
+
+    def make_batches(self, is_train: bool) -> SpanCorruptionBatches:
+        """The same in training and validation."""
+        target = str(self.cfg.decoding_target)
+        return SpanCorruptionBatches(self.masking, self.words, self.words.mask_id, self.dictionary.eos(), target)  # type: ignore[arg-type]
