@@ -1,0 +1,173 @@
+"""Token files: fairseq's memory-mapped `.bin/.idx` pairs, written and read with numpy alone.
+
+Layout (fairseq `MMapIndexedDataset`, version 1, little endian). PREFIX.bin holds the tokens of all items
+back to back. PREFIX.idx holds: magic `MMIDIDX\\0\\0` (9 bytes), version (uint64), type code (uint8), number
+of items (uint64), the size of each item in tokens (int32), the offset of each item in bytes (int64).
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import shutil
+import struct
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from metro_t0.errors import UserError
+from metro_t0.files import atomic_path
+
+MAGIC = b"MMIDIDX\x00\x00"
+VERSION = 1
+HEADER = struct.Struct("<9sQBQ")
+TYPE_CODES: dict[int, np.dtype] = {
+    1: np.dtype(np.uint8),
+    2: np.dtype(np.int8),
+    3: np.dtype(np.int16),
+    4: np.dtype(np.int32),
+    5: np.dtype(np.int64),
+    8: np.dtype(np.uint16),
+    9: np.dtype(np.uint32),
+    10: np.dtype(np.uint64),
+}
+# fairseq's own bound for uint16; the margin leaves room for the symbols that a task adds.
+UINT16_VOCABULARY_LIMIT = 65_500
+SIZES_PER_BLOCK = 1 << 20
+
+
+def bin_path(prefix: str | os.PathLike[str]) -> Path:
+    """The file of the tokens."""
+    return Path(f"{os.fspath(prefix)}.bin")
+
+
+def idx_path(prefix: str | os.PathLike[str]) -> Path:
+    """The file of the index."""
+    return Path(f"{os.fspath(prefix)}.idx")
+
+
+def token_dtype(vocabulary_size: int) -> np.dtype:
+    """The narrowest type for ids below `vocabulary_size`: uint16 below 65,500, otherwise int32."""
+    return np.dtype(np.uint16) if vocabulary_size < UINT16_VOCABULARY_LIMIT else np.dtype(np.int32)
+
+
+class TokenFileWriter:
+    """Write PREFIX.bin and PREFIX.idx in constant memory; both appear, whole, when the context ends well.
+
+    >>> with TokenFileWriter("train", dtype=np.uint16) as writer:
+    ...     writer.add([17, 4, 2])
+    """
+
+    def __init__(self, prefix: str | os.PathLike[str], dtype: DTypeLike = np.uint16) -> None:
+        self.prefix = Path(prefix)
+        self.dtype = np.dtype(dtype)
+        self._type_code = next((code for code, known in TYPE_CODES.items() if known == self.dtype), None)
+        if self._type_code is None:
+            raise ValueError(f"token files cannot hold {self.dtype}")
+        self._limits = np.iinfo(self.dtype)
+        self._items = 0
+        self._stack = ExitStack()
+
+    def __enter__(self) -> TokenFileWriter:
+        # The names are entered in this order so that the .idx, which readers look for, appears last.
+        self._idx_name = self._stack.enter_context(atomic_path(idx_path(self.prefix)))
+        self._bin = self._open(self._stack.enter_context(atomic_path(bin_path(self.prefix))))
+        # The sizes stand before the offsets in the index, so they wait on disk until all are known.
+        self._sizes = cast(BinaryIO, self._stack.enter_context(tempfile.TemporaryFile(dir=self.prefix.parent)))
+        return self
+
+    def _open(self, path: Path) -> BinaryIO:
+        return self._stack.enter_context(open(path, "wb", buffering=1 << 20))
+
+    def add(self, ids: ArrayLike) -> None:
+        """Append one item. ids: (length,) integers, maybe none. Raises OverflowError outside the type."""
+        tokens = np.asarray(ids)
+        self.add_items(tokens, [tokens.size])
+
+    def add_items(self, tokens: ArrayLike, sizes: ArrayLike) -> None:
+        """Append many items at once. tokens: (sum of sizes,) integers; sizes: (items,) tokens per item."""
+        flat, lengths = np.asarray(tokens), np.asarray(sizes, dtype=np.int32)
+        if flat.ndim != 1 or int(lengths.sum(dtype=np.int64)) != flat.size:
+            raise ValueError(f"{flat.shape} tokens do not match sizes that sum to {lengths.sum(dtype=np.int64)}")
+        if flat.size and flat.dtype != self.dtype:
+            if flat.dtype.kind not in "iu":
+                raise TypeError(f"token ids must be integers, not {flat.dtype}")
+            if flat.min() < self._limits.min or flat.max() > self._limits.max:
+                raise OverflowError(f"ids {flat.min()}..{flat.max()} do not fit {self.dtype}")
+        self._bin.write(np.ascontiguousarray(flat, dtype=self.dtype).data)
+        self._sizes.write(lengths.data)
+        self._items += lengths.size
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._stack:
+            if kind is not None:
+                self._stack.__exit__(kind, error, trace)
+                return
+            self._write_index()
+
+    def _write_index(self) -> None:
+        with open(self._idx_name, "wb", buffering=1 << 20) as index:
+            index.write(HEADER.pack(MAGIC, VERSION, cast(int, self._type_code), self._items))
+            self._sizes.seek(0)
+            shutil.copyfileobj(self._sizes, index, 1 << 20)
+            self._sizes.seek(0)
+            offset = 0
+            while block := self._sizes.read(4 * SIZES_PER_BLOCK):
+                nbytes = np.frombuffer(block, dtype=np.int32).astype(np.int64) * self.dtype.itemsize
+                ends = offset + np.cumsum(nbytes)
+                index.write((ends - nbytes).data)
+                offset = int(ends[-1])
+
+
+class TokenFile(Sequence[NDArray[np.integer]]):
+    """Read a `.bin/.idx` pair. Items are read-only views of the memory map; nothing is copied.
+
+    sizes: (items,) int32, tokens per item. Raises `UserError` where a file is missing, is of another format or
+    is shorter than its index says.
+    """
+
+    def __init__(self, prefix: str | os.PathLike[str]) -> None:
+        self.prefix = Path(prefix)
+        index = _map_file(idx_path(self.prefix))
+        if len(index) < HEADER.size or index[: len(MAGIC)] != MAGIC:
+            raise UserError(f"{idx_path(prefix)}: not a fairseq mmap index; make it with metro-t0-data binarize")
+        _, version, code, items = HEADER.unpack_from(index)
+        if version != VERSION or code not in TYPE_CODES:
+            raise UserError(f"{idx_path(prefix)}: unknown version {version} or type code {code}")
+        if len(index) < HEADER.size + 12 * items:
+            raise UserError(f"{idx_path(prefix)}: truncated ({items} items announced); write the file again")
+        self.dtype = TYPE_CODES[code]
+        self.sizes: NDArray[np.int32] = np.frombuffer(index, np.int32, items, HEADER.size)
+        self._offsets = np.frombuffer(index, np.int64, items, HEADER.size + 4 * items)
+        data = _map_file(bin_path(self.prefix))
+        end = int(self._offsets[-1]) + int(self.sizes[-1]) * self.dtype.itemsize if items else 0
+        if len(data) < end:
+            raise UserError(f"{bin_path(prefix)}: has {len(data)} bytes, its index needs {end}; write it again")
+        self.tokens: NDArray[np.integer] = np.frombuffer(data, self.dtype, len(data) // self.dtype.itemsize)
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitem__(self, index: int) -> NDArray[np.integer]:  # type: ignore[override]
+        start = int(self._offsets[index]) // self.dtype.itemsize
+        return self.tokens[start : start + int(self.sizes[index])]
+
+    def __reduce__(self) -> tuple[type[TokenFile], tuple[Path]]:
+        return TokenFile, (self.prefix,)
+
+
+def _map_file(path: Path) -> mmap.mmap | bytes:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    with open(path, "rb") as stream:
+        if not os.fstat(stream.fileno()).st_size:
+            return b""  # an empty file cannot be mapped
+        return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
