@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -200,6 +202,6 @@ def test_t5_batches_pad_nothing_but_the_right(rows: list[list[int]], seed: int) 
         {"keep_ratio": 0.6, "random_ratio": 0.5},
     ],
 )
-def test_impossible_settings_are_refused(settings_: dict[str, float]) -> None:
+def test_impossible_settings_are_refused(settings_: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"|".join(settings_)):
         MaskingConfig(**settings_)

@@ -1,0 +1,213 @@
+"""Training diagnostics: fairseq's JSON log lines, and the curves of losses and accuracies (figures 3a and 3b)."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from metro_t0.analysis.figures import BASELINE_COLOUR, STYLE, Look, look, new_figure, save
+from metro_t0.errors import UserError
+
+PANELS: dict[str, str] = {
+    "mlm_loss": "Auxiliary MLM loss (nats)",
+    "rtd_loss": "RTD loss (nats)",
+    "clm_loss": "CLM loss (nats)",
+    "mlm_accuracy": "Auxiliary accuracy at masks",
+    "rtd_recall": "RTD recall on replaced tokens",
+    "clm_accuracy_masked": "CLM accuracy at masks",
+    "replacement_rate": "Share of masks that get another token",
+    "rtd_specificity": "RTD specificity on original tokens",
+    "clm_accuracy_replaced": "CLM accuracy on replaced tokens",
+    "clm_accuracy_unmasked": "CLM accuracy elsewhere",
+    "clm_accuracy": "Decoder accuracy",
+    "loss": "Loss",
+}
+"""Metric of the log -> title of its panel, in the order of the figure."""
+
+NOT_MEASURED_IN_TRAINING = ("clm_accuracy_unmasked",)
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Records of a log written with `--log-format json` (standard output, or `--log-file`), in order of updates.
+
+    Each record has `split` ("train", or the name of the validation set), `updates` (int), and the metrics as floats.
+    Training records are the interval means of `--log-interval`; where there are none, the means of epochs. After a
+    restart the later record of an update counts. Lines that are no records are skipped.
+    Raises `UserError` where the file is missing or holds no record.
+    """
+    records: dict[tuple[str, int], dict[str, Any]] = {}
+    for line in _lines(path):
+        record = _record(line)
+        if record is not None:
+            records[record["split"], record["updates"]] = record
+    if not records:
+        raise UserError(f"{path}: no training records; train with --log-format json and a smaller --log-interval")
+    has_intervals = any(split == "train_inner" for split, _ in records)
+    unwanted = "train" if has_intervals else "train_inner"
+    kept = [record for (split, _), record in records.items() if split != unwanted]
+    for record in kept:
+        record["split"] = record["split"].removesuffix("_inner")
+    return sorted(kept, key=lambda record: (record["updates"], record["split"]))
+
+
+def _lines(path: Path) -> Iterator[str]:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as stream:
+            yield from stream
+    except (FileNotFoundError, IsADirectoryError):
+        raise UserError(f"{path}: no such log file") from None
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    """A line's numbers without the prefix of the split, or None."""
+    begin = line.find("{")
+    if begin < 0:
+        return None
+    try:
+        values = json.loads(line[begin:])
+    except json.JSONDecodeError:
+        return None
+    counters = [key for key in values if key.endswith("num_updates")] if isinstance(values, dict) else []
+    if not counters:
+        return None
+    prefix = counters[0].removesuffix("num_updates")
+    record: dict[str, Any] = {
+        "split": prefix.removesuffix("_") or "train_inner",
+        "updates": int(float(values[counters[0]])),
+    }
+    for key, value in values.items():
+        number = _number(value)
+        if key != counters[0] and number is not None:
+            record[key.removeprefix(prefix)] = number
+    return record
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def trivial_baselines(
+    dict_path: Path, mask_ratio: float = 0.15, replacement_rate: float | None = None
+) -> dict[str, float]:
+    """What a model reaches that has understood nothing: metric -> value, for the dashed lines.
+
+    Losses and accuracy at masks: always answering the piece frequencies of dict.txt. With the share of the masks that
+    get another token (`replacement_rate`): RTD that answers the base rate (of a text without specials), CLM that
+    copies its input.
+    """
+    counts = _piece_counts(dict_path)
+    total = sum(counts)
+    entropy = -sum(count / total * math.log(count / total) for count in counts if count)
+    baselines = {"mlm_loss": entropy, "clm_loss": entropy, "mlm_accuracy": max(counts) / total}
+    if replacement_rate is not None:
+        replaced = min(max(mask_ratio * replacement_rate, 1e-12), 1 - 1e-12)
+        baselines["rtd_loss"] = -replaced * math.log(replaced) - (1 - replaced) * math.log1p(-replaced)
+        baselines["clm_accuracy_masked"] = 1 - replacement_rate
+        baselines["clm_accuracy_unmasked"] = 1.0
+    return baselines
+
+
+def _piece_counts(dict_path: Path) -> list[int]:
+    try:
+        lines = dict_path.read_text(encoding="utf-8").splitlines()
+        counts = [int(line.rsplit(" ", 1)[1]) for line in lines if line and not line.endswith("#fairseq:overwrite")]
+    except FileNotFoundError:
+        raise UserError(f"{dict_path}: no such file") from None
+    except (IndexError, ValueError):
+        raise UserError(f"{dict_path}: not a fairseq dictionary (lines of a piece and its count)") from None
+    if not sum(counts):
+        raise UserError(f"{dict_path}: all piece counts are 0, so there are no frequencies to answer")
+    return counts
+
+
+def plot_curves(
+    logs: Mapping[str, Path],
+    output: Path,
+    baselines: Mapping[str, float] | None = None,
+    metrics: Sequence[str] | None = None,
+) -> list[Path]:
+    """Plot every metric of several runs over updates, one panel per metric, one colour per run.
+
+    logs: name of the run -> log file. Faint lines are training (means over the log interval), lines with markers
+    validation. baselines: metric -> height of a dashed line. metrics: which panels (default: all that were logged).
+    Writes OUTPUT.png, .svg and .csv and gives their paths. Raises `UserError` where nothing is left to plot.
+    """
+    runs = {name: read_log(path) for name, path in logs.items()}
+    rows = list(_rows(runs))
+    logged = {row["metric"] for row in rows}
+    panels = [name for name in (metrics or _default_panels(logged)) if name in logged]
+    missing = sorted(set(metrics or ()) - logged)
+    if missing or not panels:
+        raise UserError(
+            f"not in the logs: {', '.join(missing) or 'any metric'}; logged are {', '.join(sorted(logged))}"
+        )
+    columns = min(3, len(panels))
+    lines = math.ceil(len(panels) / columns)
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(3.6 * columns + 0.4, 2.5 * lines + 0.5)
+        axes = list(figure.subplots(lines, columns, squeeze=False).flatten())
+        for place, panel in zip(axes, panels, strict=False):
+            _draw_panel(place, panel, runs, (baselines or {}).get(panel))
+        for place in axes[max(0, len(panels) - columns) : len(panels)]:
+            place.set_xlabel("updates")
+        _draw_legend(figure, axes[: len(panels)], axes[len(panels) :], columns)
+        return save(figure, output, [row for row in rows if row["metric"] in panels])
+
+
+def _default_panels(logged: set[str]) -> list[str]:
+    known = [name for name in PANELS if name in logged]
+    return [name for name in known if name != "loss"] or known
+
+
+def _rows(runs: Mapping[str, list[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+    for run, records in runs.items():
+        for record in records:
+            for metric in PANELS:
+                if metric in record and not (record["split"] == "train" and metric in NOT_MEASURED_IN_TRAINING):
+                    values = {"split": record["split"], "updates": record["updates"], "metric": metric}
+                    yield {"run": run, **values, "value": record[metric]}
+
+
+def _draw_panel(axes: Axes, metric: str, runs: Mapping[str, list[dict[str, Any]]], baseline: float | None) -> None:
+    axes.set_title(PANELS.get(metric, metric), loc="left")
+    for number, (run, records) in enumerate(runs.items()):
+        for split in sorted({record["split"] for record in records}):
+            if split == "train" and metric in NOT_MEASURED_IN_TRAINING:
+                continue
+            points = [(r["updates"], r[metric]) for r in records if r["split"] == split and metric in r]
+            if points:
+                _draw_series(axes, points, look(number), split, f"{run} {split}" if len(runs) > 1 else split)
+    if baseline is not None:
+        axes.axhline(baseline, color=BASELINE_COLOUR, linestyle="--", linewidth=1.2, label="trivial baseline")
+    axes.set_xlim(left=0)
+    if "loss" not in metric:
+        axes.set_ylim(-0.03, 1.03)
+
+
+def _draw_legend(figure: Figure, used: Sequence[Axes], empty: Sequence[Axes], columns: int) -> None:
+    """One legend for all panels, in the empty place of the grid where there is one."""
+    handles = {label: line for axes in used for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    for axes in empty:
+        axes.set_axis_off()
+    if len(empty):
+        empty[0].legend(handles.values(), handles.keys(), loc="center left")
+    else:
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns)
+
+
+def _draw_series(axes: Axes, points: Sequence[tuple[int, float]], style: Look, split: str, label: str) -> None:
+    updates, values = zip(*points, strict=True)
+    if split == "train":
+        axes.plot(updates, values, color=style.color, alpha=0.45, linewidth=1.2, label=label)
+    else:
+        axes.plot(updates, values, color=style.color, marker=style.marker, markersize=3.5, linewidth=1.4, label=label)
