@@ -1,0 +1,58 @@
+"""Text to token ids: prompts and answer choices for rank classification."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from transformers import PreTrainedTokenizerBase
+
+from eval.ranking import Question
+
+TEXTS_PER_CALL = 2048
+
+
+@dataclass
+class QuestionEncoder:
+    """Encodes prompts and choices; every distinct choice text is tokenized once in a run.
+
+    A choice is its tokens and the end token. A start token that the tokenizer puts before it is taken off: what
+    the decoder reads first is the model's matter (`eval.loading.decoder_start_ids`).
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    max_source_length: int = 512
+    """Most tokens of a prompt, special tokens included; the rest is cut off at the right."""
+    max_choice_length: int = 256
+    """Most tokens of a choice, end token included."""
+    _choice_ids: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def encode(self, sources: Sequence[str], choices: Sequence[Sequence[str]]) -> list[Question]:
+        """One `Question` per prompt, choices in their order."""
+        self._learn_choices(choice for row in choices for choice in row)
+        return [
+            Question(source, [self._choice_ids[choice] for choice in row])
+            for source, row in zip(self._encode_sources(sources), choices, strict=True)
+        ]
+
+    def _encode_sources(self, sources: Sequence[str]) -> list[list[int]]:
+        ids: list[list[int]] = []
+        for start in range(0, len(sources), TEXTS_PER_CALL):
+            part = list(sources[start : start + TEXTS_PER_CALL])
+            ids += self.tokenizer(part, truncation=True, max_length=self.max_source_length)["input_ids"]
+        return ids
+
+    def _learn_choices(self, choices: Iterable[str]) -> None:
+        new = list(dict.fromkeys(choice for choice in choices if choice not in self._choice_ids))
+        for start in range(0, len(new), TEXTS_PER_CALL):
+            part = new[start : start + TEXTS_PER_CALL]
+            for text, ids in zip(part, self.tokenizer(text_target=part)["input_ids"], strict=True):
+                self._choice_ids[text] = self._frame(ids)
+
+    def _frame(self, ids: list[int]) -> tuple[int, ...]:
+        start, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        if ids and ids[0] == start and start != end:
+            ids = ids[1:]
+        if ids and ids[-1] == end:
+            ids = ids[:-1]
+        return (*ids[: self.max_choice_length - 1], end)

@@ -1,0 +1,147 @@
+"""Load any sequence-to-sequence model of Hugging Face with its tokenizer, and say exactly which one it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+import metro_t0.hf  # noqa: F401  registers this project's model type with the Auto classes
+from metro_t0.errors import UserError
+from metro_t0.files import sha256_of
+
+logger = logging.getLogger(__name__)
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt")
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Which model to load and how."""
+
+    name: str
+    """Directory or Hugging Face Hub id."""
+    revision: str | None = None
+    """Branch, tag or commit on the Hub."""
+    dtype: str = "float32"
+    """float32, bfloat16 or float16."""
+    device: str | None = None
+    """cuda, cuda:1, mps, cpu; None: the best one present."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to score."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    identity: dict[str, str]
+    """What tells this model from any other: name, revision, fingerprint of its weights, class, dtype."""
+
+
+def load_model(settings: ModelSettings) -> LoadedModel:
+    """Load model and tokenizer for inference.
+
+    Raises `UserError` for a model that is not encoder-decoder, has no tokenizer, cannot be found or read.
+    """
+    _check_device(settings.device)
+    if settings.dtype not in DTYPES:
+        raise UserError(f"--dtype {settings.dtype}: choose {', '.join(DTYPES)}")
+    if settings.dtype == "float16":
+        logger.warning("float16 overflows in T5-like models and can change predictions; bfloat16 or float32 is safer")
+    name = settings.name
+    if os.path.isdir(name) and not os.path.isfile(os.path.join(name, "config.json")):
+        raise UserError(f"{name}: no config.json; give the directory of a Hugging Face model")
+    if not os.path.isdir(name) and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise UserError(f"{name}: no such directory")
+    common = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
+    config = _load("configuration", AutoConfig, settings, common)
+    if not config.is_encoder_decoder:
+        raise UserError(
+            f"{name}: a {config.model_type} model is not encoder-decoder; rank classification here needs "
+            "a sequence-to-sequence model (T5, BART, mT5, METRO-T0, ...)"
+        )
+    tokenizer = _load("tokenizer", AutoTokenizer, settings, common)
+    if tokenizer.eos_token_id is None or len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise UserError(
+            f"{name}: the tokenizer has no vocabulary or no end token; save the model's own tokenizer beside it"
+        )
+    model = _load("model", AutoModelForSeq2SeqLM, settings, {**common, "dtype": DTYPES[settings.dtype]})
+    model.eval().to(settings.device or best_device())
+    identity = {
+        "model": name,
+        "revision": getattr(config, "_commit_hash", None) or settings.revision or "local",
+        "fingerprint": fingerprint(name, config),
+        "class": type(model).__name__,
+        "dtype": settings.dtype,
+    }
+    return LoadedModel(model, tokenizer, identity)
+
+
+def best_device() -> str:
+    """cuda (the one of this process under torchrun), mps or cpu."""
+    if torch.cuda.is_available():
+        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def fingerprint(name: str, config: Any) -> str:
+    """SHA-256 over the weights of a model directory; for a Hub model over its configuration and commit."""
+    digest = hashlib.sha256()
+    directory = Path(name)
+    if directory.is_dir():
+        for path in sorted(p for p in directory.iterdir() if p.suffix in WEIGHT_SUFFIXES or p.name == "config.json"):
+            digest.update(f"{path.name} {sha256_of(path)}\n".encode())
+    else:
+        digest.update(json.dumps(config.to_dict(), sort_keys=True, default=str).encode())
+        digest.update(str(getattr(config, "_commit_hash", None)).encode())
+    return digest.hexdigest()[:16]
+
+
+def decoder_start_ids(model: PreTrainedModel) -> list[int]:
+    """What the decoder reads before the first scored token.
+
+    The start token, then any token that generation is forced to begin with (BART's `<s>`).
+
+    Raises `UserError` for a model that names no start token.
+    """
+    settings = (model.generation_config, model.config)
+    found = (getattr(s, name, None) for name in ("decoder_start_token_id", "bos_token_id") for s in settings)
+    start = next((value for value in found if value is not None), None)
+    if start is None:
+        raise UserError(f"{model.name_or_path}: config.json has no decoder_start_token_id; add it")
+    forced = next((f for s in settings if (f := getattr(s, "forced_bos_token_id", None)) is not None), None)
+    return [start] if forced is None else [start, forced]
+
+
+def _load(what: str, auto: Any, settings: ModelSettings, options: dict[str, Any]) -> Any:
+    """`from_pretrained` whose many ways to fail become one line."""
+    try:
+        return auto.from_pretrained(settings.name, **options)
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        if isinstance(error, OSError) and not os.path.isdir(settings.name):
+            raise UserError(
+                f"{settings.name}: not a local directory, and its {what} could not be read from the Hugging Face Hub "
+                f"(wrong name, or no network: then give a directory): {reason}"
+            ) from None
+        raise UserError(f"{settings.name}: its {what} could not be loaded: {reason}") from None
+
+
+def _check_device(device: str | None) -> None:
+    if device is None:
+        return
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {device}: not usable here ({str(error).splitlines()[0]})") from None

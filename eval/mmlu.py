@@ -1,0 +1,50 @@
+"""MMLU through the prompt of AI2-ARC, with retrieved passages where there are any."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from metro_t0.errors import UserError
+from metro_t0.files import open_bytes
+
+LETTERS = "ABCD"
+
+
+def as_arc(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of MMLU (question, choices, answer index) in the columns of AI2-ARC."""
+    labels = list(LETTERS[: len(row["choices"])])
+    return {
+        "id": "",
+        "question": row["question"],
+        "choices": {"text": list(row["choices"]), "label": labels},
+        "answerKey": labels[row["answer"]],
+    }
+
+
+def question_key(row: Mapping[str, Any]) -> str:
+    """What passages are stored under: subject, question and options, since some questions occur more than once."""
+    return "\n".join([row["subject"], row["question"], *row["choices"]])
+
+
+def load_passages(path: Path) -> dict[str, list[str]]:
+    """Passages per question, best first, as `metro-t0-eval retrieve` writes them (JSONL: key, passages)."""
+    passages: dict[str, list[str]] = {}
+    with open_bytes(path) as stream:
+        for number, line in enumerate(stream, start=1):
+            try:
+                entry = json.loads(line)
+                passages[entry["key"]] = [str(passage["text"]) for passage in entry["passages"]]
+            except (ValueError, KeyError, TypeError):
+                raise UserError(
+                    f"{path}: line {number} has no 'key' and 'passages'; make the file with `metro-t0-eval retrieve`"
+                ) from None
+    return passages
+
+
+def with_passages(source: str, passages: Sequence[str]) -> str:
+    """The prompt, an empty line, and one line `Reference passage i: ...` per passage (METRO-T0, appendix)."""
+    lines = [f"Reference passage {i}: {passage}" for i, passage in enumerate(passages, start=1)]
+    return "\n".join([source, "", *lines]) if lines else source

@@ -1,0 +1,186 @@
+"""Result files: one JSON per (task, template), written atomically, in a directory that belongs to one model."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from eval.scores import Score, accuracy
+from metro_t0.errors import UserError
+from metro_t0.files import atomic_path, read_json, write_json
+
+RUN_FILE = "run.json"
+PLAN_FILE = "plan.json"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model said about one example."""
+
+    index: int
+    """Row of the task."""
+    gold: int
+    predicted: int
+    log_probabilities: list[float]
+    """One sum per choice."""
+    num_tokens: list[int]
+    """Tokens per choice, end token included."""
+
+
+@dataclass
+class TemplateResult:
+    """Everything that is kept of one prompt template on one data set."""
+
+    task: str
+    dataset: str
+    split: str
+    template: str
+    template_hash: str
+    """Of the template's text: a changed template is another template."""
+    num_rows: int
+    """Rows of the task, scored or not."""
+    outcomes: str
+    """One character per row: `1` right, `0` wrong, `-` not scored."""
+    outcomes_length_normalized: str
+    """The same where a choice's score is the mean, not the sum, over its tokens."""
+    skipped: dict[str, int]
+    """Rows without a place in the score, by reason."""
+    truncated_sources: int
+    """Prompts that filled the maximum length."""
+    chance: float
+    majority: float
+    labels: list[str]
+    """Names of the rows and columns of `confusion`: the choices, or their positions where choices differ by row."""
+    confusion: list[list[int]]
+    """Counts, `confusion[correct][predicted]`."""
+    samples: list[dict[str, Any]]
+    """A few right and wrong examples in text, for the report."""
+    seconds: float
+    versions: dict[str, str] = field(default_factory=dict)
+    run: dict[str, Any] = field(default_factory=dict)
+    """Model and settings, as in the run file."""
+
+    @property
+    def score(self) -> Score:
+        """Accuracy with standard error and n."""
+        return accuracy(self.outcomes)
+
+    @property
+    def score_length_normalized(self) -> Score:
+        """Accuracy where choices are compared by their mean log-probability per token."""
+        return accuracy(self.outcomes_length_normalized)
+
+    def to_json(self) -> dict[str, Any]:
+        """The file's content: the figures a reader looks for first, then all fields."""
+        score, normalized = self.score, self.score_length_normalized
+        return {
+            "accuracy": score.value,
+            "standard_error": score.standard_error,
+            "n": score.n,
+            "accuracy_length_normalized": normalized.value,
+            "standard_error_length_normalized": normalized.standard_error,
+            "examples_per_second": score.n / self.seconds if self.seconds else None,
+            **asdict(self),
+        }
+
+
+class ResultsDirectory:
+    """A directory of results of one model under one group of settings.
+
+    OUTPUT/run.json, OUTPUT/plan.json, OUTPUT/results/TASK/TEMPLATE.json,
+    OUTPUT/predictions/TASK/TEMPLATE.jsonl.gz.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def claim(self, run: Mapping[str, Any]) -> None:
+        """Mark the directory as belonging to this model and these settings.
+
+        Raises `UserError` where it belongs to others, naming the first difference.
+        """
+        run_file = self.path / RUN_FILE
+        if not run_file.exists():
+            if (self.path / "results").exists():
+                raise UserError(f"{self.path}: holds results but no {RUN_FILE}; give another --output")
+            write_json(run_file, dict(run))
+            return
+        known = read_json(run_file)
+        for key in sorted({*known, *run} - {"model"}):  # a model may move; its fingerprint stays
+            if known.get(key) != run.get(key):
+                raise UserError(
+                    f"{self.path}: holds results of {known.get('model')} with {key} = {known.get(key)!r}, this run is "
+                    f"{run.get('model')} with {key} = {run.get(key)!r}; they are not mixed: give another --output"
+                )
+
+    def has(self, task: str, template: str, template_hash: str, with_predictions: bool) -> bool:
+        """Whether this template is done (with its predictions, if they are wanted)."""
+        path = self._result_path(task, template)
+        if not path.exists() or (with_predictions and not self.predictions_path(task, template).exists()):
+            return False
+        return bool(read_json(path)["template_hash"] == template_hash)
+
+    def save(self, result: TemplateResult, predictions: Sequence[Prediction] | None) -> None:
+        """Write the result, after the predictions if they are given: a result file means that all is there."""
+        if predictions is not None:
+            path = self.predictions_path(result.task, result.template)
+            with atomic_path(path) as temporary, gzip.open(temporary, "wt", encoding="utf-8") as stream:
+                stream.writelines(json.dumps(asdict(p)) + "\n" for p in predictions)
+        write_json(self._result_path(result.task, result.template), result.to_json())
+
+    def load(self) -> list[TemplateResult]:
+        """All results, by task and template. Raises `UserError` for a directory without any."""
+        names = {f.name for f in fields(TemplateResult)}
+        paths = sorted((self.path / "results").glob("*/*.json"))
+        if not paths:
+            raise UserError(f"{self.path}: no results in it; give the --output of an evaluation")
+        results = []
+        for path in paths:
+            content = read_json(path)
+            if not names <= content.keys():
+                raise UserError(
+                    f"{path}: not a result of this version (no {sorted(names - content.keys())[0]!r}); delete it"
+                )
+            results.append(TemplateResult(**{name: content[name] for name in names}))
+        return results
+
+    @property
+    def plan(self) -> dict[str, list[str]]:
+        """Template names of every task of the whole set, in its order."""
+        content: dict[str, list[str]] = read_json(self.path / PLAN_FILE)
+        return content
+
+    @plan.setter
+    def plan(self, templates_of_task: Mapping[str, Sequence[str]]) -> None:
+        write_json(self.path / PLAN_FILE, {task: list(names) for task, names in templates_of_task.items()})
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """Model and settings of the results."""
+        content: dict[str, Any] = read_json(self.path / RUN_FILE)
+        return content
+
+    def predictions_path(self, task: str, template: str) -> Path:
+        """Where the predictions of a template go."""
+        return self.path / "predictions" / file_name(task) / f"{file_name(template)}.jsonl.gz"
+
+    def _result_path(self, task: str, template: str) -> Path:
+        return self.path / "results" / file_name(task) / f"{file_name(template)}.json"
+
+
+def read_predictions(path: Path) -> list[Prediction]:
+    """Read a predictions file."""
+    with gzip.open(path, "rt", encoding="utf-8") as stream:
+        return [Prediction(**json.loads(line)) for line in stream]
+
+
+def file_name(name: str) -> str:
+    """A file name for any task or template name; a hash keeps apart names that differ in odd characters only."""
+    plain = re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII).strip("_")
+    return plain if plain == name else f"{plain[:80]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

@@ -1,0 +1,262 @@
+"""Run a task set: every template that has no result yet is rendered, scored and written down."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from eval.batching import run_batches
+from eval.distributed import Processes
+from eval.encoding import QuestionEncoder
+from eval.examples import Example, build_examples
+from eval.loading import LoadedModel, decoder_start_ids
+from eval.ranking import ChoiceScore, predict, score_choices
+from eval.results import Prediction, ResultsDirectory, TemplateResult
+from eval.scores import ABSENT, RIGHT, WRONG, chance, majority
+from eval.tasks import Task, TaskSet
+from metro_t0.command import progress
+from metro_t0.errors import UserError
+from metro_t0.prompts.datasets import load_rows
+from metro_t0.prompts.templates import Template, find_template, load_templates
+
+logger = logging.getLogger(__name__)
+
+SAMPLES_PER_OUTCOME = 4
+MOST_LABELS = 20
+EditSource = Callable[[Mapping[str, Any], str], str]
+
+
+@dataclass(frozen=True)
+class ScoringSettings:
+    """What changes the scores (the batch budget does not)."""
+
+    max_source_length: int = 512
+    """Tokens of a prompt; longer prompts lose their end."""
+    max_choice_length: int = 256
+    """Tokens of an answer choice."""
+    seed: int = 0
+    """Of the random draws that some templates make."""
+    limit: int | None = None
+    """Only the first rows of every task (a quick look; None: all)."""
+
+
+class ChoiceScorer:
+    """A model, its tokenizer and a token budget: text in, scores out."""
+
+    def __init__(self, loaded: LoadedModel, settings: ScoringSettings, max_tokens: int) -> None:
+        self.model = loaded.model
+        self.encoder = QuestionEncoder(loaded.tokenizer, settings.max_source_length, settings.max_choice_length)
+        self.decoder_start = decoder_start_ids(loaded.model)
+        pad = loaded.tokenizer.pad_token_id
+        self.pad_id = int(pad if pad is not None else loaded.tokenizer.eos_token_id)
+        self.max_tokens = max_tokens
+
+    def score(
+        self, sources: Sequence[str], choices: Sequence[Sequence[str]], description: str | None = None
+    ) -> tuple[list[list[ChoiceScore]], list[int]]:
+        """Scores of every choice of every prompt, and the prompts' lengths in tokens."""
+        questions = self.encoder.encode(sources, choices)
+        lengths = [len(question.source) for question in questions]
+        scores: list[list[ChoiceScore]] = [[] for _ in questions]
+
+        def work(batch: list[int], max_tokens: int) -> None:
+            self.max_tokens = max_tokens  # what fitted once is kept for the next template
+            batch_questions = [questions[i] for i in batch]
+            for i, row in zip(
+                batch,
+                score_choices(self.model, batch_questions, self.decoder_start, self.pad_id, max_tokens),
+                strict=True,
+            ):
+                scores[i] = row
+
+        done = (i for batch in run_batches(lengths, self.max_tokens, work) for i in batch)
+        for _ in progress(done, description, len(questions)) if description else done:
+            pass
+        return scores, lengths
+
+
+@dataclass
+class Evaluation:
+    """One run over a task set."""
+
+    scorer: ChoiceScorer
+    settings: ScoringSettings
+    results: ResultsDirectory
+    processes: Processes
+    run: dict[str, Any]
+    """Model and settings, written into every result."""
+    data_dir: Path | None = None
+    templates_dir: Path | None = None
+    save_predictions: bool = False
+    edit_source: EditSource | None = None
+
+    def evaluate(self, task_set: TaskSet) -> dict[str, str]:
+        """Compute what is missing. Returns the tasks whose data could not be had, with the reason.
+
+        Only the built-in sets may have missing data sets; for a user's own file that is an error.
+        """
+        missing: dict[str, str] = {}
+        for task in task_set.tasks:
+            templates = task_templates(task, self.templates_dir)
+            try:
+                rows = self._rows(task)
+            except UserError as error:
+                if not task_set.built_in:
+                    raise
+                missing[task.name] = str(error)
+                continue
+            for template in templates:
+                done = self.results.has(task.name, template.name, template_hash(template), self.save_predictions)
+                if not self.processes.from_first(done):
+                    self._evaluate_template(task, template, rows)
+        if len(missing) == len(task_set.tasks):
+            raise UserError(f"no data for any task of {task_set.name}: {next(iter(missing.values()))}")
+        return missing
+
+    def _rows(self, task: Task) -> Sequence[Mapping[str, Any]]:
+        rows: Sequence[Mapping[str, Any]] = load_rows(task.dataset.name, task.dataset.subset, task.split, self.data_dir)
+        if task.where:
+            wanted = task.where.items()
+            rows = [row for row in rows if all(row.get(key) == value for key, value in wanted)]
+        if len(rows) == 0:
+            raise UserError(f"{task.dataset} {task.split}: no rows for task {task.name}")
+        return rows
+
+    def _evaluate_template(self, task: Task, template: Template, rows: Sequence[Mapping[str, Any]]) -> None:
+        num_rows = len(rows) if self.settings.limit is None else min(len(rows), self.settings.limit)
+        mine = range(self.processes.rank, num_rows, self.processes.count)
+        start = time.perf_counter()
+        built = build_examples(task, template, rows, mine, self.settings.seed, self.edit_source)
+        title = f"{task.name}: {template.name}" if self.processes.is_first else None
+        scores, lengths = self.scorer.score(
+            [e.source for e in built.examples], [e.choices for e in built.examples], title
+        )
+        truncated = sum(length >= self.settings.max_source_length for length in lengths)
+        gathered = self.processes.gather((built.examples, scores, built.skipped, truncated))
+        if not self.processes.is_first:
+            return
+        pairs = [pair for examples, rows_scores, _, _ in gathered for pair in zip(examples, rows_scores, strict=True)]
+        pairs.sort(key=lambda pair: pair[0].index)
+        skipped: dict[str, int] = {}
+        for _, _, counts, _ in gathered:
+            for reason, count in counts.items():
+                skipped[reason] = skipped.get(reason, 0) + count
+        for reason, count in skipped.items():
+            logger.info("%s: %s: %d of %d rows skipped: %s", task.name, template.name, count, num_rows, reason)
+        if not pairs:
+            raise UserError(f"{template.title}: none of {num_rows} rows of {task.split} can be scored: {skipped}")
+        result = summarize(task, template, num_rows, pairs, skipped)
+        result.truncated_sources = sum(part[3] for part in gathered)
+        result.seconds = time.perf_counter() - start
+        result.versions, result.run = versions(), self.run
+        self.results.save(result, [prediction_of(*pair) for pair in pairs] if self.save_predictions else None)
+
+
+def task_templates(task: Task, templates_dir: Path | None) -> list[Template]:
+    """The templates of a task. Raises `UserError` for an unknown name or a data set without answer choices."""
+    of = task.templates_of or task.dataset
+    known = load_templates(of.name, of.subset, templates_dir)
+    if task.templates is not None:
+        return [find_template(known, name) for name in task.templates]
+    with_choices = [template for template in known.values() if template.has_choices]
+    if not with_choices:
+        raise UserError(f"no template of {of} has answer choices, so there is nothing to rank")
+    return with_choices
+
+
+def template_hash(template: Template) -> str:
+    """Changes with the template's text."""
+    text = f"{template.jinja}\0{template.answer_choices}\0{template.max_variable_length}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def prediction_of(example: Example, scores: Sequence[ChoiceScore]) -> Prediction:
+    """The record of one example."""
+    return Prediction(
+        index=example.index,
+        gold=example.gold,
+        predicted=predict(scores),
+        log_probabilities=[score.log_probability for score in scores],
+        num_tokens=[score.num_tokens for score in scores],
+    )
+
+
+def summarize(
+    task: Task,
+    template: Template,
+    num_rows: int,
+    pairs: Sequence[tuple[Example, Sequence[ChoiceScore]]],
+    skipped: dict[str, int],
+) -> TemplateResult:
+    """Accuracies, baselines, confusion and samples of one template; timing is the caller's."""
+    examples = [example for example, _ in pairs]
+    predicted = [predict(scores) for _, scores in pairs]
+    normalized = [predict(scores, length_normalized=True) for _, scores in pairs]
+    labels, confusion = _confusion(examples, predicted)
+    return TemplateResult(
+        task=task.name,
+        dataset=str(task.dataset),
+        split=task.split,
+        template=template.name,
+        template_hash=template_hash(template),
+        num_rows=num_rows,
+        outcomes=_outcomes(examples, predicted, num_rows),
+        outcomes_length_normalized=_outcomes(examples, normalized, num_rows),
+        skipped=skipped,
+        truncated_sources=0,
+        chance=chance([len(example.choices) for example in examples]),
+        majority=majority([example.gold for example in examples]),
+        labels=labels,
+        confusion=confusion,
+        samples=list(_samples(pairs)),
+        seconds=0.0,
+    )
+
+
+def _outcomes(examples: Sequence[Example], predicted: Sequence[int], num_rows: int) -> str:
+    outcomes = [ABSENT] * num_rows
+    for example, choice in zip(examples, predicted, strict=True):
+        outcomes[example.index] = RIGHT if choice == example.gold else WRONG
+    return "".join(outcomes)
+
+
+def _confusion(examples: Sequence[Example], predicted: Sequence[int]) -> tuple[list[str], list[list[int]]]:
+    most = max(len(example.choices) for example in examples)
+    same = all(example.choices == examples[0].choices for example in examples)
+    labels = examples[0].choices if same else [f"choice {i}" for i in range(1, most + 1)]
+    counts = [[0] * len(labels) for _ in labels]
+    for example, choice in zip(examples, predicted, strict=True):
+        counts[example.gold][choice] += 1
+    return (labels, counts) if most <= MOST_LABELS else ([], [])
+
+
+def _samples(pairs: Sequence[tuple[Example, Sequence[ChoiceScore]]]) -> Iterator[dict[str, Any]]:
+    """The first few right and wrong examples, in the order of the rows."""
+    left = {True: SAMPLES_PER_OUTCOME, False: SAMPLES_PER_OUTCOME}
+    for example, scores in pairs:
+        right = predict(scores) == example.gold
+        if left[right]:
+            left[right] -= 1
+            yield {
+                **asdict(example),
+                "predicted": predict(scores),
+                "log_probabilities": [round(score.log_probability, 4) for score in scores],
+            }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }

@@ -1,0 +1,123 @@
+"""What is evaluated: task sets read from YAML. T0 Eval and MMLU are two such files; users bring their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from eval.mmlu import as_arc
+from metro_t0.errors import UserError
+from metro_t0.prompts.datasets import DatasetName
+from metro_t0.prompts.names import nearest
+
+BUILT_IN = Path(__file__).parent / "task_sets"
+ROW_FORMATS = {"mmlu_as_arc": as_arc}
+"""Conversions that let the rows of one data set fill the templates of another."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One data set (or part of one) whose score is the mean over its prompt templates."""
+
+    name: str
+    """Name in tables; unique in its set."""
+    dataset: DatasetName
+    split: str
+    templates: tuple[str, ...] | None = None
+    """Template names; None: every template of the data set that lists answer choices."""
+    templates_of: DatasetName | None = None
+    """The data set whose templates are used, where it is another one."""
+    where: Mapping[str, Any] | None = None
+    """Only rows with these column values."""
+    row_format: str | None = None
+    """One of `ROW_FORMATS`, applied to every row."""
+
+
+@dataclass(frozen=True)
+class TaskSet:
+    """Tasks that are scored together; the average is the mean over them."""
+
+    name: str
+    tasks: tuple[Task, ...]
+    built_in: bool = False
+
+    def selected(self, names: list[str] | None) -> TaskSet:
+        """Only the tasks of these names. Raises `UserError` for a name that is not there."""
+        if names is None:
+            return self
+        known = [task.name for task in self.tasks]
+        for name in names:
+            if name not in known:
+                hint = nearest(name, known) or f"; there are: {', '.join(known)}"
+                raise UserError(f"no task {name!r} in {self.name}{hint}")
+        return TaskSet(self.name, tuple(t for t in self.tasks if t.name in names), self.built_in)
+
+
+def built_in_tasks(name: str, split: str | None = None) -> TaskSet:
+    """The task set of this package called `name` (t0, mmlu), on its own split or another one."""
+    return load_tasks(BUILT_IN / f"{name}.yaml", split, built_in=True)
+
+
+def load_tasks(path: Path, split: str | None = None, built_in: bool = False) -> TaskSet:
+    """Read a task file.
+
+    The file has `name` (optional), `defaults` (optional, fields that all tasks share) and `tasks`, a list of
+    mappings with the fields of `Task`; `dataset` is written NAME or NAME/SUBSET. Raises `UserError`.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict) or not isinstance(content.get("tasks"), list) or not content["tasks"]:
+        raise UserError(f"{path}: needs a list 'tasks' of at least one data set, see docs/evaluation.md")
+    defaults = content.get("defaults") or {}
+    override = {} if split is None else {"split": split}
+    tasks = tuple(_task(path, entry, defaults, override) for entry in content["tasks"])
+    names = [task.name for task in tasks]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"{path}: two tasks are called {twice!r}; give one of them another 'name'")
+    return TaskSet(str(content.get("name", path.stem)), tasks, built_in)
+
+
+def _task(path: Path, entry: Any, defaults: dict[str, Any], override: dict[str, Any]) -> Task:
+    if isinstance(entry, str):
+        entry = {"dataset": entry}
+    if not isinstance(entry, dict):
+        raise UserError(f"{path}: {entry!r} in 'tasks' is neither a data set name nor a mapping")
+    merged = {"split": "validation", **defaults, **entry, **override}
+    known = [field.name for field in fields(Task)]
+    for key in merged:
+        if key not in known:
+            raise UserError(f"{path}: unknown field {key!r} in 'tasks'{nearest(key, known)}")
+    if not isinstance(merged.get("dataset"), str):
+        raise UserError(f"{path}: a task without 'dataset' (NAME or NAME/SUBSET)")
+    dataset = dataset_name(merged["dataset"])
+    templates = merged.get("templates")
+    if templates is not None and not (isinstance(templates, list) and templates):
+        raise UserError(f"{path}: 'templates' of {dataset} must be a list of names; leave it out for all templates")
+    row_format = merged.get("row_format")
+    if row_format is not None and row_format not in ROW_FORMATS:
+        raise UserError(f"{path}: unknown row_format {row_format!r}; there is: {', '.join(ROW_FORMATS)}")
+    templates_of = merged.get("templates_of")
+    return Task(
+        name=str(merged.get("name", dataset)),
+        dataset=dataset,
+        split=str(merged["split"]),
+        templates=None if templates is None else tuple(map(str, templates)),
+        templates_of=None if templates_of is None else dataset_name(templates_of),
+        where=merged.get("where"),
+        row_format=row_format,
+    )
+
+
+def dataset_name(text: str) -> DatasetName:
+    """`NAME` or `NAME/SUBSET`."""
+    name, _, subset = text.partition("/")
+    return DatasetName(name, subset or None)
