@@ -106,6 +106,11 @@ def attend(
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
 
 
+def padding_mask(valid: Tensor) -> Tensor | None:
+    """None where nothing is padded, so that attention can skip masking. Asking costs a sync on a GPU: there, never."""
+    return None if valid.device.type == "cpu" and bool(valid.all()) else valid
+
+
 def _hide_padding_in_features(q: Tensor, k: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """Let padding ride along as extra features: every query gets a 1, padded keys a huge negative number.
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from metro_t0.modeling.attention import padding_mask
 from metro_t0.modeling.auxiliary import Auxiliary
 from metro_t0.modeling.config import ModelConfig
 from metro_t0.modeling.encoder_decoder import T5
@@ -114,11 +115,6 @@ class MetroT5(nn.Module):
         noised = noised.view_as(batch.source_tokens)
         replaced = noised != batch.source_tokens
         return noised, {"mlm_logits": mlm_logits, "noised_tokens": noised, "replaced": replaced}
-
-
-def padding_mask(valid: Tensor) -> Tensor | None:
-    """None where nothing is padded, so that attention can skip masking. Asking costs a sync on a GPU: there, never."""
-    return None if valid.device.type == "cpu" and bool(valid.all()) else valid
 
 
 @torch.no_grad()
