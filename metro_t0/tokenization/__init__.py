@@ -1,0 +1,6 @@
+"""Text to fairseq ids: normalisation, BPE training, the tokenizer, the vocabulary file."""
+
+from metro_t0.tokenization.tokenizer import Tokenizer
+from metro_t0.tokenization.vocabulary import Vocabulary
+
+__all__ = ["Tokenizer", "Vocabulary"]
