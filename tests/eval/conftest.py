@@ -1,0 +1,80 @@
+"""Small randomly initialised models with local tokenizers, and a directory of made-up data sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+TEXT = [
+    "Does the first sentence mean that the second is true, or is it false? Yes, no or maybe.",
+    "The council met in March. The mayor said that taxes would rise, guaranteed. Which option is correct?",
+    "Among the 4 following options, which is the correct answer? Here's a problem to solve: red green blue.",
+]
+VOCABULARY_SIZE = 200
+
+
+def save_tokenizer(directory: Path, with_start: bool) -> None:
+    """A BPE tokenizer that ends every text with </s> and, as BART's does, may begin it with <s>."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY_SIZE, special_tokens=["<s>", "<pad>", "</s>", "<unk>"], show_progress=False
+    )
+    tokenizer.train_from_iterator(TEXT, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>" if with_start else "$A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    start = {"bos_token": "<s>"} if with_start else {}
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="</s>", pad_token="<pad>", unk_token="<unk>", **start
+    )
+    fast.save_pretrained(directory)
+
+
+def t5_config(**changes: object) -> T5Config:
+    sizes = {"d_model": 32, "d_kv": 8, "num_heads": 4, "d_ff": 64, "num_layers": 2, "vocab_size": VOCABULARY_SIZE}
+    ids = {"decoder_start_token_id": 1, "pad_token_id": 1, "eos_token_id": 2}
+    return T5Config(**{**sizes, **ids, **changes})
+
+
+def bart_config() -> BartConfig:
+    return BartConfig(
+        vocab_size=VOCABULARY_SIZE,
+        d_model=32,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=64,
+        decoder_ffn_dim=64,
+        max_position_embeddings=600,
+        init_std=0.3,
+        decoder_start_token_id=2,
+    )
+
+
+@pytest.fixture(scope="session")
+def model_directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Saved models: t5 (tied, ReLU), t5v1.1 (untied, gated), bart."""
+    root = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    made = {
+        "t5": T5ForConditionalGeneration(t5_config()),
+        "t5v1.1": T5ForConditionalGeneration(t5_config(feed_forward_proj="gated-gelu", tie_word_embeddings=False)),
+        "bart": BartForConditionalGeneration(bart_config()),
+    }
+    made["bart"].generation_config.forced_bos_token_id = 0  # as facebook/bart-large has it
+    for name, model in made.items():
+        model.save_pretrained(root / name)
+        save_tokenizer(root / name, with_start=name == "bart")
+    return {name: root / name for name in made}

@@ -1,0 +1,123 @@
+"""Scores equal the naive loop: the whole model on every (prompt, choice), one at a time."""
+
+from __future__ import annotations
+
+import math
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForSeq2SeqLM, MT5Config, MT5ForConditionalGeneration, PreTrainedModel
+
+from eval.loading import decoder_start_ids
+from eval.ranking import ChoiceScore, Question, predict, score_choices, shared_prefix_length
+
+END = 2
+
+
+def naive_scores(model: PreTrainedModel, question: Question, start: list[int]) -> list[float]:
+    """Straight from the definition, in float64 sums of float32 log-probabilities."""
+    scores = []
+    for choice in question.choices:
+        with torch.no_grad():
+            logits = model(
+                input_ids=torch.tensor([question.source]),
+                decoder_input_ids=torch.tensor([[*start, *choice[:-1]]]),
+            ).logits[0, len(start) - 1 :]
+        log_p = torch.log_softmax(logits.double(), -1)
+        scores.append(math.fsum(log_p[t, token].item() for t, token in enumerate(choice)))
+    return scores
+
+
+def random_questions(count: int, seed: int) -> list[Question]:
+    """Prompts of 1 to 40 tokens; 1 to 6 choices, some sharing beginnings, some equal, some empty, some prefixes."""
+    draw = random.Random(seed)
+
+    def words(longest: int) -> tuple[int, ...]:
+        return tuple(draw.randrange(4, 120) for _ in range(draw.randint(0, longest)))
+
+    questions = []
+    for _ in range(count):
+        beginning = words(3)
+        choices = [(*beginning, *words(5), END) for _ in range(draw.randint(1, 5))]
+        choices += draw.choice([[], [choices[0]], [(END,)], [(*choices[0][:-1], 7, END)]])
+        questions.append(Question([*words(40), END], choices))
+    return questions
+
+
+@pytest.fixture(scope="module", params=["t5", "t5v1.1", "bart", "mt5"])
+def model(request: pytest.FixtureRequest, model_directories: dict[str, Path]) -> PreTrainedModel:
+    if request.param == "mt5":
+        torch.manual_seed(1)
+        config = MT5Config(
+            vocab_size=200, d_model=32, d_kv=8, num_heads=4, d_ff=64, num_layers=2, decoder_start_token_id=0
+        )
+        return MT5ForConditionalGeneration(config).eval()
+    return AutoModelForSeq2SeqLM.from_pretrained(model_directories[request.param]).eval()
+
+
+@pytest.mark.parametrize("max_tokens", [1, 100, 100_000])
+def test_scores_equal_the_naive_loop(model: PreTrainedModel, max_tokens: int) -> None:
+    questions = random_questions(16, seed=0)
+    start = decoder_start_ids(model)
+    for question, row in zip(questions, score_choices(model, questions, start, 1, max_tokens), strict=True):
+        assert [s.log_probability for s in row] == pytest.approx(naive_scores(model, question, start), abs=1e-4)
+        assert [s.num_tokens for s in row] == [len(choice) for choice in question.choices]
+
+
+def test_beginning_shared_by_all_choices_of_the_batch(model: PreTrainedModel) -> None:
+    """The tokens decoded once per prompt differ from prompt to prompt and still count."""
+    questions = [
+        Question([9, 8, END], [(11, 12, 13, END), (11, 12, 14, 15, END)]),
+        Question([9, 9, 9, 9, END], [(21, 22, 23, END), (21, 22, 24, END), (21, 22, END)]),
+    ]
+    start = decoder_start_ids(model)
+    for question, row in zip(questions, score_choices(model, questions, start, 1, 1000), strict=True):
+        assert [s.log_probability for s in row] == pytest.approx(naive_scores(model, question, start), abs=1e-4)
+
+
+def test_scores_do_not_depend_on_the_batch(model: PreTrainedModel) -> None:
+    """Neither on its size, nor on padding, nor on the order of rows."""
+    questions = random_questions(20, seed=1)
+    start = decoder_start_ids(model)
+    together = score_choices(model, questions, start, 1, 10_000)
+    order = random.Random(2).sample(range(20), 20)
+    shuffled = score_choices(model, [questions[i] for i in order], start, 1, 50)
+    alone = [score_choices(model, [question], start, 1, 10_000)[0] for question in questions]
+    for position, i in enumerate(order):
+        expected = [s.log_probability for s in together[i]]
+        assert [s.log_probability for s in shuffled[position]] == pytest.approx(expected, rel=1e-6, abs=2e-5)
+        assert [s.log_probability for s in alone[i]] == pytest.approx(expected, rel=1e-6, abs=2e-5)
+
+
+def test_bart_reads_its_forced_first_token_without_scoring_it(model_directories: dict[str, Path]) -> None:
+    bart = AutoModelForSeq2SeqLM.from_pretrained(model_directories["bart"])
+    t5 = AutoModelForSeq2SeqLM.from_pretrained(model_directories["t5"])
+    assert decoder_start_ids(bart) == [2, 0]
+    assert decoder_start_ids(t5) == [1]
+
+
+def test_equal_choices_tie_and_the_first_wins(model: PreTrainedModel) -> None:
+    question = Question([5, 6, END], [(7, END), (8, 9, 10, END), (8, 9, 10, END), (7, END)])
+    (row,) = score_choices(model, [question], decoder_start_ids(model), 1, 1)
+    assert row[1] == row[2]
+    assert row[0] == row[3]
+    assert predict(row) in (0, 1)
+
+
+def test_length_normalization_compares_means() -> None:
+    scores = [ChoiceScore(-4.0, 2), ChoiceScore(-4.5, 5)]
+    assert predict(scores) == 0
+    assert predict(scores, length_normalized=True) == 1
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=5))
+def test_shared_prefix_is_common_and_leaves_a_token_of_each(choices: list[list[int]]) -> None:
+    length = shared_prefix_length(choices)
+    assert all(choice[:length] == choices[0][:length] and len(choice) > length for choice in choices)
+    longer = [choice[: length + 1] for choice in choices]
+    assert min(map(len, choices)) == length + 1 or any(choice != longer[0] for choice in longer)
