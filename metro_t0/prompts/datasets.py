@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 
 from metro_t0.errors import UserError
@@ -13,6 +13,7 @@ from metro_t0.prompts.rows import JsonLines, ParquetRows, Row
 
 __all__ = ["DatasetName", "Row", "available_splits", "load_rows", "local_datasets"]
 
+FILES_KEPT = 4  # local files kept in memory, for the many templates of one data set
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 
 
@@ -74,11 +75,6 @@ def _split_files(dataset: DatasetName, data_dir: Path) -> dict[str, Path]:
     return files
 
 
-@cache
+@lru_cache(maxsize=FILES_KEPT)
 def _read(path: Path) -> Sequence[Row]:
     return ParquetRows.read(path) if path.suffix == ".parquet" else JsonLines.read(path)
-
-
-def forget_rows() -> None:
-    """Free the local files held in memory for repeated use."""
-    _read.cache_clear()

@@ -46,18 +46,20 @@ def hub_sources() -> dict[DatasetName, HubSource]:
 
 
 def parse_dataset_name(text: str) -> DatasetName:
-    """`name` or `name/subset`; a hub id of the user's own is written `user/name` and goes without subset."""
+    """`name` or `name/subset`; a hub id of the user's own is written `user/name`."""
     name, _, subset = text.partition("/")
     return DatasetName(name, subset or None)
 
 
 def hub_source(dataset: DatasetName) -> HubSource:
-    """Where a data set lives. A name `user/name` that the table lacks is taken as a hub id itself."""
+    """Where a data set lives. A name `user/name` whose first part the table does not know is a hub id itself."""
     table = hub_sources()
     if dataset in table:
         source = table[dataset]
     elif "/" in dataset.name:
         source = HubSource(dataset.name, dataset.subset)
+    elif dataset.subset and dataset.name not in {known.name for known in table}:
+        source = HubSource(str(dataset))
     else:
         hint = nearest(str(dataset), map(str, table))
         raise UserError(f"unknown data set {dataset} (give its hub id as user/name, or --data-dir){hint}")

@@ -7,8 +7,8 @@ Behaviour (truncation, protection of the separator, stripping) equals `Template.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple, TypeVar
 
 import jinja2
@@ -28,6 +28,7 @@ PROTECTED_SEPARATOR = "3ed2dface8203c4c9dfb1a5dc58e41e0"
 
 T = TypeVar("T")
 
+TEXTS_KEPT = 4096
 ENVIRONMENT = PromptEnvironment()
 
 
@@ -117,6 +118,10 @@ class Template:
         """Compile now rather than on first use. Raises `UserError` where the text does not parse."""
         _ = self._compiled_prompt, self._compiled_choices, self.required_columns
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Compiled Jinja cannot be pickled; a process that receives the template compiles it once, see `_compile`.
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
     @property
     def title(self) -> str:
         """How messages name the template."""
@@ -124,14 +129,14 @@ class Template:
 
     @cached_property
     def _compiled_prompt(self) -> jinja2.Template:
-        return self._translate(lambda: ENVIRONMENT.from_string(self._prompt_text))
+        return self._translate(lambda: _compile(self._prompt_text))
 
     @cached_property
     def _compiled_choices(self) -> jinja2.Template | None:
         if self.answer_choices is None:
             return None
         text = self.answer_choices
-        return self._translate(lambda: ENVIRONMENT.from_string(text))
+        return self._translate(lambda: _compile(text))
 
     @property
     def _prompt_text(self) -> str:
@@ -157,6 +162,12 @@ class Template:
             raise UserError(f"{self.title}: does not compile ({_one_line(error)})") from None
 
 
+@lru_cache(maxsize=TEXTS_KEPT)
+def _compile(text: str) -> jinja2.Template:
+    return ENVIRONMENT.from_string(text)
+
+
+@lru_cache(maxsize=TEXTS_KEPT)
 def _free_names(text: str) -> set[str]:
     """Names that the Jinja text reads but never sets nor tests with `is defined`."""
     tree = ENVIRONMENT.parse(text)

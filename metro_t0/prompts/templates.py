@@ -92,10 +92,7 @@ def templated_datasets(templates_dir: Path | None = None) -> list[DatasetName]:
     for directory in directories:
         for path in directory.rglob(FILE_NAME):
             name, *rest = path.parent.relative_to(directory).parts
-            if directory.joinpath(name, FILE_NAME).is_file() or not _is_user_folder(name):
-                found.append(DatasetName(name, "/".join(rest) or None))
-            else:  # hub data sets of a user: USER/NAME[/SUBSET]
-                found.append(DatasetName(f"{name}/{rest[0]}", "/".join(rest[1:]) or None))
+            found.append(DatasetName(name, "/".join(rest) or None))
     return sorted(found, key=str)
 
 
@@ -113,10 +110,6 @@ def promptsource_directory() -> Path:
 
 def _directory_of(name: str) -> Path:
     return EMBEDDED_DIRECTORY if name == EMBEDDED_NAME else promptsource_directory()
-
-
-def _is_user_folder(name: str) -> bool:
-    return name in ("Zaid", "craffel")
 
 
 def _read_entries(path: Path) -> dict[str, Any]:

@@ -141,5 +141,6 @@ def test_unknown_hub_names() -> None:
     with pytest.raises(UserError, match=r"unknown data set rotten_tomato .*nearest: rotten_tomatoes"):
         hub_source(DatasetName("rotten_tomato"))
     assert hub_source(DatasetName("someone/something", "x")) == hub.HubSource("someone/something", "x")
+    assert hub_source(DatasetName("someone", "something")) == hub.HubSource("someone/something")
     with pytest.raises(UserError, match="Story Cloze is given out only after"):
         hub_source(DatasetName("story_cloze", "2016"))

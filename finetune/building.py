@@ -1,0 +1,226 @@
+"""Build a mixture: one data set after the other, each recorded when its files are whole, so that a build resumes.
+
+OUTPUT/dict.txt, tokenizer.json      the tokenizer
+OUTPUT/train/TASK.{source,target}.*  token files per task; OUTPUT/valid/ likewise, where a task is validated
+OUTPUT/mixture.json                  the tasks with their caps, written last
+OUTPUT/build.json, datasets/*.json   the settings, and the record of each finished data set
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune.examples import RENDERED, SliceJob, tokenize_slice
+from finetune.mixtures import Mixture, cap_per_task
+from finetune.parallel import WorkerDied, Workers
+from finetune.planning import PlannedDataset, PlannedTask, held_out_split, plan_dataset
+from finetune.settings import BuildSettings
+from finetune.task_files import BUILT, FAILED, TaskWriter, remove_task, task_is_written
+from metro_t0.command import progress
+from metro_t0.errors import UserError
+from metro_t0.files import read_json, write_json
+from metro_t0.prompts.datasets import load_rows
+from metro_t0.prompts.names import DatasetName
+from metro_t0.randomness import keyed_generator
+from metro_t0.tokenization import Tokenizer
+
+MIXTURE_FILE = "mixture.json"
+SETTINGS_FILE = "build.json"
+RECORDS = "datasets"
+TRAIN = "train"
+VALID = "valid"
+ROWS_PER_SLICE = 500
+
+
+@dataclass
+class BuildReport:
+    """What became of every data set."""
+
+    records: list[dict[str, Any]] = field(default_factory=list)
+    """One per data set that was read: its `tasks` with status, counts and caps."""
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    """(data set, reason) of those that could not be read at all, and (task, reason) of failed tasks."""
+
+
+@dataclass(frozen=True)
+class Builder:
+    """Everything that stays the same from data set to data set."""
+
+    mixture: Mixture
+    settings: BuildSettings
+    tokenizer: Tokenizer
+    output: Path
+    workers: Workers
+
+    def build(self, datasets: tuple[DatasetName, ...]) -> BuildReport:
+        """Build all data sets that are not yet built; a failing one does not stop the others.
+
+        Raises `UserError` where the output holds a build with other settings, or where nothing at all was built.
+        """
+        self._claim_output()
+        report = BuildReport()
+        for dataset in datasets:
+            try:
+                report.records.append(self._build_dataset(dataset))
+            except WorkerDied:
+                raise
+            except UserError as error:
+                report.failures.append((str(dataset), str(error)))
+        for record in report.records:
+            report.failures += [(t["name"], t["reason"]) for t in record["tasks"] if t["status"] == FAILED]
+        tasks = [task_entry(record, task) for record in report.records for task in record["tasks"]]
+        tasks = [task for task in tasks if task["examples"]]
+        if not tasks:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in report.failures) or "no task has an example"
+            raise UserError(f"mixture {self.mixture.name} is empty: {reasons}")
+        write_json(self.output / MIXTURE_FILE, {"mixture": self.mixture.name, "tasks": tasks})
+        return report
+
+    def _claim_output(self) -> None:
+        path = self.output / SETTINGS_FILE
+        settings = {**self.settings.as_json(), "tokenizer_fingerprint": self.tokenizer.fingerprint}
+        settings.pop("tokenizer")  # only what it holds matters, and the fingerprint says that
+        settings["mixture"] = self.mixture.name
+        if path.is_file():
+            before = read_json(path)
+            changed = [key for key in settings if before.get(key) != settings[key]]
+            if changed:
+                differences = ", ".join(f"{key} {before.get(key)} -> {settings[key]}" for key in changed)
+                raise UserError(f"{self.output}: built with other settings ({differences}); choose another --output")
+        else:
+            write_json(path, settings)
+        self.tokenizer.save(self.output)
+        for leftover in self.output.glob("*/.*.tmp"):  # of a build that was killed
+            leftover.unlink()
+
+    def _record_path(self, dataset: DatasetName) -> Path:
+        return self.output / RECORDS / f"{dataset.task_prefix.replace('/', '_')}.json"
+
+    def _finished(self, planned: PlannedDataset) -> dict[str, Any] | None:
+        """The record of an earlier build of the same templates, if all its files are there."""
+        path = self._record_path(planned.dataset)
+        record: dict[str, Any] = read_json(path) if path.is_file() else {}
+        if record.get("templates") != planned.fingerprint:
+            return None
+        built = [self.output / TRAIN / t["name"] for t in record["tasks"] if t["status"] == BUILT]
+        built += [
+            self.output / VALID / t["name"] for t in record["tasks"] if (t["held_out"] or {}).get("status") == BUILT
+        ]
+        return record if all(task_is_written(prefix) for prefix in built) else None
+
+    def _build_dataset(self, dataset: DatasetName) -> dict[str, Any]:
+        planned = plan_dataset(self.mixture, dataset, self.settings)
+        record = self._finished(planned)
+        if record:
+            return record
+        tasks: list[dict[str, Any]] = []
+        for rows, sharing in planned.row_sources().items():
+            try:
+                tasks += self._build_row_source(planned, rows, sharing)
+            except WorkerDied:
+                raise
+            except UserError as error:
+                if len(planned.row_sources()) == 1:
+                    raise
+                tasks += [_task_record(task, FAILED, str(error)) for task in sharing]
+        if all(task["status"] == FAILED for task in tasks):
+            reasons = dict.fromkeys(task["reason"] for task in tasks)
+            raise UserError(f"data set {dataset}: all {len(tasks)} templates failed: {'; '.join(reasons)}")
+        names = {"dataset": dataset.name, "subset": dataset.subset}
+        record = {**names, "templates": planned.fingerprint, "tasks": tasks}
+        if all(task["status"] != FAILED for task in tasks):  # a failed task is tried again by the next build
+            write_json(self._record_path(dataset), record)
+        return record
+
+    def _build_row_source(
+        self, planned: PlannedDataset, rows: DatasetName, tasks: list[PlannedTask]
+    ) -> list[dict[str, Any]]:
+        num_rows, outcomes = self._build_split(rows, TRAIN, TRAIN, tasks)
+        cap = cap_per_task(self.settings.cap, num_rows, planned.num_templates)
+        built = {
+            task.name: _task_record(task, **outcome, cap=cap) for task, outcome in zip(tasks, outcomes, strict=True)
+        }
+        validated = [task for task in tasks if task.validated and built[task.name]["status"] == BUILT]
+        split = held_out_split(rows, self.settings) if validated else None
+        if split:
+            _, held_out = self._build_split(rows, split, VALID, validated)
+            for task, outcome in zip(validated, held_out, strict=True):
+                built[task.name]["held_out"] = {"split": split, **outcome}
+        return list(built.values())
+
+    def _build_split(
+        self, rows: DatasetName, split: str, folder: str, tasks: list[PlannedTask]
+    ) -> tuple[int, list[dict[str, Any]]]:
+        """Write the files of all tasks for one split. Returns the number of rows read and each task's outcome."""
+        indices = self._chosen_rows(rows, split)
+        (self.output / folder).mkdir(parents=True, exist_ok=True)
+        prefixes = [self.output / folder / task.name for task in tasks]
+        for prefix in prefixes:
+            remove_task(prefix)
+        writers = [TaskWriter(prefix, len(self.tokenizer)) for prefix in prefixes]
+        jobs = list(self._slices(rows, split, indices, tuple(tasks)))
+        try:
+            results = self.workers.in_order(tokenize_slice, jobs)
+            for pieces in progress(results, f"{rows} {split} x {len(tasks)}", total=len(jobs)):
+                for writer, piece in zip(writers, pieces, strict=True):
+                    writer.add(piece)
+        except BaseException:
+            for writer in writers:
+                writer.discard()
+            raise
+        return len(indices), [writer.close() for writer in writers]
+
+    def _chosen_rows(self, rows: DatasetName, split: str) -> NDArray[np.int64]:
+        """Indices of the rows to use, ascending: all, or a sample of `limit` that depends on the seed alone."""
+        total = len(load_rows(rows.name, rows.subset, split, self.settings.data_dir))
+        limit = self.settings.limit
+        if limit is None or limit >= total:
+            return np.arange(total)
+        generator = keyed_generator("rows", self.settings.seed, str(rows), split)
+        return np.sort(generator.choice(total, limit, replace=False))
+
+    def _slices(
+        self, rows: DatasetName, split: str, indices: NDArray[np.int64], tasks: tuple[PlannedTask, ...]
+    ) -> Iterator[SliceJob]:
+        # Workers read the saved copy: a tokenizer.json loads faster than a sp.model is converted.
+        settings = replace(self.settings, tokenizer=self.output)
+        make = partial(SliceJob, rows, split, tasks=tasks, settings=settings)
+        for start in range(0, len(indices), ROWS_PER_SLICE):
+            yield make(indices=indices[start : start + ROWS_PER_SLICE])
+
+
+def task_entry(record: dict[str, Any], task: dict[str, Any]) -> dict[str, Any]:
+    """What mixture.json says of one task."""
+    return {
+        "name": task["name"],
+        "dataset": record["dataset"],
+        "subset": record["subset"],
+        "template": task["template"],
+        "examples": task["counts"].get(RENDERED, 0),
+        "cap": task["cap"],
+        "original_task": task["original_task"],
+        "held_out_split": task["held_out"]["split"] if task["held_out"] else None,
+        "held_out_examples": task["held_out"]["counts"].get(RENDERED, 0) if task["held_out"] else 0,
+    }
+
+
+def _task_record(
+    task: PlannedTask, status: str, reason: str | None, counts: dict[str, int] | None = None, cap: int | None = None
+) -> dict[str, Any]:
+    return {
+        "name": task.name,
+        "template": task.template.name,
+        "original_task": task.template.original_task,
+        "cap": cap,
+        "status": status,
+        "reason": reason,
+        "counts": counts or {},
+        "held_out": None,
+    }

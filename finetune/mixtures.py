@@ -1,0 +1,122 @@
+"""Which data sets and templates a mixture holds, and how much each task counts. The facts are in `mixtures/`."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from metro_t0.errors import UserError
+from metro_t0.files import read_json
+from metro_t0.prompts.hub import parse_dataset_name
+from metro_t0.prompts.names import DatasetName, nearest
+from metro_t0.prompts.templates import templated_datasets
+
+DIRECTORY = Path(__file__).parent / "mixtures"
+INDEX = DIRECTORY / "mixtures.yaml"
+CapRule = Literal["t0", "released"]
+MAX_EXAMPLES_PER_DATASET = 500_000
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A set of data sets, each to be used with all its templates."""
+
+    name: str
+    title: str
+    train: tuple[DatasetName, ...]
+    excluded_tasks: frozenset[str] = field(default_factory=frozenset)
+    """Task names (`metro_t0.prompts.names.task_name`) that are not trained on."""
+    validation_excluded_tasks: frozenset[str] = field(default_factory=frozenset)
+    validation_skipped_datasets: frozenset[str] = field(default_factory=frozenset)
+    """Data sets, as `name` or `name_subset`, that get no validation set."""
+
+
+def load_mixture(name: str, templates_dir: Path | None = None) -> Mixture:
+    """A mixture by name, a YAML file in the form of `mixtures/mixtures.yaml`, or any one data set that has templates.
+
+    Raises `UserError` for an unknown name (with the nearest) or a malformed file.
+    """
+    if name.endswith((".yaml", ".yml")):
+        return _parse(Path(name).stem, _read_yaml(Path(name)), Path(name))
+    index = mixture_index()
+    if name in index:
+        return _parse(name, index[name], INDEX)
+    known = {str(dataset): dataset for dataset in templated_datasets(templates_dir)}
+    if name in known:
+        return Mixture(name=name, title=f"the data set {name}", train=(known[name],))
+    hint = nearest(name, [*index, *known])
+    raise UserError(
+        f"unknown mixture {name!r}: not one of {', '.join(index)}, no data set with templates, no .yaml file{hint}"
+    )
+
+
+def mixture_index() -> dict[str, Any]:
+    """The named mixtures, as written in `mixtures.yaml`."""
+    return _read_yaml(INDEX)
+
+
+def choose_datasets(mixture: Mixture, only: Iterable[str]) -> tuple[DatasetName, ...]:
+    """The data sets of a mixture named by `only` (`name` takes every subset). Raises `UserError` for other names."""
+    chosen: set[DatasetName] = set()
+    for wanted in only:
+        matching = [dataset for dataset in mixture.train if wanted in (str(dataset), dataset.name)]
+        if not matching:
+            names = {str(dataset) for dataset in mixture.train} | {dataset.name for dataset in mixture.train}
+            raise UserError(f"--only {wanted}: no such data set in mixture {mixture.name}{nearest(wanted, names)}")
+        chosen.update(matching)
+    return tuple(dataset for dataset in mixture.train if dataset in chosen)
+
+
+def cap_per_task(rule: CapRule, num_rows: int, num_templates: int) -> int | None:
+    """Examples per epoch that each template of a data set counts for, or None for all it has.
+
+    "t0": a data set of more than 500,000 rows counts as 500,000 in all, shared evenly by its templates (Sanh et al.
+    2022, section 4). "released": every template is held to its share of 500,000, as METRO-T0's released code does.
+    """
+    if rule == "t0" and num_rows <= MAX_EXAMPLES_PER_DATASET:
+        return None
+    return MAX_EXAMPLES_PER_DATASET // num_templates
+
+
+def _parse(name: str, entry: Any, source: Path) -> Mixture:
+    if not isinstance(entry, dict) or not ("train" in entry) ^ ("train_groups" in entry):
+        raise UserError(f"{source}: mixture {name} needs one of the fields 'train' and 'train_groups'")
+    if "train" in entry:
+        train = tuple(parse_dataset_name(str(dataset)) for dataset in entry["train"] or ())
+    else:
+        train = tuple(_datasets_of_groups(set(entry["train_groups"])))
+    if not train:
+        raise UserError(f"{source}: mixture {name} is empty; list data sets under 'train'")
+    exclusions = read_json(source.parent / entry["exclusions"]) if "exclusions" in entry else {}
+    return Mixture(
+        name=name,
+        title=str(entry.get("title", name)),
+        train=train,
+        excluded_tasks=frozenset(exclusions.get("excluded_tasks", ())),
+        validation_excluded_tasks=frozenset(exclusions.get("validation_excluded_tasks", ())),
+        validation_skipped_datasets=frozenset(exclusions.get("validation_skipped_datasets", ())),
+    )
+
+
+def _datasets_of_groups(groups: set[str]) -> Iterable[DatasetName]:
+    with (DIRECTORY / "t0_datasets.csv").open(encoding="utf-8", newline="") as stream:
+        for row in csv.DictReader(stream):
+            if row["do_train"] in groups:
+                yield DatasetName(row["HF_name"], row["subset"] or None)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file (--mixture)") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: must hold a mapping with the field 'train'")
+    return content
