@@ -50,8 +50,9 @@ class MetroT5Config(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         for name, default in ARCHITECTURE.items():
             setattr(self, name, kwargs.pop(name, default))
-        # Written by the exporter beside the code it points to; a config saved elsewhere must not promise that code.
-        kwargs.pop("auto_map", None)
+        if type(self).__module__.startswith("metro_t0."):
+            # It points to code beside the file it was read from; saved elsewhere it would promise files that are absent.
+            kwargs.pop("auto_map", None)
         super().__post_init__(**kwargs)
 
     @classmethod

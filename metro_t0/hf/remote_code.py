@@ -1,0 +1,59 @@
+"""The model's code as a handful of files beside its weights, for people who do not have this package.
+
+`transformers` loads such files with `trust_remote_code=True`. They must lie flat in one directory and import each
+other relatively, so the package's own modules are copied with their imports rewritten: there is no second
+implementation to keep in step.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from importlib.metadata import version
+from pathlib import Path
+
+from metro_t0.files import read_json, write_json, write_text
+
+DISTRIBUTION = "metro-t0"
+ROOT_MODULE = "metro_t0.hf.modeling"
+IMPORT = re.compile(r"^from (metro_t0[\w.]*) import ", flags=re.MULTILINE)
+AUTO_CLASSES = {
+    "AutoConfig": ("metro_t0.hf.configuration", "MetroT5Config"),
+    "AutoModel": (ROOT_MODULE, "MetroT5Model"),
+    "AutoModelForSeq2SeqLM": (ROOT_MODULE, "MetroT5ForConditionalGeneration"),
+}
+
+
+def write_code(directory: Path) -> list[str]:
+    """Write the model's code into a directory that has a config.json, and point to it there. Gives the file names."""
+    names = []
+    for module, source in module_sources().items():
+        names.append(f"{flat_name(module)}.py")
+        header = f"# Copied from {module} of metro-t0 {version(DISTRIBUTION)}; change it there.\n"
+        write_text(directory / names[-1], header + IMPORT.sub(_relative, source))
+    config = read_json(directory / "config.json")
+    config["auto_map"] = {auto: f"{flat_name(module)}.{name}" for auto, (module, name) in AUTO_CLASSES.items()}
+    write_json(directory / "config.json", config)
+    return names
+
+
+def module_sources() -> dict[str, str]:
+    """The model's module and all modules of this package that it imports, directly or not: name -> source."""
+    sources: dict[str, str] = {}
+    waiting = [ROOT_MODULE]
+    while waiting:
+        name = waiting.pop()
+        if name not in sources:
+            sources[name] = inspect.getsource(importlib.import_module(name))
+            waiting += IMPORT.findall(sources[name])
+    return dict(sorted(sources.items()))
+
+
+def flat_name(module: str) -> str:
+    """metro_t0.modeling.attention -> attention_metro_t5."""
+    return f"{module.rpartition('.')[2]}_metro_t5"
+
+
+def _relative(match: re.Match[str]) -> str:
+    return f"from .{flat_name(match[1])} import "
