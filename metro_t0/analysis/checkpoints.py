@@ -10,20 +10,22 @@ import torch
 from torch import Tensor, nn
 
 from metro_t0.analysis.mixtures import Seq2SeqBatch
+from metro_t0.errors import UserError
+from metro_t0.files import sha256_of
 from metro_t0.modeling import T5
+
+DICT_NAME = "dict.txt"
 
 
 @dataclass
 class AnalysedModel:
-    """A model in evaluation mode."""
+    """A model in evaluation mode, without dropout."""
 
     module: nn.Module
     forward: Callable[[Seq2SeqBatch], Tensor]
     """Batch -> logits (B, T, V)."""
     pad_id: int
     decoder_start: int
-    dictionary: Path | None = None
-    """dict.txt of the checkpoint, where it carries one."""
 
     def logits(self, batch: Seq2SeqBatch) -> Tensor:
         """(B, T, V) in the model's dtype."""
@@ -43,3 +45,45 @@ def analyse_t5(model: T5, pad_id: int, decoder_start: int) -> AnalysedModel:
         return model.logits(decoded)
 
     return AnalysedModel(model.eval(), forward, pad_id, decoder_start)
+
+
+def load_checkpoint(directory: Path, mixture: Path, device: str) -> AnalysedModel:
+    """Load a Hugging Face directory in fp32 for data of a mixture.
+
+    Raises `UserError` where it is none, is no encoder-decoder, or has another vocabulary than the mixture.
+    """
+    from transformers import AutoModelForSeq2SeqLM
+
+    import metro_t0.hf  # noqa: F401  makes the Auto classes know metro_t5
+
+    if not (directory / "config.json").is_file():
+        raise UserError(
+            f"{directory}: not a Hugging Face directory; convert a fairseq checkpoint with metro-t0-convert to-hf"
+        )
+    try:
+        model = AutoModelForSeq2SeqLM.from_pretrained(directory, dtype=torch.float32, local_files_only=True)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise UserError(f"{directory}: cannot be loaded: {' '.join(str(error).split())[:300]}") from None
+    _check_vocabulary(directory, mixture)
+    model = model.eval().to(device)
+
+    def forward(batch: Seq2SeqBatch) -> Tensor:
+        outputs = model(
+            input_ids=batch.source,
+            attention_mask=batch.source_valid.long(),
+            decoder_input_ids=batch.decoder_input,
+            use_cache=False,
+        )
+        return outputs.logits
+
+    return AnalysedModel(model, forward, model.config.pad_token_id, model.config.decoder_start_token_id)
+
+
+def _check_vocabulary(directory: Path, mixture: Path) -> None:
+    """The mixture's ids mean nothing to a model with another vocabulary."""
+    own, data = directory / DICT_NAME, mixture / DICT_NAME
+    for path in (own, data):
+        if not path.is_file():
+            raise UserError(f"{path}: no such file, so it is unknown whether the mixture's ids are the model's")
+    if sha256_of(own) != sha256_of(data):
+        raise UserError(f"{data} differs from {own}: build the mixture with the tokenizer in {directory}")

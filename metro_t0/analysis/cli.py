@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metro_t0.command import Parser, run
+from metro_t0.command import Parser, progress, run
 from metro_t0.errors import UserError
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
+
+    from metro_t0.analysis.checkpoints import AnalysedModel
+    from metro_t0.analysis.mixtures import Seq2SeqBatch
 
 PROGRAM = "metro-t0-analyze"
 
@@ -21,6 +25,25 @@ CURVES_EXAMPLES = """examples:
   metro-t0-analyze curves i.i.d.=runs/metro/train.log spans=runs/spans/train.log \\
       --metrics rtd_recall --output figures/figure3b
 """
+ACTIVATION_EXAMPLES = """examples:
+  metro-t0-analyze activation --data prompted METRO-T0=runs/metro/hf T0=runs/t5/hf --output figures/activation
+  metro-t0-analyze activation --data prompted --split valid --examples 10000 runs/metro/hf --output figures/activation
+"""
+SENSITIVITY_EXAMPLES = """examples:
+  metro-t0-analyze sensitivity --data prompted METRO-T0=runs/metro/hf T0=runs/t5/hf --output figures/sensitivity
+"""
+EFFICIENCY_EXAMPLES = """examples:
+  metro-t0-analyze efficiency runs.yaml --output figures/efficiency
+
+runs.yaml (paths relative to the file; directories are outputs of metro-t0-eval):
+  runs:
+    METRO-T0:
+      log: metro/train.log
+      checkpoints: {25000: results/metro-25k, 50000: results/metro-50k}
+    T0:
+      log: t5/train.log
+      checkpoints: {25000: results/t5-25k, 50000: results/t5-50k}
+"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -28,6 +51,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = Parser(prog=PROGRAM, description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_curves(commands)
+    _add_activation(commands)
+    _add_sensitivity(commands)
+    _add_efficiency(commands)
     arguments = parser.parse_args(argv)
     return run(f"{PROGRAM} {arguments.command}", lambda: arguments.body(arguments))
 
@@ -53,6 +79,88 @@ def _curves(arguments: Namespace) -> None:
         rate = last[0]["replacement_rate"] if last else None
         baselines = trivial_baselines(arguments.dict, arguments.mask_ratio, rate)
     _report(plot_curves(logs, arguments.output, baselines, arguments.metrics))
+
+
+def _add_activation(commands: _SubParsersAction) -> None:
+    text = "under-activated feed-forward neurons per layer over a prompted mixture (figure 6)"
+    parser = commands.add_parser("activation", help=text, description=text, epilog=ACTIVATION_EXAMPLES)
+    _add_checkpoints(parser)
+    parser.set_defaults(body=_activation)
+
+
+def _activation(arguments: Namespace) -> None:
+    from metro_t0.analysis.activation import activation_rows, count_activations, plot_activations
+
+    rows = []
+    for name, path in named_paths(arguments.checkpoints).items():
+        model, batches = _model_and_batches(arguments, name, path)
+        rows += activation_rows(name, count_activations(model, batches))
+    _report(plot_activations(rows, arguments.output))
+
+
+def _add_sensitivity(commands: _SubParsersAction) -> None:
+    text = "distribution of |theta dL/dtheta| over all parameters, per layer and kind of matrix (figure 7)"
+    parser = commands.add_parser("sensitivity", help=text, description=text, epilog=SENSITIVITY_EXAMPLES)
+    _add_checkpoints(parser)
+    parser.set_defaults(body=_sensitivity)
+
+
+def _sensitivity(arguments: Namespace) -> None:
+    from metro_t0.analysis.sensitivity import accumulate_gradients, sensitivity_histograms
+    from metro_t0.analysis.sensitivity_figure import plot_sensitivities
+
+    found = {}
+    for name, path in named_paths(arguments.checkpoints).items():
+        model, batches = _model_and_batches(arguments, name, path)
+        loss = accumulate_gradients(model, batches)
+        print(f"{name}: loss {loss:.4f} nats per target token")
+        found[name] = sensitivity_histograms(model.module)
+    _report(plot_sensitivities(found, arguments.output))
+
+
+def _add_efficiency(commands: _SubParsersAction) -> None:
+    text = "zero-shot score against pretraining wall time and tokens (figure 4)"
+    parser = commands.add_parser("efficiency", help=text, description=text, epilog=EFFICIENCY_EXAMPLES)
+    parser.add_argument("runs", type=Path, metavar="RUNS.yaml", help="runs with their logs and result directories")
+    _add_output(parser)
+    parser.set_defaults(body=_efficiency)
+
+
+def _efficiency(arguments: Namespace) -> None:
+    from metro_t0.analysis.efficiency import plot_efficiency, read_runs
+
+    _report(plot_efficiency(read_runs(arguments.runs), arguments.output))
+
+
+def _add_checkpoints(parser: Parser) -> None:
+    add = parser.add_argument
+    add("checkpoints", nargs="+", metavar="[NAME=]DIRECTORY", help="Hugging Face directories of models")
+    add("--data", type=Path, required=True, metavar="MIXTURE", help="directory that metro-t0-prompts build wrote")
+    add("--split", default="train", help="train or valid (default: %(default)s)")
+    add("--examples", type=int, default=2000, help="sample of the mixture, at the tasks' rates (default: %(default)s)")
+    add("--seed", type=int, default=1, help="of the sample (default: %(default)s)")
+    add("--max-tokens", type=int, default=4096, help="source tokens per batch (default: %(default)s)")
+    add("--max-source-length", type=int, default=512, help="longer sources are cut (default: %(default)s)")
+    add("--max-target-length", type=int, default=256, help="longer targets are cut (default: %(default)s)")
+    add("--device", default=None, help="cuda or cpu (default: cuda where there is one)")
+    _add_output(parser)
+
+
+def _model_and_batches(arguments: Namespace, name: str, path: Path) -> tuple[AnalysedModel, Iterator[Seq2SeqBatch]]:
+    import torch
+
+    from metro_t0.analysis.checkpoints import load_checkpoint
+    from metro_t0.analysis.mixtures import batches, sample_mixture
+
+    for option in ("examples", "max_tokens", "max_source_length", "max_target_length"):
+        if getattr(arguments, option) < 1:
+            raise UserError(f"--{option.replace('_', '-')} {getattr(arguments, option)}: give at least 1")
+    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model = load_checkpoint(path, arguments.data, device)
+    lengths = (arguments.max_source_length, arguments.max_target_length)
+    pairs = sample_mixture(arguments.data, arguments.split, arguments.examples, arguments.seed, *lengths)
+    made = batches(pairs, arguments.max_tokens, model.pad_id, model.decoder_start)
+    return model, progress(made, f"{name}: {len(pairs)} examples")
 
 
 def named_paths(values: list[str]) -> dict[str, Path]:
