@@ -122,11 +122,20 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
-        """The inverse of `to_dict`. Raises `UserError` on a field that does not exist."""
-        known = {f.name for f in dataclasses.fields(cls)}
-        for name in values.keys() - known:
-            raise UserError(f"unknown model field {name}{_nearest(name, known)}")
-        return cls(**values)
+        """The inverse of `to_dict`; enums and "true"/"false" of a command line are taken too.
+
+        Raises `UserError` on a field that does not exist.
+        """
+        types = {f.name: type(f.default) for f in dataclasses.fields(cls)}
+        for name in values.keys() - types.keys():
+            raise UserError(f"unknown model field {name}{_nearest(name, set(types))}")
+        return cls(**{name: _plain(value, types[name]) for name, value in values.items()})
+
+
+def _plain(value: Any, kind: type) -> Any:
+    if kind is bool and not isinstance(value, bool):
+        return str(value).lower() == "true"
+    return str(value) if kind is str else value
 
 
 def literal_choices(cls: type) -> dict[str, tuple[str, ...]]:

@@ -41,10 +41,11 @@ def rtd_loss(output: PretrainingOutput) -> LossPart:
     """Equation 11: binary cross-entropy of "replaced by a different token" over all real positions."""
     assert output.rtd_logits is not None
     assert output.replaced is not None
-    losses = F.binary_cross_entropy_with_logits(
-        output.rtd_logits.float(), output.replaced.float(), weight=output.valid.float(), reduction="sum"
+    logits = output.rtd_logits.float()
+    total = F.binary_cross_entropy_with_logits(
+        logits, output.replaced.to(logits.dtype), weight=output.valid.to(logits.dtype), reduction="sum"
     )
-    return LossPart(losses, output.valid.sum())
+    return LossPart(total, output.valid.sum())
 
 
 def clm_loss(batch: PretrainingBatch, output: PretrainingOutput, weighted_by_rtd: bool = False) -> LossPart:
