@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -73,6 +74,11 @@ class Tokenizer:
         """SHA-256 of dict.txt, hexadecimal."""
         return self.vocabulary.fingerprint
 
+    @property
+    def rules_fingerprint(self) -> str:
+        """SHA-256 of the normalisation and the model, hexadecimal."""
+        return hashlib.sha256(self._rust.to_str().encode()).hexdigest()
+
     def __len__(self) -> int:
         return len(self.vocabulary)
 
@@ -96,7 +102,7 @@ class Tokenizer:
         return "".join(self._tokens[i] for i in ids if first <= i < end).replace(WORD_MARK, " ").strip()
 
     def to_fast(self, num_sentinels: int = 0) -> RustTokenizer:
-        """A separate Rust tokenizer for Hugging Face: `num_sentinels` sentinels after the pieces, `<s>` and `</s>` around.
+        """A separate Rust tokenizer for Hugging Face: sentinels after the pieces, `<s>` and `</s>` around a text.
 
         Other than `encode`, it reads the names of special tokens in a text as these tokens.
         """

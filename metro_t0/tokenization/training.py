@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,13 +33,13 @@ class BpeSettings:
     character_coverage: float = 0.99995
 
 
-def train_bpe(texts: Iterable[str], settings: BpeSettings, directory: Path) -> Tokenizer:
-    """Train on texts and write dict.txt (piece and its count in the texts) and tokenizer.json into `directory`.
+def train_bpe(raw_words: Counter[str], settings: BpeSettings, directory: Path) -> Tokenizer:
+    """Train on white-space separated words and their counts; write dict.txt and tokenizer.json into `directory`.
 
-    The result depends on the texts' words and their counts alone. Raises `UserError` where the texts are empty or
+    dict.txt gives the count of each piece in the training text. Raises `UserError` where there are no words or they
     do not give `vocab_size` pieces.
     """
-    words = _normalized_counts(_count_words(texts), settings)
+    words = _normalized_counts(raw_words, settings)
     if not words:
         raise UserError("no text to train a vocabulary on: the input holds no words")
     alphabet = _alphabet(words, settings.character_coverage)
@@ -55,13 +55,6 @@ def train_bpe(texts: Iterable[str], settings: BpeSettings, directory: Path) -> T
             f"{rust.get_vocab_size()} pieces; give more text or a smaller size"
         )
     return _save(rust, words, directory)
-
-
-def _count_words(texts: Iterable[str]) -> Counter[str]:
-    counts: Counter[str] = Counter()
-    for text in texts:
-        counts.update(text.split())
-    return counts
 
 
 def _normalized_counts(raw: Counter[str], settings: BpeSettings) -> Counter[str]:

@@ -1,0 +1,105 @@
+"""Units of work decoded into documents: lists of lines, with what was wrong counted."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from metro_t0.data.sources import Unit
+
+MAX_EXAMPLES = 3
+NOT_UTF8 = "not UTF-8"
+NOT_JSON = "not JSON"
+NO_FIELD = "field missing or not a string"
+NO_TEXT = "rows without text"
+
+
+@dataclass
+class BadLines:
+    """How many lines were skipped, by reason, and where the first ones are."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: list[str] = field(default_factory=list)
+
+    def add(self, reason: str, unit: Unit, offset: int) -> None:
+        """Count line `offset` (from 0) of a unit."""
+        self.counts[reason] += 1
+        if len(self.examples) < MAX_EXAMPLES:
+            self.examples.append(f"{unit.origin}:{unit.first_line + offset}: {reason}")
+
+    def merge(self, counts: dict[str, int], examples: list[str]) -> None:
+        """Add the counts of another unit."""
+        self.counts.update(counts)
+        self.examples = (self.examples + examples)[:MAX_EXAMPLES]
+
+
+def documents(unit: Unit, bad: BadLines) -> Iterator[list[str]]:
+    """The documents of a unit, each a list of its non-empty lines. Lines that cannot be read are counted in `bad`."""
+    if unit.kind == "text":
+        yield from _text_documents(unit, bad)
+        return
+    for text in _jsonl_texts(unit, bad) if unit.kind == "jsonl" else _row_texts(unit, bad):
+        if lines := [line for line in text.splitlines() if line and not line.isspace()]:
+            yield lines
+
+
+def _text_documents(unit: Unit, bad: BadLines) -> Iterator[list[str]]:
+    document: list[str] = []
+    for line in _decoded_lines(unit, bad):
+        if line and not line.isspace():
+            document.append(line)
+        elif document:
+            yield document
+            document = []
+    if document:
+        yield document
+
+
+def _decoded_lines(unit: Unit, bad: BadLines) -> Iterator[str]:
+    """Lines as text; a line that is not UTF-8 is counted and left out, it does not end a document."""
+    assert isinstance(unit.content, bytes)
+    try:
+        yield from unit.content.decode("utf-8").split("\n")
+        return
+    except UnicodeDecodeError:
+        pass
+    for offset, line in enumerate(unit.content.split(b"\n")):
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError:
+            bad.add(NOT_UTF8, unit, offset)
+            continue
+        yield text
+
+
+def _jsonl_texts(unit: Unit, bad: BadLines) -> Iterator[str]:
+    assert isinstance(unit.content, bytes)
+    for offset, line in enumerate(unit.content.split(b"\n")):
+        if not line.strip():
+            continue
+        try:
+            row: Any = json.loads(line.decode("utf-8"))
+        except UnicodeDecodeError:
+            bad.add(NOT_UTF8, unit, offset)
+            continue
+        except ValueError:
+            bad.add(NOT_JSON, unit, offset)
+            continue
+        text = row.get(unit.field) if isinstance(row, dict) else None
+        if isinstance(text, str):
+            # JSON can hold half a surrogate pair, which is no character.
+            yield text.encode("utf-8", "replace").decode("utf-8")
+        else:
+            bad.add(NO_FIELD, unit, offset)
+
+
+def _row_texts(unit: Unit, bad: BadLines) -> Iterator[str]:
+    for offset, text in enumerate(unit.content):
+        assert isinstance(text, str)
+        if text:
+            yield text
+        else:
+            bad.add(NO_TEXT, unit, offset)

@@ -1,0 +1,218 @@
+"""Where text comes from: files of several formats, streamed data sets, the embedded corpus; cut into units of work.
+
+A unit is a few megabytes of whole documents. Reading is sequential and cheap; decoding, parsing and tokenizing a unit
+is the work of one process. The units of an input are the same in every run, which makes runs resumable.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+from metro_t0.data import python_docs
+from metro_t0.errors import UserError
+from metro_t0.files import open_bytes
+
+UNIT_BYTES = 4 << 20
+# A document longer than this is cut at a line end and counts as several; a longer line is cut at a space.
+MAX_DOCUMENT_BYTES = 32 << 20
+FORMATS = {".txt": "text", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+COMPRESSIONS = (".gz", ".zst")
+HUB_PREFIX = "hf:"
+BUILTIN_PREFIX = "builtin:"
+
+UnitKind = Literal["text", "jsonl", "rows"]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Some whole documents of one input, not yet decoded.
+
+    kind: "text" (paragraph lines, an empty line between documents), "jsonl" (a document per line) or "rows" (a
+    document per string). first_line counts from 1 within the input; rows count as lines.
+    """
+
+    kind: UnitKind
+    content: bytes | list[str]
+    origin: str
+    first_line: int
+    field: str = ""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of text, for progress and speed."""
+        return len(self.content) if isinstance(self.content, bytes) else sum(map(len, self.content))
+
+
+@dataclass(frozen=True)
+class Input:
+    """One file, streamed data set or embedded corpus."""
+
+    spec: str
+    field: str
+
+    def identity(self) -> list[Any]:
+        """What tells whether an input changed between runs."""
+        if self.spec.startswith((HUB_PREFIX, BUILTIN_PREFIX)):
+            return [self.spec, self.field]
+        status = os.stat(self.spec)
+        return [os.path.abspath(self.spec), self.field, status.st_size, status.st_mtime_ns]
+
+    def units(self) -> Iterator[Unit]:
+        """The units of this input, in order. Raises `UserError` where it cannot be read."""
+        if self.spec.startswith(BUILTIN_PREFIX):
+            yield from _units_of_documents(python_docs.documents(self.spec), self.spec)
+        elif self.spec.startswith(HUB_PREFIX):
+            yield from _row_units(_hub_rows(self.spec, self.field), self.spec)
+        else:
+            yield from _file_units(self.spec, self.field)
+
+
+def resolve_inputs(specs: Iterable[str], field: str) -> list[Input]:
+    """Check inputs and expand globs (sorted). Raises `UserError` for a missing file or an unknown format."""
+    inputs: list[Input] = []
+    for spec in specs:
+        if spec.startswith(BUILTIN_PREFIX):
+            python_docs.check_spec(spec)
+            inputs.append(Input(spec, field))
+        elif spec.startswith(HUB_PREFIX):
+            inputs.append(Input(spec, field))
+        else:
+            inputs += [Input(path, field) for path in _expand(spec)]
+    if not inputs:
+        raise UserError("no input given; name files, hf:NAME or builtin:python-docs")
+    return inputs
+
+
+def _expand(spec: str) -> list[str]:
+    paths = [spec] if os.path.exists(spec) else sorted(glob.glob(spec, recursive=True))
+    if not paths:
+        raise UserError(f"{spec}: no such file")
+    for path in paths:
+        if not os.path.isfile(path):
+            raise UserError(f"{path}: not a file; name the files in it, for example '{path}/*.txt'")
+        _file_format(path)
+        if not os.path.getsize(path):
+            raise UserError(f"{path}: empty file")
+    return paths
+
+
+def _file_format(path: str) -> str:
+    name = Path(path)
+    while name.suffix in COMPRESSIONS:
+        name = name.with_suffix("")
+    if name.suffix not in FORMATS:
+        raise UserError(
+            f"{path}: unknown format {name.suffix or 'without suffix'!r}; known are {', '.join(FORMATS)}, "
+            f"each plain or {' or '.join(COMPRESSIONS)}"
+        )
+    return FORMATS[name.suffix]
+
+
+def _file_units(path: str, field: str) -> Iterator[Unit]:
+    kind = _file_format(path)
+    if kind == "parquet":
+        yield from _row_units(_parquet_rows(path, field), path)
+        return
+    with open_bytes(path) as stream:
+        line = 1
+        for content in _blocks(stream, path, b"\n\n" if kind == "text" else b"\n"):
+            yield Unit("text" if kind == "text" else "jsonl", content, path, line, field)
+            line += content.count(b"\n")
+
+
+def _blocks(stream: BinaryIO, path: str, boundary: bytes) -> Iterator[bytes]:
+    """Cut a stream after boundaries into blocks of about UNIT_BYTES."""
+    rest = b""
+    while block := _read(stream, path):
+        rest += block
+        cut = max(rest.rfind(boundary), rest.rfind(b"\n\r\n") if boundary == b"\n\n" else -1)
+        if cut < 0 and len(rest) >= MAX_DOCUMENT_BYTES:
+            cut = max(rest.rfind(b"\n"), 0) or rest.rfind(b" ")
+            if cut < 0:
+                raise UserError(f"{path}: over {MAX_DOCUMENT_BYTES >> 20} MB without a line end; is it text?")
+        if cut >= 0:
+            yield rest[: cut + 1]
+            rest = rest[cut + 1 :]
+    if rest:
+        yield rest
+
+
+def _read(stream: BinaryIO, path: str) -> bytes:
+    try:
+        return stream.read(UNIT_BYTES)
+    except Exception as error:  # gzip, zlib and zstandard share no error type
+        raise UserError(f"{path}: cannot be decompressed ({error}); fetch or pack the file again") from None
+
+
+def _row_units(rows: Iterable[Any], origin: str) -> Iterator[Unit]:
+    """Collect strings (or, for rows without text, empty strings) into units."""
+    batch: list[str] = []
+    size, line = 0, 1
+    for row in rows:
+        batch.append(row if isinstance(row, str) else "")
+        size += len(batch[-1])
+        if size >= UNIT_BYTES:
+            yield Unit("rows", batch, origin, line)
+            line += len(batch)
+            batch, size = [], 0
+    if batch:
+        yield Unit("rows", batch, origin, line)
+
+
+def _units_of_documents(documents: Iterable[list[str]], origin: str) -> Iterator[Unit]:
+    return _row_units(("\n".join(lines) for lines in documents), origin)
+
+
+def _parquet_rows(path: str, field: str) -> Iterator[Any]:
+    import pyarrow
+    from pyarrow import parquet
+
+    with tempfile.TemporaryDirectory() as directory:
+        plain = path
+        if path.endswith(COMPRESSIONS):  # parquet is read from its end, a compressed stream is not
+            plain = os.path.join(directory, "plain.parquet")
+            with open_bytes(path) as packed, open(plain, "wb") as unpacked:
+                while block := _read(packed, path):
+                    unpacked.write(block)
+        try:
+            table = parquet.ParquetFile(plain)
+        except pyarrow.ArrowException as error:
+            raise UserError(f"{path}: not a parquet file ({error})") from None
+        if field not in table.schema_arrow.names:
+            names = ", ".join(table.schema_arrow.names)
+            raise UserError(f"{path}: no column {field!r}; --field is one of {names}")
+        for batch in table.iter_batches(batch_size=256, columns=[field]):
+            yield from batch.column(0).to_pylist()
+
+
+def _hub_rows(spec: str, field: str) -> Iterator[Any]:
+    """Stream `hf:NAME[/CONFIG][:SPLIT]`; NAME may have an owner, or be a local directory of data files."""
+    name, _, split = spec.removeprefix(HUB_PREFIX).partition(":")
+    try:
+        rows = _load_streaming(name, split or "train")
+        for row in rows:
+            if field not in row:
+                raise UserError(f"{spec}: no field {field!r}; --field is one of {', '.join(row)}")
+            yield row[field]
+    except (OSError, ValueError, ConnectionError) as error:
+        raise UserError(f"{spec}: cannot be read ({str(error).splitlines()[0] if str(error) else error!r})") from None
+
+
+def _load_streaming(name: str, split: str) -> Iterable[dict[str, Any]]:
+    import datasets
+
+    parts = name.split("/")
+    if os.path.isdir(name) or len(parts) < 2:
+        return datasets.load_dataset(name, split=split, streaming=True)
+    if len(parts) > 2:
+        return datasets.load_dataset("/".join(parts[:2]), "/".join(parts[2:]), split=split, streaming=True)
+    try:
+        return datasets.load_dataset(name, split=split, streaming=True)
+    except datasets.exceptions.DatasetNotFoundError:
+        return datasets.load_dataset(parts[0], parts[1], split=split, streaming=True)

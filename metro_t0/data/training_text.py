@@ -1,0 +1,41 @@
+"""The words of inputs and their counts: what a vocabulary is trained on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from metro_t0.command import progress
+from metro_t0.data.documents import BadLines, documents
+from metro_t0.data.parallel import ordered_map
+from metro_t0.data.sources import Input, Unit
+
+
+def words_of(inputs: Sequence[Input], max_mb: int, workers: int) -> Counter[str]:
+    """Counts of white-space separated words in the first `max_mb` MB of text."""
+    total: Counter[str] = Counter()
+    for counts in progress(ordered_map(_count, _units(inputs, max_mb), workers, _no_preparation, ()), "count words"):
+        total.update(counts)
+    return total
+
+
+def _units(inputs: Sequence[Input], max_mb: int) -> Iterator[Unit]:
+    room = max_mb * 1_000_000
+    for each in inputs:
+        for unit in each.units():
+            if room <= 0:
+                return
+            room -= unit.nbytes
+            yield unit
+
+
+def _count(unit: Unit) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for document in documents(unit, BadLines()):
+        for line in document:
+            counts.update(line.split())
+    return counts
+
+
+def _no_preparation() -> None:
+    """A process that counts words needs nothing loaded."""
