@@ -7,6 +7,7 @@ Importing this package registers the tasks, models, criterions and optimizers an
 import fairseq_plugins.checkpoints
 import fairseq_plugins.cpu_processes
 import fairseq_plugins.criterions.metro
+import fairseq_plugins.criterions.prompt_cross_entropy
 import fairseq_plugins.optim.fused_adamw
 
 fairseq_plugins.checkpoints.install()

@@ -44,7 +44,7 @@ The same command again continues where it was stopped. Exit status: 0 all built,
 (it is named at the end) and the rest was built.
 """
 SHOW_EXAMPLES = """examples:
-  metro-t0-prompts show --dataset embedded/next_sentence
+  metro-t0-prompts show --dataset embedded/next_part
   metro-t0-prompts show --dataset glue/mrpc --template equivalent --split validation --rows 5 --data-dir DIR
 """
 LIST_EXAMPLES = """examples:
@@ -110,7 +110,7 @@ def _add_build(commands: argparse._SubParsersAction[Parser]) -> None:
         default="t0",
         help="which tasks get held-out examples: T0's choice, all, none (t0)",
     )
-    parser.add_argument("--max-source-tokens", type=int, default=512, help="end token included (512)")
+    parser.add_argument("--max-source-tokens", type=int, default=512, help="<s> and end token included (512)")
     parser.add_argument("--max-target-tokens", type=int, default=256, help="end token included (256)")
     parser.add_argument("--workers", type=int, help="processes (default: all cores)")
 

@@ -91,7 +91,8 @@ def _tokenize_task(task: PlannedTask, rows: Sequence[Row], job: SliceJob) -> Tok
             targets.append(rendered.target)
     counts[RENDERED] = len(sources)
     tokenizer = _tokenizer(job.settings.tokenizer)
-    source = _encode(tokenizer, sources, job.settings.max_source_tokens)
+    # The stored source leaves room for the <s> that training puts before it, as evaluation does.
+    source = _encode(tokenizer, sources, job.settings.max_source_tokens - 1)
     target = _encode(tokenizer, targets, job.settings.max_target_tokens)
     counts[SOURCE_CUT], counts[TARGET_CUT] = source[2], target[2]
     return TokenizedSlice(source[0], source[1], target[0], target[1], counts, complaint, failure)

@@ -35,7 +35,7 @@ class BuildSettings:
     seed: int = 1
     """For the templates' random choices and for the sample of `limit`."""
     max_source_tokens: int = 512
-    """Longest source, its end token included; the rest is cut."""
+    """Longest source as the model reads it, `<s>` and end token included; the rest is cut."""
     max_target_tokens: int = 256
     """Longest target, its end token included; the rest is cut."""
     max_variable_length: int | None = MAX_VARIABLE_LENGTH
@@ -44,8 +44,9 @@ class BuildSettings:
     def __post_init__(self) -> None:
         for name in ("limit", "max_source_tokens", "max_target_tokens"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"--{name.replace('_', '-')} {value}: must be at least 1")
+            least = 1 if name == "limit" else 3
+            if value is not None and value < least:
+                raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for the record beside the built files."""

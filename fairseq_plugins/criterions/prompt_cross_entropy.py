@@ -1,0 +1,83 @@
+"""fairseq criterion `prompt_cross_entropy`: cross-entropy with optional label smoothing, and held-out accuracies.
+
+`exact_match` is the share of examples whose every target token, the end token included, is the model's first choice
+given the tokens before it: exactly those examples whose greedy decoding gives the target.
+"""
+
+# fairseq reads the types of dataclass fields at run time: no `from __future__ import annotations` here.
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from fairseq.criterions import FairseqCriterion, register_criterion
+from fairseq.dataclass import FairseqDataclass
+from fairseq.logging import metrics
+from torch import Tensor
+from torch.nn import functional
+
+SUMS = ("loss", "nll_loss", "sample_size", "ntokens", "nsentences", "token_hits", "example_hits")
+
+
+@dataclass
+class PromptCrossEntropyConfig(FairseqDataclass):
+    """Options of `--criterion prompt_cross_entropy`."""
+
+    label_smoothing: float = field(default=0.0, metadata={"help": "probability spread evenly over the vocabulary"})
+
+
+@register_criterion("prompt_cross_entropy", dataclass=PromptCrossEntropyConfig)
+class PromptCrossEntropyCriterion(FairseqCriterion):
+    """Mean over all target tokens of the (accumulated, distributed) batch; logged in nats."""
+
+    def __init__(self, cfg: PromptCrossEntropyConfig, task: Any) -> None:
+        super().__init__(task)
+        self.label_smoothing = cfg.label_smoothing
+
+    @classmethod
+    def build_criterion(cls, cfg: PromptCrossEntropyConfig, task: Any) -> "PromptCrossEntropyCriterion":
+        """fairseq's hook."""
+        return cls(cfg, task)
+
+    def forward(self, model: Any, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, int, dict[str, Any]]:
+        """-> summed loss, number of target tokens, sums to log."""
+        net_output = model(**sample["net_input"])
+        logits = net_output[0]
+        target = model.get_targets(sample, net_output)
+        counted = target.ne(self.padding_idx)
+        flat = logits.float().flatten(0, 1)
+        loss, nll = self._losses(flat, target.flatten())
+        with torch.no_grad():
+            hits = logits.argmax(-1).eq(target)
+            example_hits = (hits | ~counted).all(1)
+        log = {
+            "loss": loss.detach(),
+            "nll_loss": nll.detach(),
+            "sample_size": sample["ntokens"],
+            "ntokens": sample["ntokens"],
+            "nsentences": sample["nsentences"],
+            "token_hits": (hits & counted).sum(),
+            "example_hits": example_hits.sum(),
+        }
+        return loss, sample["ntokens"], log
+
+    def _losses(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        settings: dict[str, Any] = {"ignore_index": self.padding_idx, "reduction": "sum"}
+        nll = functional.cross_entropy(logits, target, **settings)
+        if not self.label_smoothing:
+            return nll, nll
+        return functional.cross_entropy(logits, target, label_smoothing=self.label_smoothing, **settings), nll
+
+    @classmethod
+    def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
+        """Sums of all devices and steps -> loss, nll_loss (nats per token), accuracy and exact_match (percent)."""
+        total = {key: sum(float(log.get(key, 0)) for log in logging_outputs) for key in SUMS}
+        tokens, examples = max(total["ntokens"], 1.0), max(total["nsentences"], 1.0)
+        metrics.log_scalar("loss", total["loss"] / tokens, tokens, round=4)
+        metrics.log_scalar("nll_loss", total["nll_loss"] / tokens, tokens, round=4)
+        metrics.log_scalar("accuracy", 100 * total["token_hits"] / tokens, tokens, round=2)
+        metrics.log_scalar("exact_match", 100 * total["example_hits"] / examples, examples, round=2)
+
+    @staticmethod
+    def logging_outputs_can_be_summed() -> bool:
+        """All are sums."""
+        return True

@@ -1,0 +1,127 @@
+"""Reading built mixtures, and which examples an epoch is made of. Knows no training framework."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metro_t0.data.token_files import TokenFile
+from metro_t0.errors import UserError
+from metro_t0.files import open_bytes, read_json
+from metro_t0.prompts.names import nearest
+from metro_t0.randomness import keyed_generator
+from metro_t0.tokenization import Tokenizer
+
+MIXTURE_FILE = "mixture.json"
+TRAIN = "train"
+VALID = "valid"
+Tokens = Sequence[NDArray[np.integer]]
+
+
+@dataclass(frozen=True)
+class TaskExamples:
+    """All tokenized examples of one prompted task."""
+
+    name: str
+    dataset: str
+    """Data set of the task, as `name` or `name_subset`."""
+    sources: Tokens
+    """Token ids of each source, ending with `</s>`, without `<s>`."""
+    targets: Tokens
+    source_sizes: NDArray[np.int32]
+    target_sizes: NDArray[np.int32]
+    cap: int | None = None
+    """Examples that count per epoch; None for all."""
+
+    def __len__(self) -> int:
+        return len(self.source_sizes)
+
+    def epoch_indices(self, seed: int, epoch: int) -> NDArray[np.int64]:
+        """Which examples epoch `epoch` (from 1) uses: all, or `cap` of them, others in every epoch.
+
+        The epochs cut one endless row of permutations into pieces of `cap`, so that no example is used a second time
+        before all were used once. A function of (seed, name, epoch) alone.
+        """
+        total = len(self)
+        if self.cap is None or self.cap >= total:
+            return np.arange(total)
+        start = (epoch - 1) * self.cap
+        first, last = start // total, (start + self.cap - 1) // total
+        passes = [
+            keyed_generator("subset", seed, self.name, turn).permutation(total) for turn in range(first, last + 1)
+        ]
+        return np.concatenate(passes)[start - first * total :][: self.cap]
+
+
+def load_mixture(directory: Path, split: str) -> list[TaskExamples]:
+    """The tasks of a built mixture; `split` is "train" or "valid". Raises `UserError` for a damaged directory."""
+    path = directory / MIXTURE_FILE
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; make the directory with metro-t0-prompts build")
+    tasks = []
+    for entry in read_json(path)["tasks"]:
+        if split == VALID and not entry["held_out_examples"]:
+            continue
+        dataset = entry["dataset"] if entry["subset"] is None else f"{entry['dataset']}_{entry['subset']}"
+        source = TokenFile(directory / split / f"{entry['name']}.source")
+        target = TokenFile(directory / split / f"{entry['name']}.target")
+        if len(source) != len(target):
+            raise UserError(f"{source.prefix}: {len(source)} sources but {len(target)} targets; build it again")
+        tasks.append(TaskExamples(entry["name"], dataset, source, target, source.sizes, target.sizes, entry["cap"]))
+    if not tasks:
+        raise UserError(f"{path}: no task has {split} examples")
+    return tasks
+
+
+def choose_tasks(tasks: Sequence[TaskExamples], name: str) -> list[TaskExamples]:
+    """The tasks of one data set, or the one task of that name. Raises `UserError` with the nearest names."""
+    chosen = [task for task in tasks if name in (task.dataset, task.name)]
+    if not chosen:
+        known = {task.dataset for task in tasks} | {task.name for task in tasks}
+        raise UserError(f"no held-out examples of {name!r}{nearest(name, known)}")
+    return chosen
+
+
+def read_pairs(path: Path, tokenizer: Tokenizer, max_source: int, max_target: int) -> TaskExamples:
+    """Source/target text pairs of a JSONL file, tokenized: lines {"source": ..., "target": ...}.
+
+    max_source, max_target: longest sequences as in `metro-t0-prompts build`. Raises `UserError` where no line is good;
+    other bad lines are an error too, since the whole file is meant to be trained on.
+    """
+    texts = {"source": list[str](), "target": list[str]()}
+    with open_bytes(path) as stream:
+        for number, line in enumerate(stream, 1):
+            if line.strip():
+                for side, text in zip(texts, _pair(line, f"{path}:{number}"), strict=True):
+                    texts[side].append(text)
+    if not texts["source"]:
+        raise UserError(f"{path}: no examples")
+    sources = _encode(tokenizer, texts["source"], max_source - 1)
+    targets = _encode(tokenizer, texts["target"], max_target)
+    name = path.name.split(".")[0]
+    return TaskExamples(name, name, sources, targets, _sizes(sources), _sizes(targets))
+
+
+def _pair(line: bytes, place: str) -> tuple[str, str]:
+    try:
+        row = json.loads(line)
+        source, target = row["source"], row["target"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f'{place}: not of the form {{"source": "...", "target": "..."}}') from None
+    if not (isinstance(source, str) and isinstance(target, str) and source and target):
+        raise UserError(f"{place}: source and target must be texts that are not empty")
+    return source, target
+
+
+def _encode(tokenizer: Tokenizer, texts: list[str], max_tokens: int) -> list[NDArray[np.integer]]:
+    end = tokenizer.eos_id
+    return [np.array([*ids[: max_tokens - 1], end], dtype=np.int32) for ids in tokenizer.encode_batch(texts)]
+
+
+def _sizes(sequences: Iterable[NDArray[np.integer]]) -> NDArray[np.int32]:
+    return np.array([len(sequence) for sequence in sequences], dtype=np.int32)
