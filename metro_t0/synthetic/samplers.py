@@ -1,0 +1,195 @@
+"""Vectorised samplers of the simpler tasks.
+
+The laws of the inputs are those of Wu et al. 2022, appendix G, and of the authors' generator.
+
+A sampler draws `n` examples at once and computes their targets from the arrays it has; that these targets are
+those of `metro_t0.synthetic.functions` is what the tests and `metro-t0-synthetic verify` check.
+`U{a..b}` in comments is a uniform integer, both ends included.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from metro_t0.synthetic.draws import Draws
+from metro_t0.synthetic.law import (
+    Law,
+    distinct_tokens,
+    first_occurrence,
+    group_labels,
+    join,
+    numbers,
+    pick,
+    rows_of,
+    select,
+    shuffle,
+    sorted_labels,
+    valid,
+    write_prefix,
+)
+from metro_t0.synthetic.ragged import Examples, Index, Ragged, Tokens, row_positions
+
+
+def _independent(draws: Draws, law: Law, n: int) -> tuple[Ragged, Index, Index]:
+    """Sources of U{low..high} independent tokens: (sources, where the inputs start, their lengths)."""
+    lengths = draws.between(law.low, law.high, n)
+    rows = lengths + len(law.prefix)
+    source = Ragged.contiguous(law.tokens(draws, int(rows.sum())), rows)
+    return source, write_prefix(source, law), lengths
+
+
+def identity(draws: Draws, law: Law, n: int) -> Examples:
+    source, starts, lengths = _independent(draws, law, n)
+    return Examples(source, Ragged(source.values, starts, lengths))
+
+
+def reverse(draws: Draws, law: Law, n: int) -> Examples:
+    source, starts, lengths = _independent(draws, law, n)
+    mirrored = len(source.values) - starts - lengths
+    return Examples(source, Ragged(source.values[::-1], mirrored, lengths))
+
+
+def duplicate(draws: Draws, law: Law, n: int) -> Examples:
+    source, starts, lengths = _independent(draws, law, n)
+    return Examples(source, Ragged(np.repeat(source.values, 2), 2 * starts, 2 * lengths))
+
+
+def first_token(draws: Draws, law: Law, n: int) -> Examples:
+    source, starts, lengths = _independent(draws, law, n)
+    return Examples(source, Ragged(source.values, starts, np.ones_like(lengths)))
+
+
+def last_token(draws: Draws, law: Law, n: int) -> Examples:
+    source, starts, lengths = _independent(draws, law, n)
+    return Examples(source, Ragged(source.values, starts + lengths - 1, np.ones_like(lengths)))
+
+
+def length(draws: Draws, law: Law, n: int) -> Examples:
+    source, _, lengths = _independent(draws, law, n)
+    return Examples(source, numbers(law, lengths))
+
+
+def _groups(draws: Draws, law: Law, n: int) -> tuple[Index, Index, Tokens]:
+    """Of set and deduplicate: (lengths, number of groups, a token per group as (n, width)).
+
+    authors: t = U{1..l} groups whose tokens may coincide; paper: t = U{1..l-1} distinct tokens.
+    """
+    lengths = draws.between(law.low, law.high, n)
+    width = int(lengths.max())
+    if law.authors:
+        groups = draws.between(1, lengths, n)
+        return lengths, groups, law.tokens(draws, (n, width))
+    groups = draws.between(1, lengths - 1, n)
+    return lengths, groups, distinct_tokens(draws, law, groups, width)
+
+
+def unique(draws: Draws, law: Law, n: int) -> Examples:
+    lengths, groups, pool = _groups(draws, law, n)
+    labels = shuffle(draws, group_labels(draws, lengths, groups, pool.shape[1]), lengths)
+    tokens = pick(pool, labels)
+    return Examples(join(law, [rows_of(tokens, lengths)]), select(tokens, first_occurrence(tokens, lengths)))
+
+
+def deduplicate(draws: Draws, law: Law, n: int) -> Examples:
+    lengths, groups, pool = _groups(draws, law, n)
+    tokens = pick(pool, sorted_labels(group_labels(draws, lengths, groups, pool.shape[1]), lengths))
+    kept = valid(lengths, tokens.shape[1])
+    kept[:, 1:] &= tokens[:, 1:] != tokens[:, :-1]
+    return Examples(join(law, [rows_of(tokens, lengths)]), select(tokens, kept))
+
+
+def sort(draws: Draws, law: Law, n: int) -> Examples:
+    """k = U{low/2..(high-1)/2} order entries; U{k..high-1-k} tokens to sort.
+
+    authors: the order is k independent tokens and the k groups of the sequence are drawn from its entries.
+    paper: the order is a random order of exactly the tokens of the sequence.
+    """
+    k = draws.between(max(law.low // 2, 1), (law.high - 1) // 2, n)
+    least = k if law.authors else np.minimum(k + 1, law.high - 1 - k)
+    lengths = draws.between(least, law.high - 1 - k, n)
+    width, order_width = int(lengths.max()), int(k.max())
+    labels = shuffle(draws, group_labels(draws, lengths, k, width), lengths)
+    if law.authors:
+        order = law.tokens(draws, (n, order_width))
+        entries = draws.below(k[:, None], (n, order_width))
+    else:
+        order = distinct_tokens(draws, law, k, order_width)
+        entries = np.broadcast_to(np.arange(order_width), (n, order_width))
+    positions = pick(entries, labels)
+    ranks = sorted_labels(pick(_last_positions(order, k), positions), lengths)
+    sequence = rows_of(pick(order, positions), lengths)
+    return Examples(join(law, [sequence, rows_of(order, k)]), rows_of(pick(order, ranks), lengths))
+
+
+def _last_positions(tokens: Tokens, lengths: Index) -> Index:
+    """(n, width): the last position in its row of the token that stands there."""
+    n, width = tokens.shape
+    keys = (tokens.astype(np.uint32) << np.uint32(16)) | np.arange(width, dtype=np.uint32)
+    keys[~valid(lengths, width)] = np.uint32(2**32 - 1)
+    keys.sort(axis=1)
+    positions = (keys & np.uint32(0xFFFF)).astype(np.int64)
+    run_ends = np.ones((n, width), dtype=bool)
+    run_ends[:, :-1] = (keys[:, 1:] >> np.uint32(16)) != (keys[:, :-1] >> np.uint32(16))
+    columns = np.where(run_ends, np.arange(width), width - 1)
+    end_of_run = np.minimum.accumulate(columns[:, ::-1], axis=1)[:, ::-1]
+    last = np.take_along_axis(positions, end_of_run, axis=1)
+    out = np.zeros((n, width), dtype=np.int64)
+    np.put_along_axis(out, np.minimum(positions, width - 1), last, axis=1)
+    return out
+
+
+def replace(draws: Draws, law: Law, n: int) -> Examples:
+    """The key is uniform over the distinct tokens of the sequence, the value over the universe."""
+    lengths = draws.between(max(law.low - 3, 1), law.high - 3, n)
+    tokens = law.tokens(draws, (n, int(lengths.max())))
+    first = first_occurrence(tokens, lengths)
+    chosen = draws.below(first.sum(axis=1), n)
+    at = (np.cumsum(first, axis=1, dtype=np.uint16) == (chosen + 1)[:, None].astype(np.uint16)).argmax(axis=1)
+    key = tokens[np.arange(n), at]
+    value = law.tokens(draws, n)
+    changed = np.where(tokens == key[:, None], value[:, None], tokens)
+    pair = rows_of(np.stack([key, value], axis=1), np.full(n, 2))
+    return Examples(join(law, [rows_of(tokens, lengths), pair]), rows_of(changed, lengths))
+
+
+def count(draws: Draws, law: Law, n: int) -> Examples:
+    """U{0..n} copies of one token among independent ones, in random order."""
+    lengths = draws.between(max(law.low - 2, 1), law.high - 2, n)
+    copies = draws.between(0, lengths, n)
+    width = int(lengths.max())
+    planted = shuffle(draws, valid(copies, width).view(np.uint8), lengths).astype(bool)
+    token = law.tokens(draws, n)
+    tokens = np.where(planted, token[:, None], law.tokens(draws, (n, width)))
+    found = ((tokens == token[:, None]) & valid(lengths, width)).sum(axis=1)
+    query = rows_of(token[:, None], np.ones(n, dtype=np.int64))
+    return Examples(join(law, [rows_of(tokens, lengths), query]), numbers(law, found))
+
+
+def _words(draws: Draws, law: Law, n: int) -> tuple[Ragged, Index, Index]:
+    """Sources of words and dividers: (sources, where each longest word starts, its length)."""
+    words = draws.between(1, max(law.high // 2, 1), n)
+    letters = draws.between(np.maximum(law.low - (words - 1), words), law.high - (words - 1), n)
+    width = int(letters.max())
+    labels = sorted_labels(group_labels(draws, letters, words, width), letters)
+    inside = valid(letters, width)
+    rows = np.repeat(np.arange(n), letters)
+    word_of = labels[inside].astype(np.int64)
+    sizes = np.bincount(rows * width + word_of, minlength=n * width).reshape(n, width)
+    best = sizes.argmax(axis=1)
+    before = (np.cumsum(sizes, axis=1) - sizes)[np.arange(n), best] + best
+    lengths = len(law.prefix) + letters + words - 1
+    values = np.full(int(lengths.sum()), law.vocabulary.word_divider, dtype=np.uint16)
+    source = Ragged.contiguous(values, lengths)
+    starts = write_prefix(source, law)
+    source.values[row_positions(starts, letters) + word_of] = law.tokens(draws, len(word_of))
+    return source, starts + before, sizes[np.arange(n), best]
+
+
+def longest_word(draws: Draws, law: Law, n: int) -> Examples:
+    source, starts, lengths = _words(draws, law, n)
+    return Examples(source, Ragged(source.values, starts, lengths))
+
+
+def longest_word_length(draws: Draws, law: Law, n: int) -> Examples:
+    source, _, lengths = _words(draws, law, n)
+    return Examples(source, numbers(law, lengths))

@@ -1,0 +1,253 @@
+"""Which token ids the synthetic tasks use: those of T5, of one of our tokenizers, or a compact set without text."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from metro_t0.errors import UserError
+from metro_t0.files import read_json
+from metro_t0.synthetic.ragged import Ragged
+
+EXTRA_IDS = 100
+LARGEST_SIZE = 2**16 - 1  # blocks hold ids as uint16, the last of which marks padding
+T5_TABLE = "data/t5_vocabulary.json"
+
+Encode = Callable[[str], list[int]]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Token ids by their role.
+
+    universe_low, universe_size: sequences are drawn from ids universe_low .. universe_low + universe_size - 1.
+    size: number of ids; the last 100 of them are the extra ids, `extra(0)` the highest (T5's convention).
+    names: task name -> ids of its prefix. numbers: value -> ids; values not there go through `encode`.
+    encode: text to ids, where a tokenizer is at hand (numbers and Nonsense Summary need one).
+    word_ids: whole words of generated text get one id of the universe each (a vocabulary without text).
+    fingerprint: what a manifest records to tell two vocabularies apart.
+    """
+
+    fingerprint: str
+    size: int
+    pad: int
+    eos: int
+    universe_low: int
+    universe_size: int
+    yes: tuple[int, ...]
+    no: tuple[int, ...]
+    names: Mapping[str, tuple[int, ...]]
+    numbers: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    encode: Encode | None = None
+    word_ids: bool = False
+
+    def __post_init__(self) -> None:
+        if self.size > LARGEST_SIZE:
+            raise UserError(f"vocabulary {self.fingerprint} has {self.size} ids; at most {LARGEST_SIZE} are supported")
+        if self.universe_size < 2:
+            raise UserError(
+                f"vocabulary {self.fingerprint} leaves {self.universe_size} tokens to draw from; at least 2 are needed"
+            )
+
+    def extra(self, number: int) -> int:
+        return self.size - 1 - number
+
+    @property
+    def task_divider(self) -> int:
+        """Between the task name and the input."""
+        return self.extra(0)
+
+    @property
+    def word_divider(self) -> int:
+        """Between the words of longest_word."""
+        return self.extra(1)
+
+    @property
+    def separator(self) -> int:
+        """Between the two sequences of a binary task."""
+        return self.extra(2)
+
+    @property
+    def empty(self) -> int:
+        """The whole target where the output sequence is empty."""
+        return self.extra(3)
+
+    @property
+    def reserved(self) -> range:
+        return range(self.size - EXTRA_IDS, self.size)
+
+    def in_universe(self, token: int) -> bool:
+        return self.universe_low <= token < self.universe_low + self.universe_size
+
+    def name(self, task: str) -> tuple[int, ...]:
+        """Ids of a task's name. Raises `UserError` where this vocabulary has none for it."""
+        if task not in self.names:
+            raise UserError(f"vocabulary {self.fingerprint} has no prefix for task {task}; turn the task prefix off")
+        return self.names[task]
+
+    def number(self, value: int) -> tuple[int, ...]:
+        """Ids of a decimal number. Raises `UserError` where they are not known."""
+        if value in self.numbers:
+            return self.numbers[value]
+        if self.encode is None:
+            raise UserError(
+                f"vocabulary {self.fingerprint}: the ids of the number {value} are not known without its tokenizer; "
+                "name a directory that holds the tokenizer (t5:DIRECTORY)"
+            )
+        return tuple(self.encode(str(value)))
+
+    def number_table(self, largest: int) -> Ragged:
+        """Ids of 0 .. largest, row i for the number i."""
+        return Ragged.from_lists([self.number(value) for value in range(largest + 1)])
+
+    def encode_words(self, words: tuple[str, ...]) -> Ragged:
+        """Ids of every word on its own; row i for word i. Raises `UserError` where this vocabulary cannot."""
+        if words not in self._encoded:
+            self._encoded[words] = self._encode_words(words)
+        return self._encoded[words]
+
+    @cached_property
+    def _encoded(self) -> dict[tuple[str, ...], Ragged]:
+        return {}
+
+    def _encode_words(self, words: tuple[str, ...]) -> Ragged:
+        if self.word_ids:
+            if len(words) > self.universe_size:
+                raise UserError(
+                    f"vocabulary {self.fingerprint}: {self.universe_size} tokens are too few for {len(words)} words"
+                )
+            return Ragged.from_lists([[self.universe_low + i] for i in range(len(words))])
+        if self.encode is None:
+            raise UserError(
+                f"vocabulary {self.fingerprint}: text needs its tokenizer; "
+                "name a directory that holds it (t5:DIRECTORY)"
+            )
+        return Ragged.from_lists([self.encode(word) for word in words])
+
+    def limited(self, num_tokens: int | None) -> Vocabulary:
+        """The same vocabulary with sequences drawn from the first `num_tokens` ids of the universe only."""
+        if num_tokens is None:
+            return self
+        if not 2 <= num_tokens <= self.universe_size:
+            raise UserError(f"num_tokens is {num_tokens}; it must be between 2 and {self.universe_size}")
+        return replace(self, fingerprint=f"{self.fingerprint}/{num_tokens}", universe_size=num_tokens)
+
+    @cached_property
+    def describe(self) -> dict[str, Any]:
+        """What a manifest records."""
+        return {
+            "fingerprint": self.fingerprint,
+            "size": self.size,
+            "pad": self.pad,
+            "eos": self.eos,
+            "universe": [self.universe_low, self.universe_low + self.universe_size - 1],
+            "task_divider": self.task_divider,
+            "word_divider": self.word_divider,
+            "separator": self.separator,
+            "empty": self.empty,
+        }
+
+
+def t5_vocabulary(encode: Encode | None = None) -> Vocabulary:
+    """T5's ids from the shipped table. With `encode` (a T5 tokenizer) every number is known, not only twenty."""
+    table = read_json(Path(str(resources.files("metro_t0.synthetic") / T5_TABLE)))
+    low, high = table["universe"]
+    return Vocabulary(
+        fingerprint="t5",
+        size=table["size"],
+        pad=table["pad"],
+        eos=table["eos"],
+        universe_low=low,
+        universe_size=high - low + 1,
+        yes=tuple(table["yes"]),
+        no=tuple(table["no"]),
+        names={name: tuple(ids) for name, ids in table["names"].items()},
+        numbers={int(value): tuple(ids) for value, ids in table["numbers"].items()},
+        encode=encode,
+    )
+
+
+def compact_vocabulary(num_tokens: int, names: Iterable[str]) -> Vocabulary:
+    """fairseq's four special ids, `num_tokens` ids to draw from, then names, digits, yes, no and the extra ids."""
+    names = sorted(names)
+    first_name = 4 + num_tokens
+    first_digit = first_name + len(names)
+    yes = first_digit + 10
+
+    def encode(text: str) -> list[int]:
+        if not text.isdecimal():
+            raise UserError(f"vocabulary compact:{num_tokens} has no text; it cannot encode {text!r}")
+        return [first_digit + int(digit) for digit in text]
+
+    return Vocabulary(
+        fingerprint=f"compact:{num_tokens}",
+        size=yes + 2 + EXTRA_IDS,
+        pad=1,
+        eos=2,
+        universe_low=4,
+        universe_size=num_tokens,
+        yes=(yes,),
+        no=(yes + 1,),
+        names={name: (first_name + i,) for i, name in enumerate(names)},
+        encode=encode,
+        word_ids=True,
+    )
+
+
+def tokenizer_vocabulary(directory: Path, names: Iterable[str]) -> Vocabulary:
+    """Ids of a tokenizer of this toolkit; the 100 last pieces of its dictionary serve as extra ids."""
+    from metro_t0.tokenization import Tokenizer
+
+    tokenizer = Tokenizer.load(directory)
+    size = len(tokenizer)
+    return Vocabulary(
+        fingerprint=f"dictionary:{tokenizer.fingerprint[:16]}",
+        size=size,
+        pad=tokenizer.pad_id,
+        eos=tokenizer.eos_id,
+        universe_low=4,
+        universe_size=size - EXTRA_IDS - 4,
+        yes=tuple(tokenizer.encode("yes")),
+        no=tuple(tokenizer.encode("no")),
+        names={name: tuple(tokenizer.encode(name.replace("_", " "))) for name in names},
+        encode=tokenizer.encode,
+    )
+
+
+def _t5_encode(directory: Path) -> Encode:
+    from transformers import AutoTokenizer
+
+    if not directory.is_dir():
+        raise UserError(f"{directory}: no such directory; give one that holds a T5 tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(str(directory))
+    word_start = tokenizer.convert_tokens_to_ids("▁")
+
+    def encode(text: str) -> list[int]:
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        return ids[1:] if len(ids) > 1 and ids[0] == word_start else ids
+
+    return encode
+
+
+def load_vocabulary(name: str, task_names: Iterable[str], num_tokens: int | None = None) -> Vocabulary:
+    """The vocabulary called `name`: `t5`, `t5:DIRECTORY`, `compact:N`, or the directory of a tokenizer.
+
+    num_tokens: draw sequences from that many ids only. Raises `UserError` for an unknown name.
+    """
+    kind, _, argument = name.partition(":")
+    if kind == "t5":
+        return t5_vocabulary(_t5_encode(Path(argument)) if argument else None).limited(num_tokens)
+    if kind == "compact":
+        if not argument.isdecimal():
+            raise UserError(f"vocabulary {name}: give a number of tokens, as in compact:1000")
+        return compact_vocabulary(int(argument), task_names).limited(num_tokens)
+    if Path(name).is_dir():
+        return tokenizer_vocabulary(Path(name), task_names).limited(num_tokens)
+    near = difflib.get_close_matches(name, ["t5", "compact:1000"], n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise UserError(f"vocabulary {name}: neither t5, t5:DIRECTORY, compact:N nor a tokenizer directory{hint}")
