@@ -11,12 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metro_t0.data.token_files import TokenFile
-from metro_t0.errors import UserError
-from metro_t0.files import read_json
+from metro_t0.prompts.mixing import load_mixture
 from metro_t0.randomness import keyed_generator
 
-EOS = 2
+BOS, EOS = 0, 2
 Example = tuple[NDArray[np.integer], NDArray[np.integer]]
 
 
@@ -43,39 +41,22 @@ class Seq2SeqBatch:
 def sample_mixture(
     directory: Path, split: str, examples: int, seed: int, max_source: int = 512, max_target: int = 256
 ) -> list[Example]:
-    """At most `examples` pairs of the mixture, each drawn from a task with the task's rate, without repetition.
+    """At most `examples` pairs of the mixture, each task giving its share, without repetition.
 
-    directory: what `metro-t0-prompts build` wrote. A task's rate is its number of examples up to its cap, as in
-    training. Longer sequences are cut and end with </s> all the same. The sample depends on (seed, task) alone.
-    Raises `UserError` where the directory is no mixture or the split is empty.
+    directory: what `metro-t0-prompts build` wrote. A task's share is that of its examples up to its cap, as in
+    training. Sources are `<s> x </s>` and targets `y </s>`; longer ones are cut and end with </s> all the same. The
+    sample depends on (seed, task) alone. Raises `UserError` where the directory is no mixture or the split is empty.
     """
-    tasks = _tasks(directory, split)
-    rates = {name: min(size, cap) for name, (size, cap) in tasks.items()}
-    wanted = _allot(rates, examples)
+    tasks = {task.name: task for task in load_mixture(directory, split)}
+    rates = {name: min(len(task), task.cap or len(task)) for name, task in tasks.items()}
     pairs: list[Example] = []
-    for name, count in wanted.items():
-        sources, targets = (TokenFile(directory / split / f"{name}.{side}") for side in ("source", "target"))
-        if len(sources) != len(targets):
-            raise UserError(f"{directory}/{split}/{name}: {len(sources)} sources but {len(targets)} targets; rebuild")
-        chosen = keyed_generator("analysis", seed, name).permutation(len(sources))[:count]
-        pairs.extend((_cut(sources[i], max_source), _cut(targets[i], max_target)) for i in chosen.tolist())
+    for name, count in _allot(rates, examples).items():
+        task = tasks[name]
+        chosen = keyed_generator("analysis", seed, name).permutation(len(task))[:count]
+        for i in chosen.tolist():
+            source = np.concatenate(([BOS], task.sources[i]))
+            pairs.append((_cut(source, max_source), _cut(task.targets[i], max_target)))
     return pairs
-
-
-def _tasks(directory: Path, split: str) -> dict[str, tuple[int, int]]:
-    """Name -> (examples in the split, cap) of the tasks that have any."""
-    described = read_json(directory / "mixture.json")
-    if not isinstance(described, dict) or "tasks" not in described:
-        raise UserError(f"{directory}/mixture.json: no tasks in it; make the directory with metro-t0-prompts build")
-    found: dict[str, tuple[int, int]] = {}
-    for task in described["tasks"]:
-        prefix = directory / split / f"{task['name']}.source"
-        size = len(TokenFile(prefix)) if prefix.with_name(prefix.name + ".idx").is_file() else 0
-        if size:
-            found[task["name"]] = (size, int(task.get("cap") or size))
-    if not found:
-        raise UserError(f"{directory}/{split}: no examples of any task of mixture.json; choose another split")
-    return found
 
 
 def _allot(rates: dict[str, int], examples: int) -> dict[str, int]:

@@ -44,6 +44,7 @@ def mixture(tmp_path: Path) -> Path:
             with TokenFileWriter(directory / "train" / f"{name}.{side}") as writer:
                 for _ in range(examples):
                     writer.add([*generator.integers(4, VOCAB_SIZE, generator.integers(1, longest)).tolist(), 2])
-        tasks.append({"name": name, "examples": examples, "cap": cap})
+        entry = {"name": name, "dataset": name, "subset": None, "examples": examples, "cap": cap}
+        tasks.append({**entry, "held_out_examples": 0})
     (directory / "mixture.json").write_text(json.dumps({"tasks": tasks}))
     return directory

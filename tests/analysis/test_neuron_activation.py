@@ -144,7 +144,7 @@ def test_sample_follows_rates_caps_and_seed(mixture: Path) -> None:
     short = sample_mixture(mixture, "train", 1000, seed=0, max_source=4, max_target=2)
     assert max(len(source) for source, _ in short) == 4
     assert max(len(target) for _, target in short) == 2
-    assert all(source[-1] == 2 and target[-1] == 2 for source, target in short)
+    assert all(source[0] == 0 and source[-1] == 2 and target[-1] == 2 for source, target in short)
 
 
 def test_batches_respect_the_budget_and_shift_the_target(mixture: Path) -> None:
@@ -159,7 +159,7 @@ def test_batches_respect_the_budget_and_shift_the_target(mixture: Path) -> None:
 
 
 def test_missing_mixtures_are_named(mixture: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="choose another split"):
+    with pytest.raises(UserError, match="valid"):
         sample_mixture(mixture, "valid", 5, seed=0)
     with pytest.raises(UserError, match=r"mixture\.json"):
         sample_mixture(tmp_path, "train", 5, seed=0)
