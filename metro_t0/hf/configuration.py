@@ -51,7 +51,7 @@ class MetroT5Config(PreTrainedConfig):
         for name, default in ARCHITECTURE.items():
             setattr(self, name, kwargs.pop(name, default))
         if type(self).__module__.startswith("metro_t0."):
-            # It points to code beside the file it was read from; saved elsewhere it would promise files that are absent.
+            # It points to code beside the file it was read from; saved elsewhere it would promise absent files.
             kwargs.pop("auto_map", None)
         super().__post_init__(**kwargs)
 

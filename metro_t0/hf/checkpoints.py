@@ -1,0 +1,135 @@
+"""fairseq checkpoints as data: read without executing anything in them, and written for `fairseq-train` to start from.
+
+No fairseq is needed for either. A METRO checkpoint holds the tensors of `metro_t0.modeling.MetroT5` under the prefix
+`metro.`, the SHA-256 of its dict.txt, and the options of the run as plain values.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metro_t0.errors import UserError
+from metro_t0.files import atomic_path, sha256_of
+from metro_t0.modeling import ModelConfig
+
+PREFIX = "metro."
+MAIN = "main."
+TOKEN_TABLE = "main.encoder.embeddings.tokens.weight"
+FINGERPRINT = "dictionary_fingerprint"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The model of a fairseq checkpoint."""
+
+    path: Path
+    config: ModelConfig
+    """Architecture of what the file holds; without auxiliary where it holds none."""
+    tensors: dict[str, Tensor]
+    """Name as in `MetroT5.state_dict()` -> tensor."""
+    fingerprint: str | None
+    """SHA-256 of the dict.txt it was trained with, hexadecimal."""
+    data: Path | None
+    """First data directory of the run."""
+
+    def main_tensors(self) -> dict[str, Tensor]:
+        """Tensors of the main model, `main.*`."""
+        return {name: tensor for name, tensor in self.tensors.items() if name.startswith(MAIN)}
+
+    def pretraining_tensors(self) -> dict[str, Tensor]:
+        """Tensors of the auxiliary and of the heads that only pretraining needs."""
+        return {name: tensor for name, tensor in self.tensors.items() if not name.startswith(MAIN)}
+
+    def check_dictionary(self, dict_path: Path) -> None:
+        """Raise `UserError` where dict.txt is not the one the model was trained with."""
+        if self.fingerprint is not None and sha256_of(dict_path) != self.fingerprint:
+            raise UserError(f"{dict_path}: not the vocabulary that {self.path} was trained with; give its own dict.txt")
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a fairseq checkpoint of a `metro_t5` or `t5` model. Raises `UserError` where it is not one."""
+    path = Path(path)
+    state = load_plain(path)
+    tensors = state.get("model") if isinstance(state, dict) else None
+    if not isinstance(tensors, dict) or PREFIX + TOKEN_TABLE not in tensors:
+        raise UserError(f"{path}: not a checkpoint of this project's models (no tensor {PREFIX + TOKEN_TABLE})")
+    cfg = state.get("cfg")
+    if not isinstance(cfg, dict) or not isinstance(cfg.get("model"), dict):
+        raise UserError(f"{path}: the checkpoint has no cfg.model, so its architecture is not known")
+    named = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items() if name.startswith(PREFIX)}
+    data = (cfg.get("task") or {}).get("data")
+    dictionary = tensors.get(FINGERPRINT)
+    return Checkpoint(
+        path=path,
+        config=_model_config(cfg["model"], named),
+        tensors=named,
+        fingerprint=None if dictionary is None else bytes(dictionary.tolist()).hex(),
+        data=Path(str(data).split(":")[0]) if data else None,
+    )
+
+
+def load_plain(path: Path) -> Any:
+    """Tensors and plain values of a file that torch saved. Raises `UserError` for anything else in it.
+
+    Argument namespaces of old fairseq versions are plain values too. No other class is built, nothing is executed.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(f"{path}: holds more than tensors and plain values, so it is not loaded ({reason})") from None
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise UserError(f"{path}: truncated or not a checkpoint ({str(error).splitlines()[0]})") from None
+
+
+def write_checkpoint(path: Path, config: ModelConfig, tensors: dict[str, Tensor], dict_path: Path) -> None:
+    """Write what `fairseq-train --finetune-from-model` reads: the model and its options, at update 0.
+
+    tensors: named as in `MetroT5.state_dict()`.
+    """
+    model = {PREFIX + name: tensor.contiguous() for name, tensor in tensors.items()}
+    model[FINGERPRINT] = torch.tensor(list(bytes.fromhex(sha256_of(dict_path))), dtype=torch.uint8)
+    options = {name: value for name, value in config.to_dict().items() if name != "vocab_size"}
+    state = {
+        "args": None,
+        "cfg": {"model": {"_name": "metro_t5", **options}},
+        "model": model,
+        "criterion": None,
+        "optimizer_history": [
+            {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0},
+        ],
+        "task_state": {},
+        "extra_state": {
+            "metrics": {},
+            "previous_training_time": 0,
+            "train_iterator": {"epoch": 1, "iterations_in_epoch": 0},
+        },
+        "last_optimizer_state": None,
+    }
+    with atomic_path(path) as temporary:
+        torch.save(state, temporary)
+
+
+def _model_config(options: dict[str, Any], tensors: dict[str, Tensor]) -> ModelConfig:
+    """The library's config from the options of a run and from what the file really holds."""
+    values: dict[str, Any] = {"vocab_size": tensors[TOKEN_TABLE].shape[0]}
+    for field in dataclasses.fields(ModelConfig):
+        if field.name in options:
+            value = options[field.name]
+            # fairseq's command line has switches that are true by default as the words "true" and "false".
+            values[field.name] = str(value).lower() == "true" if isinstance(field.default, bool) else value
+    config = ModelConfig.from_dict(values)
+    if any(name.startswith("auxiliary.") for name in tensors):
+        return config
+    return config.without_pretraining()
