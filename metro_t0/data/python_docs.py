@@ -41,8 +41,26 @@ LITERAL_MARKS = re.compile(r"``([^`]*)``|`([^`]*)`_{0,2}|\*\*([^*\s][^*]*)\*\*|(
 FIELD = re.compile(r"^(?::\w[^:]*:|@\w+|\.\. |>>> |\.\.\. |[-=~^*#+]{3,}|\||- \[)")
 CODE = re.compile(r"[{}<>|\\=@_$]|\(\)|://")
 FUNCTION_WORDS = frozenset(
-    ("the", "a", "an", "of", "to", "in", "is", "are", "that", "for")
-    + ("and", "this", "it", "be", "with", "as", "if", "not", "or", "by", "on")
+    (
+        "the",
+        "a",
+        "an",
+        "of",
+        "to",
+        "in",
+        "is",
+        "are",
+        "that",
+        "for",
+        "and",
+        "this",
+        "it",
+        "be",
+        "with",
+        "as",
+        "if",
+        "on",
+    )
 )
 
 

@@ -27,7 +27,7 @@ from metro_t0.tokenization.vocabulary import (
     Vocabulary,
     sentinel,
 )
-from metro_t0.tokenization.word_cache import WordCache
+from metro_t0.tokenization.word_cache import PARTS_PER_TEXT, WordCache
 
 DICT_NAME = "dict.txt"
 TOKENIZER_NAME = "tokenizer.json"
@@ -49,8 +49,7 @@ class Tokenizer:
         self.vocabulary = vocabulary
         self._tokens = vocabulary.tokens()
         self._rust = complete(rust)
-        self._rust.encode_special_tokens = True
-        self._cache = WordCache(self._encode_whole)
+        self._cache = WordCache(RustEncoder(self._rust))
 
     @classmethod
     def load(cls, directory: str | Path) -> Tokenizer:
@@ -119,11 +118,35 @@ class Tokenizer:
         with atomic_path(directory / DICT_NAME) as temporary:
             shutil.copyfile(self.dict_path, temporary)
 
-    def _encode_whole(self, texts: list[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in self._rust.encode_batch_fast(texts, add_special_tokens=False)]
-
     def __reduce__(self) -> tuple[type[Tokenizer], tuple[Path, Vocabulary, RustTokenizer]]:
         return Tokenizer, (self.directory, self.vocabulary, self._rust)
+
+
+class RustEncoder:
+    """The exact tokenizer behind the word cache; it knows no special tokens, so that none is read in a text."""
+
+    def __init__(self, rust: RustTokenizer) -> None:
+        self._rust = RustTokenizer(rust.model)
+        self._rust.normalizer = rust.normalizer
+        self._rust.pre_tokenizer = rust.pre_tokenizer
+
+    def encode_texts(self, texts: list[str]) -> list[list[int]]:
+        """The ids of each text."""
+        return [encoding.ids for encoding in self._rust.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def encode_words(self, words: list[str]) -> list[tuple[int, ...]]:
+        """The ids of each word, many words in one text: its words are told apart by the word marks."""
+        encoded: list[tuple[int, ...]] = []
+        rows = [words[start : start + PARTS_PER_TEXT] for start in range(0, len(words), PARTS_PER_TEXT)]
+        texts = [" ".join(row) for row in rows]
+        for row, encoding in zip(rows, self._rust.encode_batch_fast(texts, add_special_tokens=False), strict=True):
+            ids, numbers = encoding.ids, encoding.word_ids
+            starts = [i for i, number in enumerate(numbers) if i == 0 or number != numbers[i - 1]]
+            if len(starts) == len(row):
+                encoded += [tuple(ids[start:end]) for start, end in zip(starts, [*starts[1:], None], strict=True)]
+            else:  # a word that normalisation joins, cuts or deletes
+                encoded += map(tuple, self.encode_texts(row))
+        return encoded
 
 
 def complete(rust: RustTokenizer) -> RustTokenizer:

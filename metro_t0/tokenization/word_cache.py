@@ -1,15 +1,20 @@
 """Encoding words once: text repeats its words, and no rule of the tokenizer looks beyond a word but one.
 
-A text is cut with str.split(). A distinct word is encoded by the Rust tokenizer once; a text is then a row of table
-look-ups, done for all texts of a batch in numpy. This is exact because normalisation and pieces stay inside words.
-The exceptions are found by flags on the words, and such texts are encoded whole: a contraction that is joined to
-a single quote at the end of the word before it ("the dogs' s"), and words that contain the word mark itself.
+A text is cut with str.split(). A distinct word is encoded once; a text is then a row of table look-ups, done for all
+texts of a batch in numpy. This is exact because normalisation and pieces stay inside words. The exceptions are found
+by flags on the words, and such texts are encoded whole: a contraction that is joined to a single quote at the end of
+the word before it ("the dogs' s"), and words that contain the word mark itself.
+
+New words are mostly known ones with other punctuation around them, so a word of printable ASCII is encoded as its
+punctuation, core and punctuation, which the word rules separate anyway, and these parts are remembered too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Sequence
 from itertools import chain, islice
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +26,19 @@ MAX_WORDS = 1 << 18
 MAX_CHARACTERS = 1 << 22
 ENDS_WITH_QUOTE, JOINABLE, HAS_WORD_MARK = 1, 2, 4
 
-Encode = Callable[[list[str]], list[list[int]]]
+MAX_PARTS = 1 << 17
+PARTS_PER_TEXT = 256
+ASCII_WORD = re.compile(r"([!-/:-@\[-`{-~]*)((?:[0-9A-Za-z](?:[!-~]*[0-9A-Za-z])?)?)([!-/:-@\[-`{-~]*)")
+
+
+class Encoder(Protocol):
+    """The slow and exact tokenizer."""
+
+    def encode_texts(self, texts: list[str]) -> list[list[int]]:
+        """The ids of each text."""
+
+    def encode_words(self, words: list[str]) -> list[tuple[int, ...]]:
+        """The ids of each word, where each is printable ASCII with no punctuation, or nothing else, at its ends."""
 
 
 class _WordNumbers(dict[str, int]):
@@ -33,13 +50,11 @@ class _WordNumbers(dict[str, int]):
 
 
 class WordCache:
-    """Encode batches of texts through a table of words.
+    """Encode batches of texts through a table of words."""
 
-    encode: the slow and exact function, texts to lists of ids.
-    """
-
-    def __init__(self, encode: Encode) -> None:
-        self._encode = encode
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self._parts: dict[str, tuple[int, ...]] = {"": ()}
         self._clear()
 
     def _clear(self) -> None:
@@ -68,7 +83,7 @@ class WordCache:
         new = list(islice(self._numbers, len(self._flags), None))
         if not new:
             return
-        encoded = self._encode(new)
+        encoded = self._encode_words(new)
         lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
         ids = np.fromiter(chain.from_iterable(encoded), np.int32, int(lengths.sum()))
         self._ids = np.concatenate((self._ids, ids))
@@ -76,6 +91,17 @@ class WordCache:
         flags = np.fromiter(map(_flags, new), np.uint8, len(new))
         self._flags = np.concatenate((self._flags, flags))
         self._characters += sum(map(len, new))
+
+    def _encode_words(self, words: list[str]) -> list[tuple[int, ...]]:
+        if len(self._parts) > MAX_PARTS:
+            self._parts = {"": ()}
+        cut = list(map(_cut, words))
+        whole = [word for word, parts in zip(words, cut, strict=True) if parts is None]
+        others = iter(self._encoder.encode_texts(whole) if whole else [])
+        known = self._parts
+        new = list(dict.fromkeys(part for parts in cut if parts for part in parts if part not in known))
+        known.update(zip(new, self._encoder.encode_words(new), strict=True))
+        return [tuple(next(others)) if p is None else known[p[0]] + known[p[1]] + known[p[2]] for p in cut]
 
     def _texts_to_encode_whole(self, words: NDArray[np.int64], text_ends: NDArray[np.int64]) -> NDArray[np.int64]:
         flags = self._flags[words]
@@ -99,9 +125,22 @@ class WordCache:
         self, texts: Sequence[str], whole: NDArray[np.int64], ids: NDArray[np.int32], sizes: NDArray[np.int64]
     ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         parts = np.split(ids, np.cumsum(sizes)[:-1])
-        for index, encoded in zip(whole.tolist(), self._encode([texts[i] for i in whole.tolist()]), strict=True):
+        for index, encoded in zip(
+            whole.tolist(), self._encoder.encode_texts([texts[i] for i in whole.tolist()]), strict=True
+        ):
             parts[index] = np.array(encoded, np.int32)
         return np.concatenate(parts), np.fromiter(map(len, parts), np.int64, len(parts))
+
+
+def _cut(word: str) -> tuple[str, str, str] | None:
+    """Leading punctuation, core, trailing punctuation; None for a word whose parts cannot be encoded alone."""
+    match = ASCII_WORD.fullmatch(word)
+    if not match:
+        return None
+    before, core, after = match.groups()
+    if before.endswith("'") and JOINABLE_WORD.match(core):
+        return None
+    return before, core, after
 
 
 def _flags(word: str) -> int:
