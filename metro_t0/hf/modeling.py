@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Cache, EncoderDecoderCache, GenerationMixin, PreTrainedModel
+from transformers.initialization import guard_torch_init_functions
 from transformers.modeling_outputs import (
     BaseModelOutput,
     BaseModelOutputWithPastAndCrossAttentions,
@@ -115,8 +116,13 @@ class MetroT5PreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.LayerNorm | RMSNorm):
             super()._init_weights(module)
-        elif module is self.main:
-            initialise(module, self.config.model_config())
+
+    @torch.no_grad()
+    def initialize_weights(self) -> None:
+        """Draw the weights that no checkpoint gave. The law looks at whole models, not at one module at a time."""
+        super().initialize_weights()
+        with guard_torch_init_functions():
+            initialise(self.main, self.config.model_config())
 
     def _set_gradient_checkpointing(self, enable: bool = True, every_n_layers: int = 1, **settings: Any) -> None:
         if every_n_layers != 1:
