@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from eval.commands import evaluate
+from eval.commands import evaluate, report
 from metro_t0.command import Parser, run
 
 PROGRAM = "metro-t0-eval"
-COMMANDS = (evaluate,)
+COMMANDS = (evaluate, report)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -63,12 +63,18 @@ class Summary:
     missing: dict[str, str]
     """Tasks of the set that do not count, with the reason."""
     length_normalized: bool = False
+    name: str | None = None
+    """Another name than the model's, where two runs are of models of the same name."""
 
     @property
     def model(self) -> str:
         """Short name of the model, for tables."""
-        name = Path(str(self.run["model"])).name or str(self.run["model"])
+        name = self.name or Path(str(self.run["model"])).name or str(self.run["model"])
         return f"{name} (length-normalized)" if self.length_normalized else name
+
+    def named(self, name: str) -> Summary:
+        """The same results under another name."""
+        return replace(self, name=name)
 
     def with_length_normalization(self) -> Summary:
         """The same results with choices compared by their mean log-probability per token."""

@@ -95,27 +95,30 @@ def task_rows(summaries: Sequence[Summary]) -> tuple[list[str], list[list[str]]]
 
 
 def paper_layout(summaries: Sequence[Summary], table: PaperTable) -> str:
-    """The paper's table with our rows under it. The average stands only where the whole task set was scored."""
-    header = ["", "model", "params", *table.columns]
-    rows = [
-        [group if i == 0 or table.groups[i - 1] != group else "", model, params, *values]
-        for i, (group, model, params, values) in enumerate(
-            zip(table.groups, table.models, table.params, table.values, strict=True)
-        )
-    ]
-    for number, summary in enumerate(summaries):
-        by_task = {task.name: f"{100 * task.score.value:.2f}" for task in summary.tasks}
-        average = f"{100 * summary.average.value:.2f}" if summary.is_complete else f"({summary.average_label})"
-        by_task |= {"average": average, "mmlu": average}
-        rows.append(
-            [
-                "" if number else "Measured here",
-                f"**{summary.model}**",
-                "",
-                *(by_task.get(c, NO_VALUE) for c in table.columns),
-            ]
-        )
+    """The paper's table with our rows under it, in Markdown."""
+    header, rows = paper_rows(summaries, table)
+    for row in rows[-len(summaries) :]:
+        row[1] = f"**{row[1]}**"
     return f"### {table.title}\n\n{markdown(header, rows)}"
+
+
+def paper_rows(summaries: Sequence[Summary], table: PaperTable) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the paper's table, ours last. Our average stands only where the whole set was scored."""
+    header = ["", "model", "params", *table.columns]
+    rows = []
+    for i, cells in enumerate(zip(table.models, table.params, table.values, strict=True)):
+        model, params, values = cells
+        repeated = i > 0 and table.groups[i - 1] == table.groups[i]
+        rows.append(["" if repeated else table.groups[i], model, params, *values])
+    for number, summary in enumerate(summaries):
+        average = f"{100 * summary.average.value:.2f}"
+        if not summary.is_complete:
+            average += f" ({summary.average_label})"
+        by_column = {task.name: f"{100 * task.score.value:.2f}" for task in summary.tasks}
+        by_column |= {"average": average, "mmlu": average}
+        values = [by_column.get(column, NO_VALUE) for column in table.columns]
+        rows.append(["" if number else "Measured here", summary.model, "", *values])
+    return header, rows
 
 
 def missing_note(summaries: Sequence[Summary]) -> str:
