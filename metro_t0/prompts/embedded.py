@@ -68,13 +68,15 @@ def word_in_passage(passage: Passage, other: Passage, generator: np.random.Gener
 
 def missing_word(passage: Passage, other: Passage, generator: np.random.Generator) -> Row | None:
     """Which word was left out, of four? It occurs a second time in the passage, the others never."""
-    words = [word for word in _words(passage) if _count(word, passage) > 1]
+    places_of = {
+        word: [p for p, token in enumerate(passage) if word in WORD.findall(token)] for word in _words(passage)
+    }
+    words = [word for word, places in places_of.items() if len(places) > 1]
     wrong = _words(other, without=passage)
     if not words or len(wrong) < NUM_CHOICES - 1:
         return None
     answer = _one_of(words, generator)
-    places = [place for place, token in enumerate(passage) if answer in WORD.findall(token)]
-    place = int(generator.choice(places))
+    place = int(generator.choice(places_of[answer]))
     gapped = [*passage[:place], passage[place].replace(answer, "____"), *passage[place + 1 :]]
     chosen = [str(word) for word in generator.choice(wrong, NUM_CHOICES - 1, replace=False)]
     label = int(generator.integers(NUM_CHOICES))
@@ -139,10 +141,6 @@ def _words(passage: Passage, without: Passage | None = None) -> list[str]:
     text = " ".join(without).lower() if without else ""
     found = dict.fromkeys(word for token in passage for word in WORD.findall(token))
     return [word for word in found if word.lower() not in text]
-
-
-def _count(word: str, passage: Passage) -> int:
-    return sum(WORD.findall(token).count(word) for token in passage)
 
 
 def _one_of(items: list[str], generator: np.random.Generator) -> str:

@@ -1,0 +1,33 @@
+"""A small tokenizer, small data sets and templates: builds of them take a second."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from small_mixture import TEMPLATES, colour_rows, write_dataset
+
+from metro_t0.tokenization.training import BpeSettings, train_bpe
+
+
+@pytest.fixture(scope="session")
+def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("vocabulary")
+    words = "say tell the colour of thing what is very red green blue yellow yes no text word row"
+    train_bpe(Counter(dict.fromkeys(words, 50)), BpeSettings(vocab_size=60, lowercase=True), directory)
+    return directory
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    """Data sets `colours` (1,300 rows: three slices) and `shapes`, whose template directory is `templates`."""
+    directory = tmp_path / "data"
+    write_dataset(directory, "colours", train=colour_rows(1300), validation=colour_rows(40))
+    write_dataset(directory, "shapes", train=colour_rows(30), test=colour_rows(10))
+    for name in ("colours", "shapes"):
+        folder = tmp_path / "templates" / name
+        folder.mkdir(parents=True)
+        (folder / "templates.yaml").write_text(TEMPLATES.replace("dataset: colours", f"dataset: {name}"))
+    (tmp_path / "both.yaml").write_text("train: [colours, shapes]\n")
+    return directory
