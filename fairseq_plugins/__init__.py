@@ -9,6 +9,7 @@ import fairseq_plugins.cpu_processes
 import fairseq_plugins.criterions.metro
 import fairseq_plugins.criterions.prompt_cross_entropy
 import fairseq_plugins.optim.fused_adamw
+import fairseq_plugins.optim.t5_adafactor
 
 fairseq_plugins.checkpoints.install()
 fairseq_plugins.cpu_processes.install()
