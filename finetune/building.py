@@ -142,7 +142,7 @@ class Builder:
     def _build_row_source(
         self, planned: PlannedDataset, rows: DatasetName, tasks: list[PlannedTask]
     ) -> list[dict[str, Any]]:
-        num_rows, outcomes = self._build_split(rows, TRAIN, TRAIN, tasks)
+        num_rows, outcomes = self._build_split(rows, TRAIN, TRAIN, tasks, self.settings.limit)
         cap = cap_per_task(self.settings.cap, num_rows, planned.num_templates)
         built = {
             task.name: _task_record(task, **outcome, cap=cap) for task, outcome in zip(tasks, outcomes, strict=True)
@@ -150,16 +150,16 @@ class Builder:
         validated = [task for task in tasks if task.validated and built[task.name]["status"] == BUILT]
         split = held_out_split(rows, self.settings) if validated else None
         if split:
-            _, held_out = self._build_split(rows, split, VALID, validated)
+            _, held_out = self._build_split(rows, split, VALID, validated, self.settings.held_out_limit)
             for task, outcome in zip(validated, held_out, strict=True):
                 built[task.name]["held_out"] = {"split": split, **outcome}
         return list(built.values())
 
     def _build_split(
-        self, rows: DatasetName, split: str, folder: str, tasks: list[PlannedTask]
+        self, rows: DatasetName, split: str, folder: str, tasks: list[PlannedTask], limit: int | None
     ) -> tuple[int, list[dict[str, Any]]]:
         """Write the files of all tasks for one split. Returns the number of rows read and each task's outcome."""
-        indices = self._chosen_rows(rows, split)
+        indices = self._chosen_rows(rows, split, limit)
         (self.output / folder).mkdir(parents=True, exist_ok=True)
         prefixes = [self.output / folder / task.name for task in tasks]
         for prefix in prefixes:
@@ -177,10 +177,9 @@ class Builder:
             raise
         return len(indices), [writer.close() for writer in writers]
 
-    def _chosen_rows(self, rows: DatasetName, split: str) -> NDArray[np.int64]:
+    def _chosen_rows(self, rows: DatasetName, split: str, limit: int | None) -> NDArray[np.int64]:
         """Indices of the rows to use, ascending: all, or a sample of `limit` that depends on the seed alone."""
         total = len(load_rows(rows.name, rows.subset, split, self.settings.data_dir))
-        limit = self.settings.limit
         if limit is None or limit >= total:
             return np.arange(total)
         generator = keyed_generator("rows", self.settings.seed, str(rows), split)

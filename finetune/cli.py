@@ -97,7 +97,8 @@ def _add_build(commands: argparse._SubParsersAction[Parser]) -> None:
         "--source", choices=get_args(PromptSource), default="promptsource", help="where prompts are from"
     )
     parser.add_argument("--only", default="", help="comma-separated data sets of the mixture (NAME or NAME/SUBSET)")
-    parser.add_argument("--limit", type=int, help="rows of each split, a sample by the seed (default: all)")
+    parser.add_argument("--limit", type=int, help="rows of each training split, a sample by the seed (default: all)")
+    parser.add_argument("--held-out-limit", type=int, help="rows of each held-out split, likewise (default: all)")
     parser.add_argument(
         "--cap",
         choices=get_args(CapRule),
@@ -145,6 +146,7 @@ def _build(arguments: argparse.Namespace) -> int:
         cap=arguments.cap,
         validation=arguments.validation,
         limit=arguments.limit,
+        held_out_limit=arguments.held_out_limit,
         seed=arguments.seed,
         max_source_tokens=arguments.max_source_tokens,
         max_target_tokens=arguments.max_target_tokens,

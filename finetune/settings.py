@@ -31,9 +31,11 @@ class BuildSettings:
     validation: ValidationRule = "t0"
     """Which tasks get held-out examples: T0's choice (original-task templates), all tasks, or none."""
     limit: int | None = None
-    """Rows taken of each split, a sample that depends on the seed; None takes all."""
+    """Rows taken of each training split, a sample that depends on the seed; None takes all."""
+    held_out_limit: int | None = None
+    """The same for held-out splits."""
     seed: int = 1
-    """For the templates' random choices and for the sample of `limit`."""
+    """For the templates' random choices and for the samples of the limits."""
     max_source_tokens: int = 512
     """Longest source as the model reads it, `<s>` and end token included; the rest is cut."""
     max_target_tokens: int = 256
@@ -42,9 +44,9 @@ class BuildSettings:
     """Characters kept of every substituted expression; None keeps all."""
 
     def __post_init__(self) -> None:
-        for name in ("limit", "max_source_tokens", "max_target_tokens"):
+        for name in ("limit", "held_out_limit", "max_source_tokens", "max_target_tokens"):
             value = getattr(self, name)
-            least = 1 if name == "limit" else 3
+            least = 1 if name.endswith("limit") else 3
             if value is not None and value < least:
                 raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
 

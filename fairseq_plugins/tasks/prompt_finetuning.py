@@ -33,8 +33,8 @@ class PromptFinetuningConfig(FairseqDataclass):
     data: str = field(
         default="???",
         metadata={
-            "help": "directory of metro-t0-prompts build; or one with dict.txt, tokenizer.json and SPLIT.jsonl files of "
-            'lines {"source": ..., "target": ...}'
+            "help": "directory of metro-t0-prompts build; or one with dict.txt, tokenizer.json and SPLIT.jsonl files "
+            'of lines {"source": ..., "target": ...}'
         },
     )
     tokens_per_sample: int = field(
