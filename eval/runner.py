@@ -108,7 +108,7 @@ class Evaluation:
         for task in task_set.tasks:
             templates = task_templates(task, self.templates_dir)
             try:
-                rows = self._rows(task)
+                rows = task_rows(task, self.data_dir)
             except UserError as error:
                 if not task_set.built_in:
                     raise
@@ -121,15 +121,6 @@ class Evaluation:
         if len(missing) == len(task_set.tasks):
             raise UserError(f"no data for any task of {task_set.name}: {next(iter(missing.values()))}")
         return missing
-
-    def _rows(self, task: Task) -> Sequence[Mapping[str, Any]]:
-        rows: Sequence[Mapping[str, Any]] = load_rows(task.dataset.name, task.dataset.subset, task.split, self.data_dir)
-        if task.where:
-            wanted = task.where.items()
-            rows = [row for row in rows if all(row.get(key) == value for key, value in wanted)]
-        if len(rows) == 0:
-            raise UserError(f"{task.dataset} {task.split}: no rows for task {task.name}")
-        return rows
 
     def _evaluate_template(self, task: Task, template: Template, rows: Sequence[Mapping[str, Any]]) -> None:
         num_rows = len(rows) if self.settings.limit is None else min(len(rows), self.settings.limit)
@@ -159,6 +150,17 @@ class Evaluation:
         result.seconds = time.perf_counter() - start
         result.versions, result.run = versions(), self.run
         self.results.save(result, [prediction_of(*pair) for pair in pairs] if self.save_predictions else None)
+
+
+def task_rows(task: Task, data_dir: Path | None) -> Sequence[Mapping[str, Any]]:
+    """The rows of a task. Raises `UserError` where there are none or the data set cannot be had."""
+    rows: Sequence[Mapping[str, Any]] = load_rows(task.dataset.name, task.dataset.subset, task.split, data_dir)
+    if task.where:
+        wanted = task.where.items()
+        rows = [row for row in rows if all(row.get(key) == value for key, value in wanted)]
+    if len(rows) == 0:
+        raise UserError(f"{task.dataset} {task.split}: no rows for task {task.name}")
+    return rows
 
 
 def task_templates(task: Task, templates_dir: Path | None) -> list[Template]:

@@ -1,0 +1,161 @@
+"""Passages for questions: dense retrieval over a collection of any size with the memory of one shard.
+
+A collection is encoded shard by shard, each shard becoming one FAISS index file; a search goes through the shards and
+merges. Encoding resumes at the first shard that has no file. Needs the extra `retrieval`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metro_t0.command import progress
+from metro_t0.errors import UserError
+from metro_t0.files import atomic_path, open_bytes, read_json, write_json
+
+MANIFEST = "index.json"
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Passage:
+    """One passage of a collection."""
+
+    id: str
+    text: str
+
+
+def read_collection(path: Path) -> Iterator[Passage]:
+    """Stream a collection: TSV (id, text; as MS MARCO's) or JSONL (`text`, optionally `id`), plain, .gz or .zst.
+
+    Raises `UserError` naming the first line that is neither.
+    """
+    is_json = ".jsonl" in path.suffixes
+    with open_bytes(path) as stream:
+        for number, line in enumerate(stream, start=1):
+            try:
+                text = line.decode("utf-8").rstrip("\r\n")
+                if is_json:
+                    entry = json.loads(text)
+                    yield Passage(str(entry.get("id", number)), str(entry["text"]))
+                else:
+                    identifier, passage = text.split("\t", 1)
+                    yield Passage(identifier, passage)
+            except (ValueError, KeyError, AttributeError):
+                expected = 'a JSON object with "text"' if is_json else "id, tab, text"
+                raise UserError(f"{path}: line {number} is not {expected}") from None
+
+
+class TextEncoder:
+    """A sentence-transformers model; vectors are compared by inner product."""
+
+    def __init__(self, name: str, batch_size: int, device: str | None = None) -> None:
+        try:
+            from sentence_transformers import SentenceTransformer
+        except ImportError:
+            raise UserError("retrieval needs more packages: pip install 'metro-t0[retrieval]'") from None
+        try:
+            self.model = SentenceTransformer(name, device=device)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{name}: no sentence-transformers model ({' '.join(str(error).split())[:200]})") from None
+        self.name = name
+        self.batch_size = batch_size
+        # Cosine similarity is the inner product of unit vectors; a model trained for dot products keeps its lengths.
+        self.unit_length = self.model.similarity_fn_name == "cosine"
+
+    def __call__(self, texts: Sequence[str]) -> Vectors:
+        """(texts, dimension) float32."""
+        vectors = self.model.encode(
+            list(texts),
+            batch_size=self.batch_size,
+            normalize_embeddings=self.unit_length,
+            show_progress_bar=False,
+            convert_to_numpy=True,
+        )
+        return np.ascontiguousarray(vectors, dtype=np.float32)
+
+
+class ShardedIndex:
+    """FAISS flat inner-product indices, one file per shard of a collection."""
+
+    def __init__(self, directory: Path, collection: Path, shard_size: int) -> None:
+        self.directory = directory
+        self.collection = collection
+        self.shard_size = shard_size
+
+    def build(self, encoder: TextEncoder) -> int:
+        """Encode the shards that have no file yet. Returns the number of passages.
+
+        Raises `UserError` where the directory belongs to another encoder, collection or shard size.
+        """
+        faiss = _faiss()
+        self._claim(encoder.name)
+        total = 0
+        passages = read_collection(self.collection)
+        shards = iter(lambda: list(islice(passages, self.shard_size)), [])
+        for number, shard in enumerate(progress(shards, "shards")):
+            total += len(shard)
+            path = self._shard_path(number)
+            if path.exists():
+                continue
+            vectors = encoder([passage.text for passage in shard])
+            index = faiss.IndexFlatIP(vectors.shape[1])
+            index.add(vectors)
+            with atomic_path(path) as temporary:
+                faiss.write_index(index, str(temporary))
+        if total == 0:
+            raise UserError(f"{self.collection}: no passages in it")
+        return total
+
+    def search(self, queries: Vectors, top_k: int) -> tuple[Vectors, NDArray[np.int64]]:
+        """Exact search. Returns (queries, k) scores, best first, and the passages' positions in the collection."""
+        faiss = _faiss()
+        best = np.zeros((len(queries), 0), np.float32)
+        where = np.zeros((len(queries), 0), np.int64)
+        for number, path in enumerate(sorted(self.directory.glob("shard-*.faiss"))):
+            index = faiss.read_index(str(path))
+            scores, positions = index.search(queries, min(top_k, index.ntotal))
+            best = np.concatenate([best, scores], axis=1)
+            where = np.concatenate([where, positions + number * self.shard_size], axis=1)
+            order = np.argsort(-best, axis=1, kind="stable")[:, :top_k]
+            best = np.take_along_axis(best, order, axis=1)
+            where = np.take_along_axis(where, order, axis=1)
+        return best, where
+
+    def passages_at(self, positions: set[int]) -> dict[int, Passage]:
+        """The passages at these positions, in one pass over the collection."""
+        return {i: passage for i, passage in enumerate(read_collection(self.collection)) if i in positions}
+
+    def _shard_path(self, number: int) -> Path:
+        return self.directory / f"shard-{number:05d}.faiss"
+
+    def _claim(self, encoder: str) -> None:
+        mine: dict[str, Any] = {
+            "encoder": encoder,
+            "collection": self.collection.name,
+            "collection_bytes": self.collection.stat().st_size,
+            "shard_size": self.shard_size,
+        }
+        path = self.directory / MANIFEST
+        if not path.exists():
+            write_json(path, mine)
+            return
+        known = read_json(path)
+        for key, value in mine.items():
+            if known.get(key) != value:
+                raise UserError(f"{path}: {key} is {known.get(key)!r}, not {value!r}; give another --index")
+
+
+def _faiss() -> Any:
+    try:
+        import faiss
+    except ImportError:
+        raise UserError("retrieval needs more packages: pip install 'metro-t0[retrieval]'") from None
+    return faiss
