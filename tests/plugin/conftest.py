@@ -1,0 +1,91 @@
+"""A small token directory and a way to call fairseq-train inside the test process."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from metro_t0.data.token_files import TokenFileWriter
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+COMMON = (
+    "--user-dir fairseq_plugins --criterion metro --arch metro_t5_demo --d-model 32 --ffn-dim 64 --num-heads 2 "
+    "--head-dim 16 --encoder-layers 2 --decoder-layers 2 --auxiliary-layers 1 --tokens-per-sample 32 "
+    "--optimizer fused_adamw --lr 0.001 --lr-scheduler fixed --cpu --num-workers 0 --batch-size 4 "
+    "--required-batch-size-multiple 1 --seed 1 --log-interval 1 --log-format json --disable-validation "
+    "--no-epoch-checkpoints"
+)
+"""Options of every run: a very small model."""
+NUM_WORDS, NUM_DOCUMENTS = 96, 24
+
+
+def write_token_directory(directory: Path, documents: int = NUM_DOCUMENTS, words: int = NUM_WORDS) -> Path:
+    """dict.txt, train and valid of random words: one line per document, an empty line after each."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "dict.txt").write_text("".join(f"w{number} 1\n" for number in range(words)))
+    random = np.random.default_rng(0)
+    for split in ("train", "valid"):
+        with TokenFileWriter(directory / split, dtype=np.uint16) as writer:
+            for _ in range(documents):
+                line = random.integers(4, 4 + words, random.integers(16, 30))
+                writer.add([*line.tolist(), 2])
+                writer.add([2])
+    return directory
+
+
+@pytest.fixture(scope="session")
+def common_options() -> str:
+    """For tests that start a process of their own."""
+    return COMMON
+
+
+@pytest.fixture(scope="session")
+def token_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory that `fairseq-train DIR` accepts; blocks of 32 tokens, one per document."""
+    return write_token_directory(tmp_path_factory.mktemp("tokens"))
+
+
+Train = Callable[..., list[dict[str, Any]]]
+
+
+class _Records(logging.Handler):
+    """Collects the JSON records of fairseq's progress log."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.found: list[dict[str, Any]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.name == "train_inner":
+            self.found.append(json.loads(record.getMessage()))
+
+
+@pytest.fixture
+def train(token_directory: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
+    """`train("--save-dir X ...", data=..., task=...)` runs fairseq-train and gives its training log records."""
+    monkeypatch.chdir(REPOSITORY)
+    logger = logging.getLogger("fairseq.logging.progress_bar")
+
+    def run(options: str, data: Path | str = token_directory, task: str = "metro_pretraining") -> list[dict[str, Any]]:
+        from fairseq_cli.train import cli_main
+
+        # Given first, so that the options of a test override them (argparse keeps the last).
+        common = f"{data} --task {task} {COMMON}"
+        monkeypatch.setattr(sys, "argv", ["fairseq-train", *common.split(), *options.split()])
+        records = _Records()
+        logger.addHandler(records)
+        logger.setLevel(logging.INFO)
+        try:
+            cli_main()
+        finally:
+            logger.removeHandler(records)
+        return records.found
+
+    return run

@@ -1,0 +1,229 @@
+"""The plugin under the real fairseq-train: resume, accumulation, several processes, precisions, bad input."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+Train = Callable[..., list[dict[str, Any]]]
+REPOSITORY = Path(__file__).resolve().parents[2]
+NO_DROPOUT = "--dropout 0 --attention-dropout 0"
+
+
+def tensors(directory: Path, name: str = "checkpoint_last.pt") -> dict[str, torch.Tensor]:
+    """The model in a checkpoint that this test has just written itself."""
+    return torch.load(directory / name, weights_only=False)["model"]
+
+
+def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    assert a.keys() == b.keys()
+    return max((a[name].float() - b[name].float()).abs().max().item() for name in a)
+
+
+def test_a_run_learns_and_logs_everything_people_watch(train: Train, tmp_path: Path) -> None:
+    records = train(f"--save-dir {tmp_path / 'run'} --max-update 40 --lr 0.003 {NO_DROPOUT}")
+    assert [int(record["num_updates"]) for record in records] == list(range(1, 41))
+    assert float(records[-1]["mlm_loss"]) < float(records[0]["mlm_loss"])
+    assert float(records[-1]["rtd_loss"]) < float(records[0]["rtd_loss"])
+    for name in (
+        "mlm_loss", "rtd_loss", "clm_loss", "mlm_accuracy", "replacement_rate", "rtd_recall", "rtd_specificity",
+        "clm_accuracy_masked", "clm_accuracy_replaced",
+    ):  # fmt: skip
+        assert name in records[-1], name
+
+
+def test_resuming_gives_the_same_run_to_the_bit(train: Train, tmp_path: Path) -> None:
+    whole, halted = tmp_path / "whole", tmp_path / "halted"
+    uninterrupted = train(f"--save-dir {whole} --max-update 9")
+    train(f"--save-dir {halted} --max-update 4")  # in the middle of an epoch of 6 updates
+    resumed = train(f"--save-dir {halted} --max-update 9")
+    assert [r["loss"] for r in resumed] == [r["loss"] for r in uninterrupted[4:]]
+    assert largest_difference(tensors(whole), tensors(halted)) == 0.0
+
+
+def test_killed_training_resumes_from_the_last_checkpoint_to_the_bit(
+    train: Train, token_directory: Path, common_options: str, tmp_path: Path
+) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    options = "--max-update 40 --save-interval-updates 10"
+    uninterrupted = train(f"--save-dir {whole} {options}")
+    endless = f"{token_directory} --task metro_pretraining {common_options} --max-update 100000"
+    command = f"-m fairseq_cli.train {endless} --save-interval-updates 10 --save-dir {killed}"
+    process = subprocess.Popen(
+        [sys.executable, *command.split()], cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not list(killed.glob("checkpoint_*_20.pt")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    for later in killed.glob("checkpoint_*_[3-9]*.pt"):  # the kill may come late on a busy machine
+        later.unlink()
+    restore = next(killed.glob("checkpoint_*_20.pt"))
+    resumed = train(f"--save-dir {killed} --restore-file {restore} {options}")
+    assert [r["loss"] for r in resumed] == [r["loss"] for r in uninterrupted[20:]]
+    assert largest_difference(tensors(whole), tensors(killed)) == 0.0
+
+
+def test_accumulating_two_batches_equals_one_batch_of_both(train: Train, tmp_path: Path) -> None:
+    sgd = f"--optimizer sgd --lr 0.01 --max-update 1 {NO_DROPOUT}"
+    train(f"--save-dir {tmp_path / 'one'} --batch-size 24 {sgd}")
+    train(f"--save-dir {tmp_path / 'two'} --batch-size 12 --update-freq 2 {sgd}")
+    assert largest_difference(tensors(tmp_path / "one"), tensors(tmp_path / "two")) < 1e-6
+
+
+@pytest.mark.parametrize("backend", ["pytorch_ddp", "legacy_ddp"])
+def test_two_processes_equal_one_with_twice_the_batch(
+    backend: str, train: Train, token_directory: Path, common_options: str, tmp_path: Path
+) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    sgd = f"--optimizer sgd --lr 0.01 --max-update 1 {NO_DROPOUT}"
+    train(f"--save-dir {one} --batch-size 24 {sgd}")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = (
+        f"-m torch.distributed.run --nproc_per_node 2 --master_port {port} -m fairseq_cli.train {token_directory} "
+        f"--task metro_pretraining {common_options} --batch-size 12 --save-dir {two} {sgd} "
+        f"--distributed-world-size 2 --distributed-backend gloo --ddp-backend {backend}"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    run = subprocess.run(
+        [sys.executable, *command.split()], cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert largest_difference(tensors(one), tensors(two)) < 1e-6
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        "--decoding-target all_tokens", "--decoding-target masked_only", "--clm-head copy", "--rtd decoder",
+        "--rtd decoder --clm-head projection", "--mask-pattern span", "--weighted-clm", "--rtd-head linear",
+        "--keep-ratio 0.1 --random-ratio 0.1", "--auxiliary-sharing tokens", "--bf16",
+        "--activation-checkpointing", "--sample-break-mode none", "--optimizer adam --adam-betas (0.9,0.98)",
+    ],
+)  # fmt: skip
+def test_every_option_trains(variant: str, train: Train, tmp_path: Path) -> None:
+    records = train(f"--save-dir {tmp_path / 'run'} --max-update 2 --no-save {variant}")
+    assert len(records) == 2
+    assert all(float(record["clm_loss"]) > 0 for record in records)
+
+
+@pytest.mark.parametrize("target", ["spans", "all_tokens"])
+def test_the_t5_baseline_trains_on_the_same_model(target: str, train: Train, tmp_path: Path) -> None:
+    options = f"--save-dir {tmp_path / 'run'} --max-update 30 --lr 0.003 --decoding-target {target} {NO_DROPOUT}"
+    records = train(options, task="t5_pretraining")
+    assert float(records[-1]["clm_loss"]) < float(records[0]["clm_loss"])
+    assert not any("auxiliary" in name or "rtd" in name for name in tensors(tmp_path / "run"))
+
+
+def test_vanilla_t5_trains_with_the_same_plugin(train: Train, tmp_path: Path) -> None:
+    records = train(f"--arch t5_tiny --no-save --save-dir {tmp_path} --max-update 2", task="t5_pretraining")
+    assert len(records) == 2
+
+
+def test_sharded_data_take_turns(train: Train, token_directory: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(token_directory, other)
+    both = f"{token_directory}:{other}"
+    records = train(f"--save-dir {tmp_path / 'run'} --no-save --max-update 12", data=both)
+    assert len(records) == 12
+
+
+def test_validation_keeps_its_masks(train: Train, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from fairseq_plugins.tasks.pretraining import BlockDataset
+
+    blocks = [torch.arange(4, 20)] * 3
+    sizes = torch.tensor([16] * 3).numpy()
+    blocks = type("Blocks", (list,), {"sizes": sizes})(blocks)
+    seen = []
+
+    def note(tokens: Any, examples: Any, stream: Any) -> Any:
+        seen.append(stream)
+        return type("Batch", (), {})()
+
+    for epoch in (0, 1):
+        data = BlockDataset(blocks, note, 1, seed=7, epoch=epoch)  # type: ignore[arg-type]
+        data.set_epoch(5)
+        data.collater([data[0]])
+    assert [stream.epoch for stream in seen] == [0, 5]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--mask-ratio 1.5", "mask_ratio is 1.5; it must lie strictly between 0 and 1"),
+        ("--mask-ratio 0", "mask_ratio is 0.0"),
+        ("--tokens-per-sample 700", "sequences of 700 tokens do not fit max_positions 512"),
+        ("--auxiliary-layers 0 --rtd none", "needs an auxiliary"),
+        ("--decoding-target masked_only --clm-head copy", "masked_only does not go with clm_head=copy"),
+        ("--rtd none --weighted-clm", "weighted_clm needs the RTD head"),
+    ],
+)
+def test_bad_options_give_one_line_and_status_2(
+    options: str, message: str, train: Train, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        train(f"--no-save --save-dir {tmp_path} --max-update 1 {options}")
+    assert exit_.value.code == 2
+    error = [line for line in capfd.readouterr().err.splitlines() if line.startswith("metro-t0: error:")]
+    assert len(error) == 1
+    assert message in error[0]
+
+
+def test_unknown_architecture_exits_with_status_2(train: Train, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        train("--arch metro_t5_huge")
+    assert exit_.value.code == 2
+    assert "invalid choice: 'metro_t5_huge'" in capfd.readouterr().err
+
+
+def test_missing_data_says_how_to_make_it(train: Train, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        train("--max-update 1", data=tmp_path / "nowhere")
+    assert exit_.value.code == 2
+    assert "make the directory with metro-t0-data binarize" in capfd.readouterr().err
+
+
+def test_another_dictionary_than_the_checkpoints_is_refused(
+    train: Train, token_directory: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    train(f"--save-dir {tmp_path / 'run'} --max-update 1")
+    other = tmp_path / "other"
+    shutil.copytree(token_directory, other)
+    lines = (other / "dict.txt").read_text().splitlines()
+    (other / "dict.txt").write_text("\n".join(reversed(lines)) + "\n")
+    with pytest.raises(SystemExit) as exit_:
+        train(f"--save-dir {tmp_path / 'run'} --max-update 2", data=other)
+    assert exit_.value.code == 2
+    assert "dict.txt is not the one the checkpoint was trained with" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("damage", ["truncated", "garbage"])
+def test_a_damaged_checkpoint_names_the_way_on(
+    damage: str, train: Train, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    train(f"--save-dir {run} --max-update 4 --save-interval-updates 2")
+    last = run / "checkpoint_last.pt"
+    intact = last.read_bytes()
+    last.write_bytes(intact[: len(intact) // 2] if damage == "truncated" else b"\x00garbage" * 1000)
+    with pytest.raises(SystemExit) as exit_:
+        train(f"--save-dir {run} --max-update 6")
+    assert exit_.value.code == 2
+    error = capfd.readouterr().err
+    assert "truncated or corrupt checkpoint; continue from the one before with --restore-file" in error
+    remedy = error.split("--restore-file ")[1].split()[0]
+    assert len(train(f"--save-dir {run} --max-update 6 --restore-file {remedy}")) == 2
