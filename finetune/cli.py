@@ -1,22 +1,24 @@
-"""`metro-t0-prompts`: build, show and list prompted mixtures."""
+"""`metro-t0-prompts`: build, show, list and score prompted mixtures."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import get_args
 
 from rich.console import Console
 
 from finetune.building import MIXTURE_FILE, Builder
-from finetune.listing import list_datasets, list_mixtures, list_templates
+from finetune.listing import PLAIN_WIDTH, list_datasets, list_mixtures, list_templates
 from finetune.mixtures import CapRule, choose_datasets, load_mixture
 from finetune.parallel import workers
-from finetune.report import print_build
+from finetune.report import print_build, print_scores
 from finetune.settings import BuildSettings, PromptSource, ValidationRule
 from finetune.showing import show_examples
 from metro_t0.command import Parser, run
+from metro_t0.files import write_json
 from metro_t0.prompts.hub import parse_dataset_name
 from metro_t0.prompts.rendering import MAX_VARIABLE_LENGTH
 from metro_t0.tokenization import Tokenizer
@@ -47,6 +49,10 @@ SHOW_EXAMPLES = """examples:
   metro-t0-prompts show --dataset embedded/next_part
   metro-t0-prompts show --dataset glue/mrpc --template equivalent --split validation --rows 5 --data-dir DIR
 """
+SCORE_EXAMPLES = """examples:
+  metro-t0-prompts score --model exported --data prompted
+  metro-t0-prompts score --model exported --data prompted --only glue/mrpc,trec --limit 200 --output scores.json
+"""
 LIST_EXAMPLES = """examples:
   metro-t0-prompts list                        # mixtures
   metro-t0-prompts list --mixture t0           # its data sets
@@ -65,6 +71,7 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
     _add_build(commands)
     _add_show(commands)
+    _add_score(commands)
     _add_list(commands)
     return parser
 
@@ -126,6 +133,17 @@ def _add_show(commands: argparse._SubParsersAction[Parser]) -> None:
     _add_data_options(parser)
 
 
+def _add_score(commands: argparse._SubParsersAction[Parser]) -> None:
+    parser = commands.add_parser("score", help="exact match on held-out examples", epilog=SCORE_EXAMPLES)
+    parser.set_defaults(body=_score)
+    parser.add_argument("--model", required=True, help="Hugging Face directory (metro-t0-convert makes one)")
+    parser.add_argument("--data", type=Path, required=True, help="directory of metro-t0-prompts build")
+    parser.add_argument("--only", default="", help="comma-separated data sets (NAME or NAME/SUBSET) or tasks")
+    parser.add_argument("--limit", type=int, help="examples per task, a fixed sample (default: all)")
+    parser.add_argument("--device", help="cuda or cpu (default: cuda where there is one)")
+    parser.add_argument("--output", type=Path, help="write the scores as JSON here, too")
+
+
 def _add_list(commands: argparse._SubParsersAction[Parser]) -> None:
     parser = commands.add_parser("list", help="list mixtures, data sets, templates", epilog=LIST_EXAMPLES)
     parser.set_defaults(body=_list)
@@ -155,11 +173,22 @@ def _build(arguments: argparse.Namespace) -> int:
     tokenizer = Tokenizer.load(arguments.tokenizer)
     with workers(arguments.workers) as pool:
         report = Builder(mixture, settings, tokenizer, arguments.output, pool).build(datasets)
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
     print_build(report, console)
     tasks = sum(task["status"] == "built" for record in report.records for task in record["tasks"])
     console.print(f"{tasks} tasks in {arguments.output / MIXTURE_FILE}", soft_wrap=True)
     return SOME_FAILED if report.failures else 0
+
+
+def _score(arguments: argparse.Namespace) -> int:
+    from finetune.scoring import score_mixture  # loads torch and transformers, which the other commands do not need
+
+    only = [name for name in arguments.only.split(",") if name]
+    scores = score_mixture(arguments.model, arguments.data, only, arguments.limit, arguments.device)
+    if arguments.output:
+        write_json(arguments.output, [asdict(score) for score in scores])
+    print_scores(scores, Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH))
+    return 0
 
 
 def _show(arguments: argparse.Namespace) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -11,6 +11,9 @@ from rich.table import Table
 from finetune.building import BuildReport
 from finetune.examples import READ, RENDERED, SKIPPED, SOURCE_CUT, TARGET_CUT
 from finetune.task_files import BUILT
+
+if TYPE_CHECKING:  # scoring loads torch, which building does not need
+    from finetune.scoring import TaskScore
 
 
 def print_build(report: BuildReport, console: Console) -> None:
@@ -42,3 +45,24 @@ def _build_cells(task: dict[str, Any]) -> list[str]:
     cells.append("" if task["cap"] is None else f"{task['cap']:,}")
     cells.append(f"{held_out['counts'].get(RENDERED, 0):,}" if held_out else "")
     return cells
+
+
+def print_scores(scores: list[TaskScore], console: Console) -> None:
+    """One line per task: exact match with its standard error, the majority baseline, token accuracy; and the means."""
+    table = Table("task", title="Held-out examples, percent", title_justify="left")
+    for heading in ("examples", "exact match", "majority", "tokens"):
+        table.add_column(heading, justify="right")
+    for score in scores:
+        exact = f"{100 * score.exact_match:.1f} ± {100 * score.standard_error:.1f}"
+        table.add_row(escape(score.name), f"{score.examples:,}", exact, *_percent(score.majority, score.token_accuracy))
+    means = [
+        sum(values) / len(scores)
+        for values in zip(*((s.exact_match, s.majority, s.token_accuracy) for s in scores), strict=True)
+    ]
+    table.add_section()
+    table.add_row(f"mean of {len(scores)} tasks", f"{sum(s.examples for s in scores):,}", *_percent(*means))
+    console.print(table)
+
+
+def _percent(*shares: float) -> list[str]:
+    return [f"{100 * share:.1f}" for share in shares]

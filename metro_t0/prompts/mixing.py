@@ -79,8 +79,11 @@ def load_mixture(directory: Path, split: str) -> list[TaskExamples]:
 
 
 def choose_tasks(tasks: Sequence[TaskExamples], name: str) -> list[TaskExamples]:
-    """The tasks of one data set, or the one task of that name. Raises `UserError` with the nearest names."""
-    chosen = [task for task in tasks if name in (task.dataset, task.name)]
+    """The tasks of one data set (`name_subset` or `name/subset`), or the one task of that name.
+
+    Raises `UserError` with the nearest names.
+    """
+    chosen = [task for task in tasks if name.replace("/", "_") in (task.dataset, task.name)]
     if not chosen:
         known = {task.dataset for task in tasks} | {task.name for task in tasks}
         raise UserError(f"no held-out examples of {name!r}{nearest(name, known)}")

@@ -1,0 +1,134 @@
+"""Exact match and token accuracy of a Hugging Face model on the held-out examples of a built mixture.
+
+One pass with the target given to the decoder serves both: an example whose every token (the end token included) is the
+model's first choice after the tokens before it is exactly one whose greedy decoding is the target.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+import metro_t0.hf  # noqa: F401  makes the Auto classes know the project's model
+from metro_t0.command import progress
+from metro_t0.errors import UserError
+from metro_t0.prompts.mixing import TRAIN, VALID, TaskExamples, choose_tasks, load_mixture
+from metro_t0.randomness import keyed_generator
+from metro_t0.tokenization import Tokenizer
+
+TRAINING_TARGETS_COUNTED = 20_000
+
+
+@dataclass(frozen=True)
+class TaskScore:
+    """Accuracy on one task's held-out examples."""
+
+    name: str
+    examples: int
+    exact_match: float
+    """Share of examples, from 0 to 1."""
+    standard_error: float
+    """Of `exact_match`: the binomial sqrt(p (1 - p) / n)."""
+    token_accuracy: float
+    majority: float
+    """Exact match of always answering the most frequent target of the training examples."""
+
+
+class Scorer:
+    """A loaded model that scores tasks of the mixture its dictionary belongs to."""
+
+    def __init__(self, model: str, data: Path, device: str | None = None, max_batch_tokens: int = 8192) -> None:
+        """Raises `UserError` where the model cannot be loaded or has another dictionary than the data."""
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.max_batch_tokens = max_batch_tokens
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(model)
+            self.model = AutoModelForSeq2SeqLM.from_pretrained(model).eval().to(self.device)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{model}: not a Hugging Face model directory ({str(error).splitlines()[0]})") from None
+        self.words = Tokenizer.load(data)
+        pieces = self.words.vocabulary.tokens()
+        if tokenizer.convert_ids_to_tokens(range(len(pieces))) != list(pieces):
+            raise UserError(
+                f"{data}/dict.txt is not the dictionary of {model}; build the mixture with the model's own tokenizer"
+            )
+
+    @torch.inference_mode()
+    def score(self, task: TaskExamples, limit: int | None, majority_target: NDArray[np.integer]) -> TaskScore:
+        """Score all held-out examples, or a sample of `limit` that depends on the task's name alone."""
+        indices = np.arange(len(task))
+        if limit is not None and limit < len(task):
+            indices = np.sort(keyed_generator("score", task.name).choice(len(task), limit, replace=False))
+        token_hits = tokens = example_hits = majority_hits = 0
+        for batch in self._batches(task, indices):
+            targets = [task.targets[i] for i in batch]
+            predicted, expected = self._predict([task.sources[i] for i in batch], targets)
+            counted = expected != self.words.pad_id
+            hits = (predicted == expected) & counted
+            token_hits += int(hits.sum())
+            tokens += int(counted.sum())
+            example_hits += int((hits == counted).all(1).sum())
+            majority_hits += sum(np.array_equal(target, majority_target) for target in targets)
+        share = example_hits / len(indices)
+        error = float(np.sqrt(share * (1 - share) / len(indices)))
+        return TaskScore(task.name, len(indices), share, error, token_hits / tokens, majority_hits / len(indices))
+
+    def _batches(self, task: TaskExamples, indices: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+        sizes = np.maximum(task.source_sizes[indices] + 1, task.target_sizes[indices])
+        by_size = indices[np.argsort(sizes, kind="stable")]
+        start = 0
+        while start < len(by_size):
+            end = start + 1
+            while end < len(by_size) and self._cost(task, by_size[end]) * (end + 1 - start) <= self.max_batch_tokens:
+                end += 1
+            yield by_size[start:end]
+            start = end
+
+    @staticmethod
+    def _cost(task: TaskExamples, index: np.int64) -> int:
+        return int(max(task.source_sizes[index] + 1, task.target_sizes[index]))
+
+    def _predict(self, sources: Sequence[Any], targets: Sequence[Any]) -> tuple[Tensor, Tensor]:
+        """-> (B, T) the model's first choices, (B, T) the targets, both padded."""
+        start = self.model.config.decoder_start_token_id
+        inputs = self._padded([[self.words.bos_id, *source] for source in sources])
+        expected = self._padded(targets)
+        shifted = self._padded([[start, *target[:-1]] for target in targets])
+        logits = self.model(
+            input_ids=inputs, attention_mask=(inputs != self.words.pad_id).long(), decoder_input_ids=shifted
+        ).logits
+        return logits.argmax(-1), expected
+
+    def _padded(self, rows: Sequence[Any]) -> Tensor:
+        tensors = [torch.as_tensor(np.asarray(row, dtype=np.int64)) for row in rows]
+        padded = torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=self.words.pad_id)
+        return padded.to(self.device)
+
+
+def score_mixture(
+    model: str, data: Path, only: Sequence[str] = (), limit: int | None = None, device: str | None = None
+) -> list[TaskScore]:
+    """Score a model on every task of a built mixture that has held-out examples, or on those named by `only`."""
+    held_out = load_mixture(data, VALID)
+    chosen = [task for name in only for task in choose_tasks(held_out, name)] if only else held_out
+    training = {task.name: task for task in load_mixture(data, TRAIN)}
+    scorer = Scorer(model, data, device)
+    return [
+        scorer.score(task, limit, most_frequent_target(training[task.name])) for task in progress(chosen, "scoring")
+    ]
+
+
+def most_frequent_target(task: TaskExamples) -> NDArray[np.integer]:
+    """The target that most training examples have (of the first 20,000; the first one of equals)."""
+    counts = Counter(task.targets[i].tobytes() for i in range(min(len(task), TRAINING_TARGETS_COUNTED)))
+    best = counts.most_common(1)[0][0]
+    return np.frombuffer(best, dtype=task.targets[0].dtype)
