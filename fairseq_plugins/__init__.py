@@ -5,11 +5,11 @@ Importing this package registers the tasks, models, criterions and optimizers an
 """
 
 import fairseq_plugins.checkpoints
-import fairseq_plugins.cpu_processes
 import fairseq_plugins.criterions.metro
 import fairseq_plugins.criterions.prompt_cross_entropy
+import fairseq_plugins.hardware
 import fairseq_plugins.optim.fused_adamw
 import fairseq_plugins.optim.t5_adafactor
 
 fairseq_plugins.checkpoints.install()
-fairseq_plugins.cpu_processes.install()
+fairseq_plugins.hardware.install()

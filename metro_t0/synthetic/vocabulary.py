@@ -30,6 +30,7 @@ class Vocabulary:
     names: task name -> ids of its prefix. numbers: value -> ids; values not there go through `encode`.
     encode: text to ids, where a tokenizer is at hand (numbers and Nonsense Summary need one).
     word_ids: whole words of generated text get one id of the universe each (a vocabulary without text).
+    bos: first token of every source of a model with fairseq's conventions; T5 has none.
     fingerprint: what a manifest records to tell two vocabularies apart.
     """
 
@@ -41,6 +42,7 @@ class Vocabulary:
     universe_size: int
     yes: tuple[int, ...]
     no: tuple[int, ...]
+    bos: int | None
     names: Mapping[str, tuple[int, ...]]
     numbers: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     encode: Encode | None = None
@@ -76,6 +78,11 @@ class Vocabulary:
     def empty(self) -> int:
         """The whole target where the output sequence is empty."""
         return self.extra(3)
+
+    @property
+    def decoder_start(self) -> int:
+        """First token the decoder reads: T5's padding, fairseq's end of sequence."""
+        return self.pad if self.bos is None else self.eos
 
     @property
     def reserved(self) -> range:
@@ -166,6 +173,7 @@ def t5_vocabulary(encode: Encode | None = None) -> Vocabulary:
         universe_size=high - low + 1,
         yes=tuple(table["yes"]),
         no=tuple(table["no"]),
+        bos=None,
         names={name: tuple(ids) for name, ids in table["names"].items()},
         numbers={int(value): tuple(ids) for value, ids in table["numbers"].items()},
         encode=encode,
@@ -193,6 +201,7 @@ def compact_vocabulary(num_tokens: int, names: Iterable[str]) -> Vocabulary:
         universe_size=num_tokens,
         yes=(yes,),
         no=(yes + 1,),
+        bos=0,
         names={name: (first_name + i,) for i, name in enumerate(names)},
         encode=encode,
         word_ids=True,
@@ -214,6 +223,7 @@ def tokenizer_vocabulary(directory: Path, names: Iterable[str]) -> Vocabulary:
         universe_size=size - EXTRA_IDS - 4,
         yes=tuple(tokenizer.encode("yes")),
         no=tuple(tokenizer.encode("no")),
+        bos=tokenizer.bos_id,
         names={name: tuple(tokenizer.encode(name.replace("_", " "))) for name in names},
         encode=tokenizer.encode,
     )

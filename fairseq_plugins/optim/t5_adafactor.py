@@ -1,0 +1,51 @@
+"""Adafactor as T5's recipe has it, with options that hydra configs can set (fairseq's own has none).
+
+No momentum, factored second moment with exponent 0.8, updates clipped at 1 and multiplied by the scale of the
+parameter. The learning rate is the scheduler's. Unlike T5X, every matrix is factored, not only those of 128 and more.
+"""
+
+# fairseq reads the types of dataclass fields at run time: no `from __future__ import annotations` here.
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from fairseq.dataclass import FairseqDataclass
+from fairseq.optim import FairseqOptimizer, register_optimizer
+from fairseq.optim.adafactor import Adafactor
+from omegaconf import II
+
+
+@dataclass
+class T5AdafactorConfig(FairseqDataclass):
+    """Options of `--optimizer t5_adafactor`; the defaults are the recipe's."""
+
+    clip_threshold: float = field(default=1.0, metadata={"help": "largest root mean square of an update"})
+    decay_exponent: float = field(default=0.8, metadata={"help": "second-moment decay at step t is 1 - t ** -exponent"})
+    scale_parameter: bool = field(default=True, metadata={"help": "multiply steps by the parameter's scale"})
+    weight_decay: float = field(default=0.0, metadata={"help": "weight decay"})
+    lr: list[float] = II("optimization.lr")
+
+
+@register_optimizer("t5_adafactor", dataclass=T5AdafactorConfig)
+class T5Adafactor(FairseqOptimizer):
+    """fairseq's Adafactor with a schedule from outside."""
+
+    def __init__(self, cfg: T5AdafactorConfig, params: Iterable[torch.nn.Parameter]) -> None:
+        super().__init__(cfg)
+        self._optimizer = Adafactor(params, **self.optimizer_config)
+
+    @property
+    def optimizer_config(self) -> dict[str, Any]:
+        """What a restored checkpoint is given again."""
+        return {
+            "lr": self.cfg.lr[0],
+            "eps": (1e-30, 1e-3),
+            "clip_threshold": self.cfg.clip_threshold,
+            "decay_rate": -self.cfg.decay_exponent,
+            "beta1": None,
+            "weight_decay": self.cfg.weight_decay,
+            "scale_parameter": self.cfg.scale_parameter,
+            "relative_step": False,
+            "warmup_init": False,
+        }

@@ -1,0 +1,249 @@
+"""fairseq task `synthetic_pretraining`: examples of synthetic tasks, generated while training."""
+
+# fairseq reads the types of dataclass fields at run time: no `from __future__ import annotations` here.
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from fairseq.data import Dictionary, FairseqDataset
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.logging import metrics
+from fairseq.tasks import FairseqTask, register_task
+from omegaconf import II
+
+from fairseq_plugins.errors import clear_errors
+from metro_t0.errors import UserError
+from metro_t0.files import write_text
+from metro_t0.modeling import ModelConfig
+from metro_t0.objectives.batches import pad_rows
+from metro_t0.synthetic.iterable import ExampleReader
+from metro_t0.synthetic.storage import dict_text
+from metro_t0.synthetic.stream import VALID_EXAMPLES, Mixture, Split, StreamSettings
+from metro_t0.synthetic.tasks import TASKS
+from metro_t0.synthetic.vocabulary import Vocabulary, load_vocabulary
+
+logger = logging.getLogger(__name__)
+T5_ROWS = 32_128  # T5's embedding is padded to a multiple of 128
+LONGEST_OWN_LAYOUT = 1024  # LIME, Dyck and Nonsense Summary have lengths of their own
+PREFIX_ROOM = 16
+
+
+@dataclass
+class SyntheticPretrainingConfig(FairseqDataclass):
+    """Options of `--task synthetic_pretraining`."""
+
+    tasks: str = field(default="???", metadata={"help": "synthetic tasks with rates, as in set:1,lime:1"})
+    vocabulary: str = field(
+        default="???", metadata={"help": "t5, t5:DIRECTORY, compact:N, or the directory of a tokenizer"}
+    )
+    num_tokens: int = field(default=0, metadata={"help": "draw sequences from that many tokens only; 0: from all"})
+    profile: ChoiceEnum(["authors", "paper"]) = field(  # type: ignore[valid-type]
+        default="authors", metadata={"help": "law of the examples, where the paper and the authors' data differ"}
+    )
+    length_min: int = field(default=10, metadata={"help": "shortest input, separators included"})
+    length_max: int = field(default=220, metadata={"help": "longest input"})
+    task_prefix: ChoiceEnum(["profile", "yes", "no"]) = field(  # type: ignore[valid-type]
+        default="profile", metadata={"help": "the task's name in front of every source"}
+    )
+    order: ChoiceEnum(["first_occurrence", "cpython_set", "sorted"]) = field(  # type: ignore[valid-type]
+        default="first_occurrence", metadata={"help": "order of the outputs of set operations"}
+    )
+    epoch_examples: int = field(default=1_000_000, metadata={"help": "examples that fairseq counts as one epoch"})
+    valid_examples: int = field(default=2560, metadata={"help": "examples of one validation (up to 10240)"})
+    accuracy_target: float = field(
+        default=99.0,
+        metadata={"help": "percent of validation tokens; the first checkpoint that reaches it is the best"},
+    )
+    tokens_per_sample: int = field(
+        default=512, metadata={"help": "sentinels after a tokenizer's dictionary, as in the other tasks"}
+    )
+    seed: int = II("common.seed")
+    save_dir: str = II("checkpoint.save_dir")
+
+
+class SyntheticDataset(FairseqDataset):
+    """Epoch e (from 1) is examples (e - 1) * size .. e * size - 1 of the stream; epoch 0 the validation set."""
+
+    def __init__(self, mixture: Mixture, split: Split, size: int, longest: int, epoch: int) -> None:
+        self.mixture, self.split, self.size_of_epoch, self.longest = mixture, split, size, longest
+        self.epoch = epoch
+        self.vocabulary = mixture.streams[0].law.vocabulary
+        self._read = ExampleReader(mixture, split)
+
+    def __len__(self) -> int:
+        return self.size_of_epoch
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        source, target = self._read(max(self.epoch - 1, 0) * self.size_of_epoch + int(index))
+        return {"id": int(index), "source": source, "target": target}
+
+    def collater(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
+        """Samples -> source `x </s>` (with `<s>` in front where the vocabulary has it), target `y </s>`, padded."""
+        if not samples:
+            return {}
+        start = self.vocabulary.decoder_start
+        front = [] if self.vocabulary.bos is None else [self.vocabulary.bos]
+        sources = [np.concatenate([front, sample["source"]]).astype(np.int64) for sample in samples]
+        targets = [sample["target"].astype(np.int64) for sample in samples]
+        shifted = [np.concatenate([[start], target[:-1]]) for target in targets]
+        return {
+            "id": torch.tensor([sample["id"] for sample in samples]),
+            "nsentences": len(samples),
+            "ntokens": sum(len(target) for target in targets),
+            "net_input": {
+                "src_tokens": self._padded(sources),
+                "src_lengths": torch.tensor([len(source) for source in sources]),
+                "prev_output_tokens": self._padded(shifted),
+            },
+            "target": self._padded(targets),
+        }
+
+    def _padded(self, rows: list[np.ndarray]) -> torch.Tensor:
+        return torch.from_numpy(pad_rows(rows, self.vocabulary.pad))
+
+    def num_tokens(self, index: int) -> int:
+        """An upper bound: lengths are known only when an example is drawn."""
+        return self.longest
+
+    def num_tokens_vec(self, indices: np.ndarray) -> np.ndarray:
+        """The same for many."""
+        return np.full(len(indices), self.longest)
+
+    def size(self, index: int) -> int:
+        """The same bound."""
+        return self.longest
+
+    def filter_indices_by_size(self, indices: np.ndarray, max_sizes: Any) -> tuple[np.ndarray, list[int]]:
+        """Nothing is left out."""
+        return indices, []
+
+    def ordered_indices(self) -> np.ndarray:
+        """The order of the stream."""
+        return np.arange(self.size_of_epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by fairseq before every epoch."""
+        if self.epoch:
+            self.epoch = epoch
+
+    @property
+    def can_reuse_epoch_itr_across_epochs(self) -> bool:
+        """The batches are the same indices in every epoch."""
+        return True
+
+
+@register_task("synthetic_pretraining", dataclass=SyntheticPretrainingConfig)
+class SyntheticPretrainingTask(FairseqTask):
+    """Sequence-to-sequence pretraining on a mixture of synthetic tasks (Wu, Li and Liang 2022)."""
+
+    def __init__(self, cfg: SyntheticPretrainingConfig, vocabulary: Vocabulary, mixture: Mixture) -> None:
+        super().__init__(cfg)
+        self.vocabulary, self.mixture = vocabulary, mixture
+        self.dict_path = self._dict_path()
+        self.dictionary = self._dictionary()
+        self._updates = 0
+
+    @classmethod
+    def setup_task(cls, cfg: SyntheticPretrainingConfig, **settings: Any) -> "SyntheticPretrainingTask":
+        """Choose vocabulary and mixture."""
+        with clear_errors():
+            if not 1 <= cfg.valid_examples <= VALID_EXAMPLES:
+                raise UserError(f"valid_examples is {cfg.valid_examples}; it must be 1 .. {VALID_EXAMPLES}")
+            if cfg.epoch_examples < 1:
+                raise UserError(f"epoch_examples is {cfg.epoch_examples}; it must be positive")
+            vocabulary = load_vocabulary(cfg.vocabulary, TASKS, cfg.num_tokens or None)
+            prefix = {"profile": None, "yes": True, "no": False}[str(cfg.task_prefix)]
+            settings_of_stream = StreamSettings(
+                cfg.tasks, cfg.seed, cast(Any, str(cfg.profile)), cfg.length_min, cfg.length_max,
+                cast(Any, str(cfg.order)), prefix,
+            )  # fmt: skip
+            mixture = settings_of_stream.mixture(vocabulary)
+            return cls(cfg, vocabulary, mixture)
+
+    def _dict_path(self) -> Path:
+        """dict.txt of the tokenizer; of a vocabulary without one, written beside the checkpoints."""
+        directory = Path(self.cfg.vocabulary)
+        if directory.is_dir():
+            return directory / "dict.txt"
+        path = Path(self.cfg.save_dir) / "dict.txt"
+        write_text(path, dict_text(self.vocabulary))
+        return path
+
+    def _dictionary(self) -> Dictionary:
+        if self.vocabulary.bos is not None:
+            dictionary = Dictionary.load(str(self.dict_path))
+            if Path(self.cfg.vocabulary).is_dir():
+                for number in range(self.cfg.tokens_per_sample):
+                    dictionary.add_symbol(f"<sen{number:03d}>")
+            return dictionary
+        # T5 counts <pad> 0, </s> 1, <unk> 2 and has no <s>.
+        dictionary = Dictionary(bos="<pad>", pad="<pad>", eos="</s>", unk="<unk>")
+        dictionary.add_from_file(str(self.dict_path))
+        for token in range(len(dictionary), T5_ROWS):
+            dictionary.add_symbol(f"<unused{token}>")
+        return dictionary
+
+    def adapt_model(self, config: ModelConfig) -> ModelConfig:
+        """The main model alone."""
+        return config.without_pretraining()
+
+    def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **settings: Any) -> None:
+        """`train` (endless, in epochs of `epoch_examples`) or `valid`."""
+        training = split == "train"
+        size = self.cfg.epoch_examples if training else self.cfg.valid_examples
+        self.datasets[split] = SyntheticDataset(
+            self.mixture, "train" if training else "valid", size, self.max_positions()[0], epoch if training else 0
+        )
+        with clear_errors():
+            self.datasets[split][0]  # so that whatever cannot be drawn is said now
+
+    def get_batch_iterator(self, dataset: FairseqDataset, *arguments: Any, **settings: Any) -> Any:
+        """Batches in the order of the stream: examples are independent, and a block is drawn only once."""
+        iterator = super().get_batch_iterator(dataset, *arguments, **settings)
+        iterator.disable_shuffling = True
+        return iterator
+
+    def train_step(
+        self, sample: Any, model: Any, criterion: Any, optimizer: Any, update_num: int, ignore_grad: bool = False
+    ) -> Any:
+        """fairseq's step; the number of updates is kept for the choice of a checkpoint."""
+        self._updates = update_num + 1
+        return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
+
+    def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
+        """Adds `selection` to validation: what --best-checkpoint-metric maximises to keep the first good checkpoint."""
+        super().reduce_metrics(logging_outputs, criterion)
+        if not criterion.training:
+            # Derived from the mean over the whole validation set; fairseq reduces it batch by batch.
+            metrics.log_derived(
+                "selection",
+                lambda meters: selection_score(meters["accuracy"].avg, self.cfg.accuracy_target, self._updates),
+            )
+
+    @property
+    def source_dictionary(self) -> Dictionary:
+        """All ids of the vocabulary."""
+        return self.dictionary
+
+    @property
+    def target_dictionary(self) -> Dictionary:
+        """The same: source and target share the vocabulary."""
+        return self.dictionary
+
+    def max_positions(self) -> tuple[int, int]:
+        """Upper bounds of source and target."""
+        own_layout = any(stream.task.kind == "own" for stream in self.mixture.streams)
+        longest = 2 * self.cfg.length_max + PREFIX_ROOM
+        longest = max(longest, LONGEST_OWN_LAYOUT) if own_layout else longest
+        return (longest, longest)
+
+
+def selection_score(accuracy: float, target: float, updates: int) -> float:
+    """A score whose maximum is the first validation at or above `target`, or else the best accuracy (percent).
+
+    Validations that reach the target score above 100, the earlier the higher.
+    """
+    return accuracy if accuracy < target else 200.0 - updates * 1e-6
