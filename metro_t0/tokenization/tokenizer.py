@@ -139,7 +139,8 @@ class RustEncoder:
         encoded: list[tuple[int, ...]] = []
         rows = [words[start : start + PARTS_PER_TEXT] for start in range(0, len(words), PARTS_PER_TEXT)]
         texts = [" ".join(row) for row in rows]
-        for row, encoding in zip(rows, self._rust.encode_batch_fast(texts, add_special_tokens=False), strict=True):
+        # Not the fast variant, which leaves out the numbers of the words.
+        for row, encoding in zip(rows, self._rust.encode_batch(texts, add_special_tokens=False), strict=True):
             ids, numbers = encoding.ids, encoding.word_ids
             starts = [i for i, number in enumerate(numbers) if i == 0 or number != numbers[i - 1]]
             if len(starts) == len(row):
