@@ -1,8 +1,13 @@
 """What `fairseq-train --user-dir fairseq_plugins` loads: thin adapters over `metro_t0`.
 
-Importing this package registers the tasks, models, criterions and optimizers and installs the checks of
-`fairseq_plugins.checkpoints`. fairseq imports every module below tasks/ and models/ itself.
+Importing this package registers the criterions and optimizers, and all tasks and models (`import_tasks` and
+`import_models` import every module of these folders), and installs what `checkpoints` and `hardware` mend.
 """
+
+from pathlib import Path
+
+from fairseq.models import import_models
+from fairseq.tasks import import_tasks
 
 import fairseq_plugins.checkpoints
 import fairseq_plugins.criterions.metro
@@ -11,5 +16,8 @@ import fairseq_plugins.hardware
 import fairseq_plugins.optim.fused_adamw
 import fairseq_plugins.optim.t5_adafactor
 
+# fairseq does the same for a user directory, but not where this package was imported before.
+import_tasks(str(Path(__file__).parent / "tasks"), "fairseq_plugins.tasks")
+import_models(str(Path(__file__).parent / "models"), "fairseq_plugins.models")
 fairseq_plugins.checkpoints.install()
 fairseq_plugins.hardware.install()

@@ -1,0 +1,62 @@
+"""Where fairseq takes hardware for granted that the user may not have.
+
+- `--bf16` on the command line implies `--tpu`, although GPUs and CPUs have bfloat16 too.
+- Several processes under torchrun must each own a GPU; here they may share a CPU (`--cpu --distributed-backend gloo`).
+"""
+
+import os
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from fairseq.distributed import utils as distributed_utils
+from fairseq.models import distributed_fairseq_model
+
+
+def install() -> None:
+    """Mend fairseq once."""
+    if getattr(distributed_utils.call_main, "mended", False):
+        return
+    distributed_utils.call_main = _call_main_without_tpu(distributed_utils.call_main)
+    distributed_utils._infer_torch_distributed_launch_init = _launch_with_or_without_gpus(
+        distributed_utils._infer_torch_distributed_launch_init
+    )
+    distributed_fairseq_model.DistributedDataParallel = CpuOrGpuDataParallel
+
+
+def _call_main_without_tpu(original: Callable[..., Any]) -> Callable[..., Any]:
+    def call_main(cfg: Any, main: Callable[..., Any], **settings: Any) -> Any:
+        if cfg.common.bf16 and cfg.common.tpu and find_spec("torch_xla") is None:
+            cfg.common.tpu = False
+            if cfg.optimizer is not None and "tpu" in cfg.optimizer:
+                cfg.optimizer.tpu = False
+        return original(cfg, main, **settings)
+
+    call_main.mended = True  # type: ignore[attr-defined]
+    return call_main
+
+
+def _launch_with_or_without_gpus(original: Callable[..., Any]) -> Callable[..., Any]:
+    def infer_torch_distributed_launch_init(cfg: Any) -> None:
+        if torch.cuda.is_available():
+            original(cfg)
+            return
+        cfg.distributed_init_method = "env://"
+        cfg.distributed_world_size = int(os.environ["WORLD_SIZE"])
+        cfg.distributed_rank = int(os.environ["RANK"])
+        cfg.device_id = 0  # else fairseq selects a CUDA device by the local rank
+        cfg.distributed_no_spawn = True
+
+    return infer_torch_distributed_launch_init
+
+
+class CpuOrGpuDataParallel(torch.nn.parallel.DistributedDataParallel):
+    """torch's DDP, which wants no device ids for a module on the CPU."""
+
+    def __init__(
+        self, module: torch.nn.Module, device_ids: Any = None, output_device: Any = None, **options: Any
+    ) -> None:
+        if next(module.parameters()).device.type == "cpu":
+            device_ids = output_device = None
+        super().__init__(module, device_ids=device_ids, output_device=output_device, **options)
