@@ -22,8 +22,8 @@ NAME = "python-docs"
 DEFAULT_MAX_MB = 24.0
 SPEC = re.compile(r"builtin:(?P<name>[^?]*)(?:\?max_mb=(?P<max_mb>\d+(?:\.\d+)?))?")
 MAX_SOURCE_BYTES = 2 << 20  # longer sources are generated tables
-MIN_DOCUMENT_CHARACTERS = 200
-MIN_PARAGRAPH_CHARACTERS = 50
+MIN_DOCUMENT_CHARACTERS = 150
+MIN_PARAGRAPH_CHARACTERS = 40
 MIN_LETTER_SHARE = 0.78
 # The lexical grammar of Python as far as it decides where a comment or a string begins and ends.
 LITERAL = re.compile(
@@ -125,7 +125,7 @@ def _topics(path: Path) -> Iterator[str]:
 
 def _sources(root: Path) -> list[Path]:
     """Python sources below a directory, without tests and without packages installed below the standard library."""
-    skipped = {"site-packages", "dist-packages", "test", "tests", "testing", "idlelib", "lib2to3"}
+    skipped = {"site-packages", "dist-packages", "test", "tests", "testing"}
     found = []
     for path in root.rglob("*.py"):
         parts = path.relative_to(root).parts
