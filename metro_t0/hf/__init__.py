@@ -4,6 +4,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoToken
 
 from metro_t0.hf.configuration import MetroT5Config
 from metro_t0.hf.modeling import MetroT5EncoderModel, MetroT5ForConditionalGeneration, MetroT5Model
+from metro_t0.hf.pipeline import Text2TextGenerationPipeline
 from metro_t0.hf.tokenization import MetroT5TokenizerFast
 
 AutoConfig.register(MetroT5Config.model_type, MetroT5Config, exist_ok=True)
@@ -17,4 +18,5 @@ __all__ = [
     "MetroT5ForConditionalGeneration",
     "MetroT5Model",
     "MetroT5TokenizerFast",
+    "Text2TextGenerationPipeline",
 ]

@@ -19,6 +19,7 @@ NOT_OF_THE_MAIN_MODEL = frozenset(
         "activation_checkpointing",
     }
 )
+CODE_POINTERS = ("auto_map", "custom_pipelines")
 ARCHITECTURE = {f.name: f.default for f in dataclasses.fields(ModelConfig) if f.name not in NOT_OF_THE_MAIN_MODEL}
 
 
@@ -50,10 +51,16 @@ class MetroT5Config(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         for name, default in ARCHITECTURE.items():
             setattr(self, name, kwargs.pop(name, default))
-        if type(self).__module__.startswith("metro_t0."):
-            # It points to code beside the file it was read from; saved elsewhere it would promise absent files.
-            kwargs.pop("auto_map", None)
         super().__post_init__(**kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as plain values."""
+        values = super().to_dict()
+        if type(self).__module__.startswith("metro_t0."):
+            # These point to code beside the file they were read from; saved elsewhere they would promise absent files.
+            for name in CODE_POINTERS:
+                values.pop(name, None)
+        return values
 
     @classmethod
     def from_model_config(cls, config: ModelConfig, **settings: Any) -> "MetroT5Config":

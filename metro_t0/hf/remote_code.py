@@ -16,13 +16,15 @@ from pathlib import Path
 from metro_t0.files import read_json, write_json, write_text
 
 DISTRIBUTION = "metro-t0"
-ROOT_MODULE = "metro_t0.hf.modeling"
+MODEL_MODULE = "metro_t0.hf.modeling"
+PIPELINE_MODULE = "metro_t0.hf.pipeline"
 IMPORT = re.compile(r"^from (metro_t0[\w.]*) import ", flags=re.MULTILINE)
 AUTO_CLASSES = {
     "AutoConfig": ("metro_t0.hf.configuration", "MetroT5Config"),
-    "AutoModel": (ROOT_MODULE, "MetroT5Model"),
-    "AutoModelForSeq2SeqLM": (ROOT_MODULE, "MetroT5ForConditionalGeneration"),
+    "AutoModel": (MODEL_MODULE, "MetroT5Model"),
+    "AutoModelForSeq2SeqLM": (MODEL_MODULE, "MetroT5ForConditionalGeneration"),
 }
+PIPELINES = {"text2text-generation": (PIPELINE_MODULE, "Text2TextGenerationPipeline")}
 
 
 def write_code(directory: Path) -> list[str]:
@@ -34,14 +36,18 @@ def write_code(directory: Path) -> list[str]:
         write_text(directory / names[-1], header + IMPORT.sub(_relative, source))
     config = read_json(directory / "config.json")
     config["auto_map"] = {auto: f"{flat_name(module)}.{name}" for auto, (module, name) in AUTO_CLASSES.items()}
+    config["custom_pipelines"] = {
+        task: {"impl": f"{flat_name(module)}.{name}", "pt": ["AutoModelForSeq2SeqLM"]}
+        for task, (module, name) in PIPELINES.items()
+    }
     write_json(directory / "config.json", config)
     return names
 
 
 def module_sources() -> dict[str, str]:
-    """The model's module and all modules of this package that it imports, directly or not: name -> source."""
+    """Model, pipeline and all modules of this package that they import, directly or not: name -> source."""
     sources: dict[str, str] = {}
-    waiting = [ROOT_MODULE]
+    waiting = [MODEL_MODULE, PIPELINE_MODULE]
     while waiting:
         name = waiting.pop()
         if name not in sources:
