@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from eval.commands import evaluate, lm_eval_tasks, report, retrieve, templates
+from eval.commands import evaluate, generate, lm_eval_tasks, report, retrieve, templates
 from metro_t0.command import Parser, run
 
 PROGRAM = "metro-t0-eval"
-COMMANDS = (evaluate, templates, report, retrieve, lm_eval_tasks)
+COMMANDS = (evaluate, templates, report, retrieve, lm_eval_tasks, generate)
 
 
 def main(argv: list[str] | None = None) -> int:

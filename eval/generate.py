@@ -1,0 +1,188 @@
+"""Predictions of a sequence-to-sequence model for a file of sources, written as they come and continued on a rerun."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from eval.loading import LoadedModel
+from eval.text_metrics import METRICS, best_over_references, bootstrap_midpoint
+from metro_t0.command import progress
+from metro_t0.errors import UserError
+from metro_t0.files import open_bytes, read_json, sha256_of, write_json
+
+PREDICTIONS = "predictions.jsonl"
+SETTINGS = "settings.json"
+SUMMARY = "summary.json"
+BATCHES_PER_CHUNK = 8
+ReferenceKind = Literal["raw", "roundtrip"]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One source and its admissible targets."""
+
+    source: str
+    references: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """beams: 1 is greedy search. length_penalty: exponent of the length that a beam's score is divided by.
+
+    reference: raw compares with the text of the file; roundtrip with that text after the tokenizer and back, cut to
+    max_target tokens, which forgives what the vocabulary cannot write (published figures are of that kind).
+    """
+
+    beams: int = 4
+    length_penalty: float = 0.6
+    max_source: int = 512
+    max_target: int = 128
+    batch_size: int = 16
+    reference: ReferenceKind = "raw"
+
+
+def read_pairs(path: Path) -> list[Pair]:
+    """Lines of a TSV file (source, target) or a JSONL file with source and target, or references (a list).
+
+    Raises `UserError` with the line of the first bad one.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    parse = _tsv_pair if ".tsv" in path.suffixes else _json_pair
+    with open_bytes(path) as stream:
+        lines = stream.read().decode("utf-8", errors="strict").split("\n")
+    pairs = [parse(line, f"{path}: line {number}") for number, line in enumerate(lines, 1) if line]
+    if not pairs:
+        raise UserError(f"{path}: no examples")
+    return pairs
+
+
+def _tsv_pair(line: str, place: str) -> Pair:
+    parts = line.rstrip("\r").split("\t")
+    if len(parts) != 2:
+        raise UserError(f"{place}: has {len(parts) - 1} tabs; a source, one tab and a target are needed")
+    return Pair(parts[0], (parts[1],))
+
+
+def _json_pair(line: str, place: str) -> Pair:
+    try:
+        row = json.loads(line)
+        references = row["references"] if "references" in row else [row["target"]]
+        pair = Pair(row["source"], tuple(references))
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f'{place}: not {{"source": text, "target": text}} (or "references": a list)') from None
+    if not isinstance(pair.source, str) or not references or not all(isinstance(r, str) for r in references):
+        raise UserError(f"{place}: source and references must be text, with one reference at least")
+    return pair
+
+
+def generate(
+    loaded: LoadedModel, pairs: Sequence[Pair], settings: GenerationSettings, output: Path, origin: Path
+) -> None:
+    """Write OUTPUT/predictions.jsonl, one line per example in the order of the file.
+
+    Examples that are there already are not computed again. Raises `UserError` where the directory holds predictions
+    of another model, file or setting.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    _check_settings(output, {**loaded.identity, "file": sha256_of(origin), **asdict(settings)})
+    done = len(read_predictions(output))
+    if done > len(pairs):
+        raise UserError(f"{output / PREDICTIONS}: has {done} predictions for {len(pairs)} examples; remove it")
+    chunk = settings.batch_size * BATCHES_PER_CHUNK
+    starts = range(done, len(pairs), chunk)
+    with open(output / PREDICTIONS, "a", encoding="utf-8") as stream:
+        for start in progress(starts, "chunks", len(starts)):
+            rows = pairs[start : start + chunk]
+            texts = list(_predict(loaded, [pair.source for pair in rows], settings))
+            for number, (pair, prediction) in enumerate(zip(rows, texts, strict=True), start):
+                stream.write(json.dumps(_scored(loaded, number, pair, prediction, settings), ensure_ascii=False) + "\n")
+            stream.flush()
+
+
+def _check_settings(output: Path, settings: Mapping[str, Any]) -> None:
+    path = output / SETTINGS
+    if not path.is_file():
+        write_json(path, dict(settings))
+        return
+    found = read_json(path)
+    changed = [name for name in settings if found.get(name) != settings[name]]
+    if changed:
+        raise UserError(
+            f"{output}: holds predictions made with {changed[0]}={found.get(changed[0])!r}, not "
+            f"{settings[changed[0]]!r}; choose another --output"
+        )
+
+
+def read_predictions(output: Path) -> list[dict[str, Any]]:
+    """The predictions of a directory so far. A line that a killed run left unfinished is cut off."""
+    path = output / PREDICTIONS
+    if not path.is_file():
+        return []
+    data = path.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    if len(whole) < len(data):
+        with open(path, "r+b") as stream:
+            stream.truncate(len(whole))
+    try:
+        rows = [json.loads(line) for line in whole.decode("utf-8").splitlines()]
+    except ValueError:
+        raise UserError(f"{path}: damaged; remove it to start again") from None
+    return rows
+
+
+@torch.inference_mode()
+def _predict(loaded: LoadedModel, sources: Sequence[str], settings: GenerationSettings) -> Iterator[str]:
+    """Predictions in the order of the sources; batches hold sources of similar length."""
+    order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
+    found: dict[int, str] = {}
+    for start in range(0, len(order), settings.batch_size):
+        rows = order[start : start + settings.batch_size]
+        batch = loaded.tokenizer(
+            [sources[i] for i in rows],
+            return_tensors="pt",
+            padding=True,
+            truncation=True,
+            max_length=settings.max_source,
+        ).to(loaded.model.device)
+        ids = loaded.model.generate(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            num_beams=settings.beams,
+            do_sample=False,
+            max_new_tokens=settings.max_target,
+            **({"length_penalty": settings.length_penalty, "early_stopping": True} if settings.beams > 1 else {}),
+        )
+        found.update(zip(rows, loaded.tokenizer.batch_decode(ids, skip_special_tokens=True), strict=True))
+    return iter(found[i] for i in range(len(sources)))
+
+
+def _scored(
+    loaded: LoadedModel, number: int, pair: Pair, prediction: str, settings: GenerationSettings
+) -> dict[str, Any]:
+    references = [reference_text(loaded, text, settings) for text in pair.references]
+    scores = {name: best_over_references(metric, prediction, references) for name, metric in METRICS.items()}
+    return {"index": number, "source": pair.source, "prediction": prediction, "references": references, **scores}
+
+
+def reference_text(loaded: LoadedModel, text: str, settings: GenerationSettings) -> str:
+    """The reference as it is, or as the model could have written it within `max_target` tokens."""
+    if settings.reference == "raw":
+        return text
+    ids = loaded.tokenizer(text, truncation=True, max_length=settings.max_target)["input_ids"]
+    return loaded.tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def summarize(output: Path) -> dict[str, float]:
+    """Mean of every metric over all predictions, written to OUTPUT/summary.json."""
+    rows = read_predictions(output)
+    summary = {name: sum(row[name] for row in rows) / len(rows) for name in METRICS}
+    summary["rouge1_bootstrap"] = bootstrap_midpoint([row["rouge1"] for row in rows])
+    write_json(output / SUMMARY, {"examples": len(rows), **summary})
+    return summary
