@@ -1,0 +1,1 @@
+"""Pretrain, prompt-finetune and evaluate variants of the method side by side (paper table 4)."""

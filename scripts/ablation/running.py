@@ -1,0 +1,136 @@
+"""Running the jobs: each finished step leaves a marker, one job per device at a time, a failure stops only its job."""
+
+from __future__ import annotations
+
+import os
+import queue
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ablation.steps import Job, Plan, convert_command, evaluate_command, finetune_command, pretrain_command
+from ablation.variants import Variant
+from metro_t0.analysis.training_log import read_log
+from metro_t0.errors import UserError
+from metro_t0.files import read_json, write_json
+
+CALIBRATION_UPDATES = 30
+WARM_UP_UPDATES = 10
+
+
+class StepFailed(Exception):
+    """A subprocess ended with an error; the message says where its output is."""
+
+
+def claim(output: Path, plan: Plan) -> None:
+    """Mark the directory as this experiment's. Raises `UserError` where it belongs to another."""
+    path = output / "plan.json"
+    if path.is_file():
+        before, now = read_json(path), plan.as_json()
+        for key, value in now.items():
+            value = list(value) if isinstance(value, tuple) else value
+            if before.get(key) != value:
+                raise UserError(f"{output}: was run with {key} = {before.get(key)}, now {value}; give another --output")
+    else:
+        write_json(path, plan.as_json())
+
+
+def make_jobs(plan: Plan, variants: Sequence[Variant], seeds: int, output: Path) -> list[Job]:
+    """All variants of seed 1, then of seed 2, and so on: an interrupted run has whole rows."""
+    return [Job(plan, v, seed, output / v.name / f"seed{seed}") for seed in range(1, seeds + 1) for v in variants]
+
+
+def devices() -> list[str]:
+    """What jobs run on: every GPU, or the CPU."""
+    return [f"cuda:{number}" for number in range(torch.cuda.device_count())] or ["cpu"]
+
+
+def run_jobs(jobs: Sequence[Job]) -> dict[str, str]:
+    """Run all jobs; gives name -> message of those that failed."""
+    free: queue.Queue[str] = queue.Queue()
+    for device in devices():
+        free.put(device)
+    failures: dict[str, str] = {}
+
+    def work(job: Job) -> None:
+        device = free.get()
+        try:
+            run_job(job, device)
+        except StepFailed as error:
+            failures[job.name] = str(error)
+            print(f"{job.name}: {error}", file=sys.stderr, flush=True)
+        finally:
+            free.put(device)
+
+    with ThreadPoolExecutor(free.qsize()) as pool:
+        for done in [pool.submit(work, job) for job in jobs]:
+            done.result()
+    return failures
+
+
+def run_job(job: Job, device: str) -> None:
+    """All steps of a job that are not done. fairseq itself resumes a step from its last checkpoint."""
+    updates = job.plan.updates or _updates_in_hours(job, device)
+    # A process sees one GPU only, so there it is always the first.
+    visible = "cuda" if device.startswith("cuda") else device
+    _run_step(job, device, "pretrain", pretrain_command(job, visible, updates), {"updates": updates})
+    _run_step(job, device, "finetune", finetune_command(job, visible))
+    if not _marker(job, "convert").is_file():
+        shutil.rmtree(job.exported, ignore_errors=True)
+    _run_step(job, device, "convert", convert_command(job))
+    _run_step(job, device, "evaluate", evaluate_command(job, visible))
+
+
+def _run_step(job: Job, device: str, name: str, command: list[str], more: dict[str, Any] | None = None) -> None:
+    marker = _marker(job, name)
+    if marker.is_file():
+        return
+    job.directory.mkdir(parents=True, exist_ok=True)
+    log = job.directory / f"{name}.log"
+    print(f"{job.name}: {name} on {device}", flush=True)
+    start = time.monotonic()
+    with open(log, "ab") as stream:
+        status = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, env=_environment(device)).returncode
+    if status:
+        raise StepFailed(f"{name} ended with status {status}: {_last_line(log)} (see {log})")
+    write_json(marker, {"seconds": time.monotonic() - start, "command": command, **(more or {})})
+
+
+def _marker(job: Job, name: str) -> Path:
+    return job.directory / f"{name}.done.json"
+
+
+def _environment(device: str) -> dict[str, str]:
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH")) if part)
+    visible = {"CUDA_VISIBLE_DEVICES": device.removeprefix("cuda:")} if device.startswith("cuda") else {}
+    return {**os.environ, "PYTHONPATH": path, **visible}
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1][:300] if lines else "no output"
+
+
+def _updates_in_hours(job: Job, device: str) -> int:
+    """How many updates fit the wall time: measured once per job with a short run, and remembered."""
+    remembered = job.directory / "calibration.json"
+    if not remembered.is_file():
+        trial = Job(job.plan, job.variant, job.seed, job.directory / "calibration")
+        visible = "cuda" if device.startswith("cuda") else device
+        command = pretrain_command(trial, visible, CALIBRATION_UPDATES)
+        _run_step(trial, device, "pretrain", [*command, "--no-save", "--disable-validation", "--log-interval", "1"])
+        records = [r for r in read_log(trial.directory / "pretrain.log") if r["updates"] > WARM_UP_UPDATES]
+        seconds = [record["wall"] for record in records if "wall" in record]
+        per_update = (seconds[-1] - seconds[0]) / (len(seconds) - 1)
+        write_json(remembered, {"seconds_per_update": per_update})
+        shutil.rmtree(trial.directory)
+    assert job.plan.hours is not None
+    return max(1, int(job.plan.hours * 3600 / read_json(remembered)["seconds_per_update"]))

@@ -1,0 +1,167 @@
+"""The commands of one variant and seed: pretrain, finetune, convert, evaluate."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ablation.variants import Variant
+from metro_t0.errors import UserError
+from metro_t0.modeling import PRESETS
+
+PRESET_PREFIX = "metro_t5_"
+PLUGIN = Path(__file__).resolve().parents[2] / "fairseq_plugins"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What a preset is trained with unless told otherwise."""
+
+    tokens_per_sample: int
+    batch_size: int
+    """Sequences per update and device."""
+    learning_rate: float
+    finetuning_learning_rate: float
+
+
+SCALES = {
+    "demo": Scale(128, 32, 2e-3, 1e-3),
+    "tiny": Scale(256, 32, 1e-3, 5e-4),
+    "small": Scale(512, 64, 6e-4, 2e-4),
+    "base": Scale(512, 32, 4e-4, 4e-5),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that all variants have in common, and that the results depend on."""
+
+    preset: str
+    scale: Scale
+    updates: int | None
+    """Pretraining updates; None where `hours` is the budget."""
+    hours: float | None
+    """Pretraining wall time per variant."""
+    finetuning_updates: int
+    finetuning_batch_size: int
+    data: Path
+    prompted: Path
+    tokenizer: Path
+    tasks: Path | None
+    """Task file of metro-t0-eval; None: T0 Eval."""
+    eval_data: Path | None
+    eval_limit: int | None
+    pretraining_options: tuple[str, ...] = ()
+    finetuning_options: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.updates is None) == (self.hours is None):
+            raise UserError("give either --updates or --hours as the pretraining budget")
+        for path, maker in (
+            (self.data / "dict.txt", "metro-t0-data binarize"),
+            (self.prompted / "mixture.json", "metro-t0-prompts build"),
+            (self.tokenizer / "dict.txt", "metro-t0-data tokenizer"),
+        ):
+            if not path.is_file():
+                raise UserError(f"{path}: no such file; make its directory with {maker}")
+        if self.preset not in SCALES:
+            raise UserError(f"--preset {self.preset}: choose one of {', '.join(SCALES)}")
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, to tell one experiment from another."""
+        return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One variant with one seed, and its directory."""
+
+    plan: Plan
+    variant: Variant
+    seed: int
+    directory: Path
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"{self.variant.name}, seed {self.seed}"
+
+    @property
+    def pretraining_log(self) -> Path:
+        """Output of pretraining."""
+        return self.directory / "pretrain.log"
+
+    @property
+    def exported(self) -> Path:
+        """The fine-tuned model as a Hugging Face directory."""
+        return self.directory / "hf"
+
+    @property
+    def results(self) -> Path:
+        """What metro-t0-eval writes."""
+        return self.directory / "eval"
+
+
+def _train(job: Job, device: str, task_options: list[str], updates: int, learning_rate: float) -> list[str]:
+    plan = job.plan
+    warmup = max(1, updates // 12)  # 10,000 of 125,000 in the paper
+    return [
+        sys.executable, "-m", "fairseq_cli.train", "--user-dir", str(PLUGIN), *task_options,
+        "--arch", PRESET_PREFIX + plan.preset, "--seed", str(job.seed),
+        "--tokens-per-sample", str(plan.scale.tokens_per_sample),
+        "--optimizer", "fused_adamw", "--adam-betas", "(0.9, 0.98)", "--adam-eps", "1e-6", "--weight-decay", "0.01",
+        "--clip-norm", "2.0", "--lr", str(learning_rate), "--lr-scheduler", "polynomial_decay",
+        "--warmup-updates", str(warmup), "--total-num-update", str(updates), "--max-update", str(updates),
+        "--save-interval-updates", str(max(50, updates // 10)), "--keep-interval-updates", "1",
+        "--no-epoch-checkpoints", "--log-format", "json", "--log-interval", str(max(1, updates // 40)),
+        "--num-workers", "0" if device == "cpu" else "2", *(["--cpu"] if device == "cpu" else ["--bf16"]),
+    ]  # fmt: skip
+
+
+def pretrain_command(job: Job, device: str, updates: int) -> list[str]:
+    """`fairseq-train` with the variant's options; the order of the blocks depends on data and seed alone."""
+    options = [str(job.plan.data), *job.variant.arguments, "--criterion", "metro"]
+    return [
+        *_train(job, device, options, updates, job.plan.scale.learning_rate),
+        "--batch-size", str(job.plan.scale.batch_size), "--required-batch-size-multiple", "1",
+        "--validate-interval-updates", str(max(1, updates // 5)), "--validate-interval", "1000000",
+        "--max-valid-steps", "20",
+        "--save-dir", str(job.directory / "pretrain"), *job.plan.pretraining_options,
+    ]  # fmt: skip
+
+
+def finetune_command(job: Job, device: str) -> list[str]:
+    """`fairseq-train --task prompt_finetuning` from the pretrained main model; the last checkpoint counts."""
+    plan = job.plan
+    options = [str(plan.prompted), "--task", "prompt_finetuning", "--criterion", "cross_entropy"]
+    longest = PRESETS[plan.preset].max_positions
+    return [
+        *_train(job, device, options, plan.finetuning_updates, plan.scale.finetuning_learning_rate),
+        "--finetune-from-model", str(job.directory / "pretrain" / "checkpoint_last.pt"),
+        "--batch-size", str(plan.finetuning_batch_size), "--required-batch-size-multiple", "1",
+        "--max-source-positions", str(min(512, longest)), "--max-target-positions", str(min(256, longest)),
+        "--disable-validation", "--save-dir", str(job.directory / "finetune"), *plan.finetuning_options,
+    ]  # fmt: skip
+
+
+def convert_command(job: Job) -> list[str]:
+    """`metro-t0-convert`: the fine-tuned checkpoint as a Hugging Face directory."""
+    checkpoint = job.directory / "finetune" / "checkpoint_last.pt"
+    return [
+        sys.executable, "-m", "metro_t0.hf.cli", "fairseq", str(checkpoint), str(job.exported),
+        "--tokenizer", str(job.plan.tokenizer),
+    ]  # fmt: skip
+
+
+def evaluate_command(job: Job, device: str) -> list[str]:
+    """`metro-t0-eval`: rank classification."""
+    plan = job.plan
+    which = ["tasks", "--tasks", str(plan.tasks)] if plan.tasks else ["t0"]
+    data = ["--data-dir", str(plan.eval_data)] if plan.eval_data else []
+    limit = ["--limit", str(plan.eval_limit)] if plan.eval_limit else []
+    return [
+        sys.executable, "-m", "eval.cli", *which, "--model", str(job.exported),
+        "--output", str(job.results), "--device", device, *data, *limit,
+    ]  # fmt: skip

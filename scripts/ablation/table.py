@@ -1,0 +1,114 @@
+"""The table of all variants in the layout of paper table 4, with the paper's numbers beside."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ablation.steps import Job
+from ablation.variants import MIXTURES, Variant
+from metro_t0.analysis.figures import write_csv
+from metro_t0.files import read_json, write_text
+
+ABSENT = "-"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Mean over seeds, in percent, and how sure it is."""
+
+    mean: float
+    deviation: float
+    """Standard deviation over seeds; with one seed the standard error of the evaluation."""
+
+    def __str__(self) -> str:
+        return f"{self.mean:.2f} +- {self.deviation:.2f}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant's scores over its finished seeds."""
+
+    variant: Variant
+    average: Cell
+    tasks: dict[str, Cell]
+    seeds: int
+    updates: tuple[int, ...]
+    """Pretraining updates of each seed."""
+
+
+def collect(jobs: Sequence[Job]) -> tuple[list[Row], dict[str, float]]:
+    """Rows of the variants that have at least one finished seed, and the accuracy of guessing (percent)."""
+    rows = []
+    chance: dict[str, float] = {}
+    for variant in dict.fromkeys(job.variant.name for job in jobs):
+        mine = [job for job in jobs if job.variant.name == variant]
+        done = [job for job in mine if (job.directory / "evaluate.done.json").is_file()]
+        summaries = [read_json(job.results / "summary.json") for job in done]
+        if not summaries:
+            continue
+        tasks = {name: _cell([s["tasks"][name] for s in summaries]) for name in summaries[0]["tasks"]}
+        updates = tuple(read_json(job.directory / "pretrain.done.json")["updates"] for job in done)
+        rows.append(Row(mine[0].variant, _cell([s["average"] for s in summaries]), tasks, len(done), updates))
+        chance = {name: 100 * task["chance"] for name, task in summaries[0]["tasks"].items()}
+    return rows, chance
+
+
+def _cell(scores: Sequence[Mapping[str, Any]]) -> Cell:
+    values = [100 * score["value"] for score in scores]
+    if len(values) > 1:
+        return Cell(statistics.fmean(values), statistics.stdev(values))
+    return Cell(values[0], 100 * (scores[0]["standard_error"] or 0.0))
+
+
+def write_table(jobs: Sequence[Job], output: Path) -> list[Path]:
+    """Print the table and write OUTPUT/table.md and OUTPUT/table.csv; gives the paths, none without results."""
+    rows, chance = collect(jobs)
+    if not rows:
+        return []
+    header, lines = _lines(rows, chance)
+    table = Table(title=_title(rows))
+    for number, name in enumerate(header):
+        table.add_column(name, justify="left" if number == 0 else "right")
+    for line in lines:
+        table.add_row(*line)
+    Console(width=None if Console().is_terminal else 200).print(table)
+    paths = [output / "table.md", output / "table.csv"]
+    write_text(paths[0], f"{_title(rows)}\n\n{_markdown(header, lines)}")
+    write_csv(paths[1], [dict(zip(header, line, strict=True)) for line in lines])
+    return paths
+
+
+def _title(rows: Sequence[Row]) -> str:
+    updates = sorted({count for row in rows for count in row.updates})
+    of_updates = f"{updates[0]:,}" if len(updates) == 1 else f"{updates[0]:,} to {updates[-1]:,}"
+    return (
+        f"Zero-shot accuracy in percent after {of_updates} pretraining updates; +- standard deviation over seeds, "
+        "or with one seed the standard error of the evaluation"
+    )
+
+
+def _lines(rows: Sequence[Row], chance: Mapping[str, float]) -> tuple[list[str], list[list[str]]]:
+    tasks = list(rows[0].tasks)
+    header = ["variant", "seeds", "average", *tasks, *(f"paper {mixture}" for mixture in MIXTURES)]
+    lines = [
+        [
+            row.variant.title, str(row.seeds), str(row.average), *(str(row.tasks[task]) for task in tasks),
+            *(f"{value:.2f}" for value in row.variant.paper or ()),
+        ]
+        for row in rows
+    ]  # fmt: skip
+    guessing = [f"{statistics.fmean(chance.values()):.2f}", *(f"{chance[task]:.2f}" for task in tasks)]
+    lines.append(["guessing", ABSENT, *guessing])
+    return header, [line + [ABSENT] * (len(header) - len(line)) for line in lines]
+
+
+def _markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in (header, rule, *lines))

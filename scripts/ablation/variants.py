@@ -1,0 +1,76 @@
+"""Variants are data: a name, options of fairseq-train, and what the paper printed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from metro_t0.errors import UserError
+
+BUILT_IN = Path(__file__).parent / "variants.yaml"
+MIXTURES = ("T0", "T0+", "T0++")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the table."""
+
+    name: str
+    title: str
+    options: dict[str, Any]
+    """Option of fairseq-train, without the dashes -> value; `true` for a flag."""
+    paper: tuple[float, ...] | None = None
+    """Printed averages after finetuning on T0, T0+, T0++."""
+
+    @property
+    def arguments(self) -> list[str]:
+        """The options as command-line arguments."""
+        made: list[str] = []
+        for name, value in self.options.items():
+            made += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+        return made
+
+
+def load_variants(path: Path | None = None) -> dict[str, Variant]:
+    """The built-in variants and those of a file. Raises `UserError` for an entry that is none."""
+    found = _read(BUILT_IN)
+    return found | _read(path) if path else found
+
+
+def choose(variants: dict[str, Variant], names: Sequence[str] | None) -> list[Variant]:
+    """Those of the given names, by default all that the paper's table has. Raises `UserError` with nearest names."""
+    if names is None:
+        return [variant for variant in variants.values() if variant.paper]
+    for name in names:
+        if name not in variants:
+            near = get_close_matches(name, variants, n=3) or list(variants)
+            raise UserError(f"unknown variant {name!r}; there are {', '.join(near)}")
+    return [variants[name] for name in dict.fromkeys(names)]
+
+
+def _read(path: Path) -> dict[str, Variant]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML ({str(error).splitlines()[0]})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: give NAME: {{title: TEXT, options: {{task: ...}}}}")
+    return {name: _variant(path, name, entry) for name, entry in content.items()}
+
+
+def _variant(path: Path, name: str, entry: Any) -> Variant:
+    if not isinstance(entry, dict) or not {"title", "options"} <= entry.keys() <= {"title", "options", "paper"}:
+        raise UserError(f"{path}: variant {name} needs title and options, and may have paper (three numbers)")
+    if "task" not in (entry["options"] or {}):
+        raise UserError(f"{path}: variant {name}: options need a task (metro_pretraining or t5_pretraining)")
+    paper = tuple(entry["paper"]) if "paper" in entry else None
+    if paper is not None and len(paper) != len(MIXTURES):
+        raise UserError(f"{path}: variant {name}: paper has {len(paper)} numbers; give one for each of {MIXTURES}")
+    return Variant(name, entry["title"], dict(entry["options"]), paper)

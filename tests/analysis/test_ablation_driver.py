@@ -1,0 +1,207 @@
+"""The ablation driver: variants that fairseq accepts, resuming, isolation of failures, and the table's numbers."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+
+
+@pytest.fixture(autouse=True)
+def scripts_on_path(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As if run as `python scripts/ablate.py`."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    yield
+    for name in [name for name in sys.modules if name.split(".")[0] in ("ablation", "ablate")]:
+        del sys.modules[name]
+
+
+def make_plan(directory: Path, **changes: Any) -> Any:
+    from ablation.steps import SCALES, Plan
+
+    for path in ("data/dict.txt", "prompted/mixture.json", "vocab/dict.txt"):
+        (directory / path).parent.mkdir(parents=True, exist_ok=True)
+        (directory / path).write_text("a 1\nb 1\n")
+    settings: dict[str, Any] = {
+        "preset": "demo", "scale": SCALES["demo"], "updates": 120, "hours": None, "finetuning_updates": 60,
+        "finetuning_batch_size": 4, "data": directory / "data", "prompted": directory / "prompted",
+        "tokenizer": directory / "vocab", "tasks": None, "eval_data": None, "eval_limit": None,
+    }  # fmt: skip
+    return Plan(**{**settings, **changes})
+
+
+def test_every_variant_is_accepted_by_fairseq_and_builds_its_objective(tmp_path: Path) -> None:
+    """Through fairseq's own parser: the task, the model and the criterion get the variant's options."""
+    pytest.importorskip("fairseq")
+    from ablation.steps import Job, pretrain_command
+    from ablation.variants import load_variants
+    from fairseq import options, tasks
+    from fairseq.criterions import build_criterion
+    from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+
+    built = {}
+    for variant in load_variants().values():
+        command = pretrain_command(Job(make_plan(tmp_path), variant, 1, tmp_path), "cpu", 120)
+        arguments = options.parse_args_and_arch(options.get_training_parser(), input_args=command[3:])
+        cfg = convert_namespace_to_omegaconf(arguments)
+        task = tasks.setup_task(cfg.task)
+        model = task.build_model(cfg.model)
+        criterion = build_criterion(cfg.criterion, task)
+        config = model.metro.config
+        batches = task.make_batches(is_train=True)
+        masking = (task.masking.mask_pattern, task.masking.keep_ratio)
+        built[variant.name] = (config.rtd, config.clm_head, batches.target, *masking, criterion.weighted_clm)
+    usual = ("iid", 0.0, False)
+    assert built == {
+        "metro": ("encoder", "linear", "masked_loss", *usual),
+        "all_tokens": ("encoder", "linear", "all_tokens", *usual),
+        "copy": ("encoder", "copy", "masked_loss", *usual),
+        "rtd_decoder": ("decoder", "linear", "masked_loss", *usual),
+        "rtd_decoder_projection": ("decoder", "projection", "masked_loss", *usual),
+        "span_mask": ("encoder", "linear", "masked_loss", "span", 0.0, False),
+        "t5": ("none", "linear", "spans", *usual),
+        "t5_all_tokens": ("none", "linear", "all_tokens", *usual),
+        "masked_only": ("encoder", "linear", "masked_only", *usual),
+        "copy_all_tokens": ("encoder", "copy", "all_tokens", *usual),
+        "weighted_clm": ("encoder", "linear", "masked_loss", "iid", 0.0, True),
+        "bert_masks": ("encoder", "linear", "masked_loss", "iid", 0.1, False),
+    }
+
+
+def test_paper_numbers_are_those_of_the_published_tables(spec_dir: Path) -> None:
+    import csv
+
+    from ablation.variants import choose, load_variants
+
+    with open(spec_dir / "paper_tables" / "table4_ablations.csv", newline="") as stream:
+        printed = [
+            tuple(float(row[key]) for key in ("t0", "t0_plus", "t0_plus_plus")) for row in csv.DictReader(stream)
+        ]
+    with open(spec_dir / "paper_tables" / "table2_t0_eval.csv", newline="") as stream:
+        base = [float(row["average"]) for row in csv.DictReader(stream) if row["model"] == "METRO-T0_BASE"]
+    found = [variant.paper for variant in choose(load_variants(), None)]
+    assert found[0] == tuple(base)
+    assert found[1:] == printed[1:]
+
+
+def test_a_variant_of_ones_own(tmp_path: Path) -> None:
+    from ablation.variants import choose, load_variants
+
+    from metro_t0.errors import UserError
+
+    path = tmp_path / "mine.yaml"
+    path.write_text("mine: {title: mine, options: {task: metro_pretraining, mask-ratio: 0.3, weighted-clm: true}}")
+    (variant,) = choose(load_variants(path), ["mine"])
+    assert variant.arguments == ["--task", "metro_pretraining", "--mask-ratio", "0.3", "--weighted-clm"]
+    with pytest.raises(UserError, match="there are metro"):
+        choose(load_variants(), ["metr"])
+    for bad in ("mine: {title: x}", "mine: {title: x, options: {rtd: none}}", "- 1"):
+        path.write_text(bad)
+        with pytest.raises(UserError):
+            load_variants(path)
+
+
+def replace_commands(monkeypatch: pytest.MonkeyPatch, failing: set[str]) -> list[tuple[str, str]]:
+    """Steps that only note that they ran; those in `failing` ("variant step") end with an error."""
+    from ablation import running
+
+    ran: list[tuple[str, str]] = []
+
+    def make(step: str) -> Any:
+        def command(job: Any, *_: Any) -> list[str]:
+            failed = f"{job.variant.name} {step}" in failing
+            note = f"open({str(job.directory / 'ran')!r}, 'a').write({step + chr(10)!r})"
+            return [sys.executable, "-c", f"{note}; print('out of luck'); raise SystemExit({int(failed)})"]
+
+        return command
+
+    for step in ("pretrain", "finetune", "convert", "evaluate"):
+        monkeypatch.setattr(running, f"{step}_command", make(step))
+    monkeypatch.setattr(running, "devices", lambda: ["cpu", "cpu"])
+    return ran
+
+
+def test_finished_steps_are_not_repeated_and_failures_stay_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ablation.running import make_jobs, run_jobs
+    from ablation.variants import choose, load_variants
+
+    variants = choose(load_variants(), ["metro", "t5"])
+    jobs = make_jobs(make_plan(tmp_path), variants, 2, tmp_path / "out")
+    assert [job.name for job in jobs] == ["metro, seed 1", "t5, seed 1", "metro, seed 2", "t5, seed 2"]
+    replace_commands(monkeypatch, {"t5 finetune"})
+    failures = run_jobs(jobs)
+    assert set(failures) == {"t5, seed 1", "t5, seed 2"}
+    assert "out of luck" in failures["t5, seed 1"]
+    assert "finetune.log" in capsys.readouterr().err
+    replace_commands(monkeypatch, set())
+    assert run_jobs(jobs) == {}
+    steps = {job.name: (job.directory / "ran").read_text().split() for job in jobs}
+    assert steps["metro, seed 1"] == ["pretrain", "finetune", "convert", "evaluate"]
+    assert steps["t5, seed 2"] == ["pretrain", "finetune", "finetune", "convert", "evaluate"]
+
+
+def test_a_directory_belongs_to_one_experiment(tmp_path: Path) -> None:
+    from ablation.running import claim
+
+    from metro_t0.errors import UserError
+
+    claim(tmp_path / "out", make_plan(tmp_path))
+    claim(tmp_path / "out", make_plan(tmp_path))
+    with pytest.raises(UserError, match="was run with updates = 120, now 7"):
+        claim(tmp_path / "out", make_plan(tmp_path, updates=7))
+    for budget in ({"updates": None}, {"hours": 1.0}):
+        with pytest.raises(UserError, match="either --updates or --hours"):
+            make_plan(tmp_path, **budget)
+
+
+def finish(job: Any, copa: float, rte: float) -> None:
+    job.results.mkdir(parents=True)
+    tasks = {
+        name: {"value": value, "standard_error": 0.01, "chance": 0.5} for name, value in (("copa", copa), ("rte", rte))
+    }
+    average = {"value": (copa + rte) / 2, "standard_error": 0.02}
+    (job.results / "summary.json").write_text(json.dumps({"average": average, "tasks": tasks}))
+    (job.directory / "pretrain.done.json").write_text('{"updates": 120}')
+    (job.directory / "evaluate.done.json").write_text("{}")
+
+
+def test_table_has_means_and_deviations_over_seeds_and_the_paper_beside(tmp_path: Path) -> None:
+    from ablation.running import make_jobs
+    from ablation.table import write_table
+    from ablation.variants import choose, load_variants
+
+    jobs = make_jobs(make_plan(tmp_path), choose(load_variants(), ["metro", "t5", "copy"]), 2, tmp_path / "out")
+    assert write_table(jobs, tmp_path / "out") == []
+    for job, copa, rte in zip(jobs, (0.5, 0.4, 0.6, 0.7), (0.6, 0.5, 0.7, 0.5), strict=False):
+        if job.variant.name != "copy":
+            finish(job, copa, rte)
+    markdown, data = write_table(jobs, tmp_path / "out")
+    lines = markdown.read_text().splitlines()
+    assert "120 pretraining updates" in lines[0]
+    # metro: averages 0.55 and 0.60 over its two seeds; t5 has one finished seed.
+    deviation = statistics.stdev([55.0, 60.0])
+    assert f"| METRO | 2 | 57.50 +- {deviation:.2f} |" in markdown.read_text()
+    assert "| 49.44 | 52.85 | 55.94 |" in markdown.read_text()
+    assert "| T5 span corruption | 1 | 45.00 +- 2.00 |" in markdown.read_text()
+    assert "| guessing | - | 50.00 | 50.00 | 50.00 | - | - | - |" in markdown.read_text()
+    assert "copy" not in markdown.read_text()
+    assert data.read_text().startswith("variant,seeds,average,copa,rte,paper T0,paper T0+,paper T0++\n")
+
+
+def test_missing_inputs_are_named_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import ablate
+
+    assert ablate.main(["--updates", "1", "--output", str(tmp_path)]) == 2
+    assert "--data is needed" in capsys.readouterr().err
+    options = [f"--{name}={tmp_path / name}" for name in ("data", "prompted", "tokenizer", "output")]
+    assert ablate.main(["--updates", "1", *options]) == 2
+    assert "metro-t0-data binarize" in capsys.readouterr().err
