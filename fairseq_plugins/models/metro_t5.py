@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.dataclass import ChoiceEnum
 from fairseq.models import BaseFairseqModel, register_model
 from torch import Tensor
 
 from fairseq_plugins.errors import clear_errors
+from fairseq_plugins.starting_point import StartingPointConfig, start
 from metro_t0.errors import UserError
 from metro_t0.modeling import PRESETS, MetroT5, ModelConfig, PretrainingBatch, PretrainingOutput
 from metro_t0.modeling.config import literal_choices
@@ -42,7 +43,7 @@ def fairseq_dataclass(name: str, source: type, defaults: Any, omit: frozenset[st
         elif default is True:
             kind, default = ChoiceEnum(("true", "false")), "true"
         fields.append((field.name, kind, dataclasses.field(default=default, metadata=dict(field.metadata))))
-    made = dataclasses.make_dataclass(name, fields, bases=(FairseqDataclass,))
+    made = dataclasses.make_dataclass(name, fields, bases=(StartingPointConfig,))
     made.__module__ = __name__
     return made
 
@@ -78,7 +79,9 @@ class MetroT5Model(BaseFairseqModel):
                     f"sequences of {longest} tokens do not fit max_positions {config.max_positions}: "
                     "raise --max-positions, or lower --tokens-per-sample (or the source and target lengths)"
                 )
-            return cls(config, task.source_dictionary.pad(), fingerprint(task.dict_path))
+            model = cls(config, task.source_dictionary.pad(), fingerprint(task.dict_path))
+            start(model.metro, cfg, task.cfg.seed)
+            return model
 
     def forward(self, **inputs: Tensor) -> PretrainingOutput | tuple[Tensor, dict[str, Any]]:
         """The fields of a `PretrainingBatch`, or src_tokens, src_lengths and prev_output_tokens (logits, extra)."""
