@@ -15,7 +15,7 @@ from metro_t0.tokenization.training import BpeSettings, train_bpe
 def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("vocabulary")
     words = "say tell the colour of thing what is very red green blue yellow yes no text word row"
-    train_bpe(Counter(dict.fromkeys(words, 50)), BpeSettings(vocab_size=60, lowercase=True), directory)
+    train_bpe(Counter(dict.fromkeys(words, 50)), BpeSettings(vocab_size=40, lowercase=True), directory)
     return directory
 
 
