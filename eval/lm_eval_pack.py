@@ -43,9 +43,10 @@ def write_pack(
     seed: int,
     limit: int | None,
 ) -> PackSummary:
-    """Write `NAME.yaml` and `data/NAME.jsonl` per template, and groups that average as the paper does.
+    """Write `NAME.yaml` and `data/NAME.jsonl` per template, and groups.
 
-    Group `metro_SET_TASK` is the mean over the templates of a task; group `metro_SET` the mean over the tasks.
+    Group `metro_SET_TASK` has the mean over the templates of a task. Group `metro_SET` holds those groups and has no
+    number of its own: the harness would average over all templates, not over the tasks.
     Raises `UserError` where no task has data, or, for a user's own task set, where one has none.
     """
     summary = PackSummary()
@@ -74,10 +75,10 @@ def write_pack(
             summary.num_tasks += 1
             summary.num_examples += len(built.examples)
         groups.append(f"{group_of_set}_{identifier(task.name)}")
-        write_text(directory / f"{groups[-1]}.yaml", group_yaml(groups[-1], members))
+        write_text(directory / f"{groups[-1]}.yaml", group_yaml(groups[-1], members, has_mean=True))
     if not groups:
         raise UserError(f"no data for any task of {task_set.name}: {next(iter(summary.missing.values()))}")
-    write_text(directory / f"{group_of_set}.yaml", group_yaml(group_of_set, groups))
+    write_text(directory / f"{group_of_set}.yaml", group_yaml(group_of_set, groups, has_mean=False))
     return summary
 
 
@@ -100,12 +101,12 @@ def task_yaml(name: str, data: Path) -> str:
     )
 
 
-def group_yaml(name: str, members: Sequence[str]) -> str:
-    """A group whose accuracy is the plain mean of its members' (each counting the same)."""
-    aggregate = [{"metric": "acc", "aggregation": "mean", "weight_by_size": False}]
-    return _dump(
-        {"group": name, "task": list(members), "aggregate_metric_list": aggregate, "metadata": {"version": 1.0}}
-    )
+def group_yaml(name: str, members: Sequence[str], has_mean: bool) -> str:
+    """A harness group; with a mean, that of its members' accuracies, each counting the same."""
+    group: dict[str, Any] = {"group": name, "task": list(members)}
+    if has_mean:
+        group["aggregate_metric_list"] = [{"metric": "acc", "aggregation": "mean", "weight_by_size": False}]
+    return _dump({**group, "metadata": {"version": 1.0}})
 
 
 def identifier(name: str) -> str:

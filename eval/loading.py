@@ -20,6 +20,7 @@ from metro_t0.files import sha256_of
 logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "sp.model", "vocab.json", "vocab.txt")
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt")
 
 
@@ -71,12 +72,18 @@ def load_model(settings: ModelSettings) -> LoadedModel:
             f"{name}: a {config.model_type} model is not encoder-decoder; rank classification here needs "
             "a sequence-to-sequence model (T5, BART, mT5, METRO-T0, ...)"
         )
+    if os.path.isdir(name) and not any(os.path.isfile(os.path.join(name, file)) for file in TOKENIZER_FILES):
+        # transformers would make an empty tokenizer of the model's kind and say nothing.
+        raise UserError(f"{name}: no tokenizer in it; save the model's own tokenizer beside it")
     tokenizer = _load("tokenizer", AutoTokenizer, settings, common)
-    if tokenizer.eos_token_id is None or len(tokenizer) <= len(tokenizer.all_special_ids):
-        raise UserError(
-            f"{name}: the tokenizer has no vocabulary or no end token; save the model's own tokenizer beside it"
-        )
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"{name}: the tokenizer has no end token (eos_token in tokenizer_config.json)")
     model = _load("model", AutoModelForSeq2SeqLM, settings, {**common, "dtype": DTYPES[settings.dtype]})
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        raise UserError(
+            f"{name}: the tokenizer has {len(tokenizer)} tokens, more than the model has embeddings "
+            f"({model.get_input_embeddings().num_embeddings}); they do not belong together"
+        )
     model.eval().to(settings.device or best_device())
     identity = {
         "model": name,

@@ -68,7 +68,8 @@ class TextEncoder:
         self.name = name
         self.batch_size = batch_size
         # Cosine similarity is the inner product of unit vectors; a model trained for dot products keeps its lengths.
-        self.unit_length = self.model.similarity_fn_name == "cosine"
+        # A model that names neither is one for cosine.
+        self.unit_length = self.model.similarity_fn_name in (None, "cosine")
 
     def __call__(self, texts: Sequence[str]) -> Vectors:
         """(texts, dimension) float32."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,57 @@ def model_directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
         model.save_pretrained(root / name)
         save_tokenizer(root / name, with_start=name == "bart")
     return {name: root / name for name in made}
+
+
+def write_rows(directory: Path, name: str, rows: list[dict[str, object]]) -> None:
+    path = directory / f"{name}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made-up rows with the columns of RTE, COPA and MMLU."""
+    root = tmp_path_factory.mktemp("data")
+    words = ["the", "council", "met", "in", "march", "and", "taxes", "would", "rise", "green", "blue", "red"]
+
+    def sentence(i: int, length: int) -> str:
+        return " ".join(words[(i * 7 + k * 3) % len(words)] for k in range(length)) + "."
+
+    write_rows(
+        root,
+        "super_glue/rte/validation",
+        [
+            {"premise": sentence(i, 4 + i % 9), "hypothesis": sentence(i + 1, 4), "idx": i, "label": i % 2}
+            for i in range(14)
+        ],
+    )
+    write_rows(
+        root,
+        "super_glue/copa/validation",
+        [
+            {
+                "premise": sentence(i, 6),
+                "choice1": sentence(i + 2, 3),
+                "choice2": sentence(i + 3, 5),
+                "question": ("cause", "effect")[i % 2],
+                "idx": i,
+                "label": i % 2,
+            }
+            for i in range(10)
+        ],
+    )
+    write_rows(
+        root,
+        "mmlu/validation",
+        [
+            {
+                "question": sentence(i, 5) + str(i),
+                "subject": ("anatomy", "virology")[i % 2],
+                "choices": [sentence(i + k, 2) for k in range(4)],
+                "answer": i % 4,
+            }
+            for i in range(8)
+        ],
+    )
+    return root

@@ -1,0 +1,120 @@
+"""Retrieval: exact nearest passages whatever the shards, resumed index, and the file MMLU reads."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from eval.cli import main
+from eval.mmlu import load_passages, question_key
+from metro_t0.errors import UserError
+from metro_t0.prompts.datasets import load_rows
+
+pytest.importorskip("faiss")
+sentence_transformers = pytest.importorskip("sentence_transformers")
+
+from eval.retrieval import ShardedIndex, TextEncoder, read_collection  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def encoder_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sentence-transformers model of a random two-layer BERT."""
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    root = tmp_path_factory.mktemp("encoder")
+    letters = [*"abcdefghijklmnopqrstuvwxyz0123456789.", *(f"##{c}" for c in "abcdefghijklmnopqrstuvwxyz0123456789")]
+    (root / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters]))
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(letters) + 5, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
+    )
+    BertModel(config).save_pretrained(root / "bert")
+    BertTokenizerFast(vocab_file=str(root / "vocab.txt")).save_pretrained(root / "bert")
+    transformer = Transformer(str(root / "bert"))
+    pooling = Pooling(transformer.get_embedding_dimension())
+    sentence_transformers.SentenceTransformer(modules=[transformer, pooling], device="cpu").save(str(root / "model"))
+    return root / "model"
+
+
+@pytest.fixture(scope="module")
+def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("collection") / "passages.tsv.gz"
+    draw = np.random.default_rng(0)
+    with gzip.open(path, "wt") as stream:
+        for i in range(53):
+            stream.write(f"p{i}\t{' '.join(''.join(draw.choice(list('abcdefg'), 4)) for _ in range(6))}\n")
+    return path
+
+
+@pytest.mark.parametrize("shard_size", [7, 53, 100])
+def test_search_over_shards_is_exact(
+    encoder_directory: Path, collection: Path, tmp_path: Path, shard_size: int
+) -> None:
+    encoder = TextEncoder(str(encoder_directory), batch_size=16, device="cpu")
+    index = ShardedIndex(tmp_path, collection, shard_size)
+    assert index.build(encoder) == 53
+    assert len(list(tmp_path.glob("shard-*.faiss"))) == -(-53 // shard_size)
+    texts = [passage.text for passage in read_collection(collection)]
+    queries = encoder(["abba cafe", texts[17], "ggg"])
+    scores, positions = index.search(queries, 5)
+    products = queries @ encoder(texts).T
+    np.testing.assert_allclose(scores, -np.sort(-products, axis=1)[:, :5], rtol=1e-5)
+    np.testing.assert_allclose(np.take_along_axis(products, positions, axis=1), scores, rtol=1e-5)
+    assert positions[1, 0] == 17
+    assert index.passages_at({17, 3})[17].id == "p17"
+
+
+def test_interrupted_index_goes_on_and_belongs_to_its_collection(
+    encoder_directory: Path, collection: Path, tmp_path: Path
+) -> None:
+    encoder = TextEncoder(str(encoder_directory), batch_size=16, device="cpu")
+    index = ShardedIndex(tmp_path, collection, 20)
+    index.build(encoder)
+    first, last = tmp_path / "shard-00000.faiss", tmp_path / "shard-00002.faiss"
+    then, whole = first.stat().st_mtime_ns, last.read_bytes()
+    last.unlink()
+    index.build(encoder)
+    assert first.stat().st_mtime_ns == then
+    assert last.read_bytes() == whole
+    with pytest.raises(UserError, match="shard_size is 20, not 10; give another --index"):
+        ShardedIndex(tmp_path, collection, 10).build(encoder)
+
+
+def test_command_writes_what_mmlu_reads(
+    encoder_directory: Path, collection: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "passages.jsonl"
+    common = ["--encoder", str(encoder_directory), "--collection", str(collection), "--index", str(tmp_path / "index")]
+    more = ["--data-dir", str(data_dir), "--output", str(output), "--top-k", "3", "--device", "cpu"]
+    assert main(["retrieve", *common, *more]) == 0
+    passages = load_passages(output)
+    rows = load_rows("mmlu", None, "validation", data_dir)
+    assert set(passages) == {question_key(row) for row in rows}
+    assert {len(found) for found in passages.values()} == {3}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.tsv", "1\tone\nno tab\n", "line 2 is not id, tab, text"),
+        ("a.jsonl", '{"text": "x"}\n{"txt": 1}\n', "line 2 is not a JSON object"),
+    ],
+)
+def test_bad_collections_name_the_line(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=message):
+        list(read_collection(tmp_path / name))
+
+
+def test_encoder_that_is_none(
+    tmp_path: Path, collection: Path, capsys: pytest.CaptureFixture[str], data_dir: Path
+) -> None:
+    arguments = ["--encoder", str(tmp_path / "no"), "--collection", str(collection), "--index", str(tmp_path / "i")]
+    assert main(["retrieve", *arguments, "--data-dir", str(data_dir), "--output", str(tmp_path / "o.jsonl")]) == 2
+    assert json.dumps(str(tmp_path / "no"))[1:-1] in capsys.readouterr().err
