@@ -79,6 +79,11 @@ class LogHistogram:
         """Values counted, zeros included."""
         return int(self.counts.sum()) + self.zeros
 
+    @property
+    def without_zeros(self) -> LogHistogram:
+        """The positive values alone."""
+        return LogHistogram(self.counts, 0, self.total)
+
     def quantile(self, q: float) -> float:
         """log10 of the q-quantile, to the width of a bin; -inf where it is a zero."""
         rank = q * self.number

@@ -53,7 +53,7 @@ def _draw_distribution(axes: Axes, checkpoints: Checkpoints) -> None:
     for number, (name, groups) in enumerate(checkpoints.items()):
         whole = merged(groups)
         share = 100 * whole.counts / whole.number
-        filled |= share > 0.005
+        filled[1:] |= share[1:] > 0.01  # the lowest bin holds underflow, which would stretch the axis
         axes.stairs(share, EDGES, color=look(number).color, linewidth=1.4, label=f"{name} ({_zeros(whole)})")
     bins = np.flatnonzero(filled)
     if len(bins):
@@ -70,13 +70,13 @@ def _zeros(histogram: LogHistogram) -> str:
 
 
 def _draw_kinds(axes: Axes, checkpoints: Checkpoints) -> None:
-    """Median (marker) and quartiles (bar) of each kind of parameter."""
+    """Median (marker) and quartiles (bar) of each kind; zeros, such as unseen embeddings, are left out."""
     kinds = kinds_in(list(checkpoints.values()))
     step = 0.7 / len(checkpoints)
     for number, groups in enumerate(checkpoints.values()):
         style = look(number)
         for place, kind in enumerate(kinds):
-            one = merged(groups, kind=kind)
+            one = merged(groups, kind=kind).without_zeros
             low, middle, high = (one.quantile(q) for q in (0.25, 0.5, 0.75))
             height = place + (number - (len(checkpoints) - 1) / 2) * step
             if np.isfinite(middle):
@@ -86,15 +86,15 @@ def _draw_kinds(axes: Axes, checkpoints: Checkpoints) -> None:
     axes.invert_yaxis()
     axes.xaxis.set_major_formatter(POWER_OF_TEN)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    axes.set_title("By kind: median and quartiles", loc="left")
+    axes.set_title("By kind: median and quartiles above 0", loc="left")
     axes.set_xlabel(AXIS)
 
 
 def _draw_layers(axes: Axes, checkpoints: Checkpoints, stack: str) -> None:
-    """Median per layer, quartiles as a band."""
+    """Median per layer, quartiles as a band; zeros are left out."""
     for number, groups in enumerate(checkpoints.values()):
         layers = sorted({group.layer for group in groups if group.stack == stack})
-        ones = [merged(groups, stack=stack, layer=layer) for layer in layers]
+        ones = [merged(groups, stack=stack, layer=layer).without_zeros for layer in layers]
         low, middle, high = (
             np.array([max(one.quantile(q), float(EDGES[0])) for one in ones]) for q in (0.25, 0.5, 0.75)
         )
@@ -103,6 +103,6 @@ def _draw_layers(axes: Axes, checkpoints: Checkpoints, stack: str) -> None:
         axes.fill_between(layers, low, high, color=style.color, alpha=0.12, linewidth=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_formatter(POWER_OF_TEN)
-    axes.set_title(f"{stack.capitalize()} by layer: median and quartiles", loc="left")
+    axes.set_title(f"{stack.capitalize()} by layer: median and quartiles above 0", loc="left")
     axes.set_xlabel("layer")
     axes.set_ylabel(AXIS)
