@@ -25,17 +25,23 @@ from eval.retrieval import ShardedIndex, TextEncoder, read_collection  # noqa: E
 def encoder_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sentence-transformers model of a random two-layer BERT."""
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-    from transformers import BertConfig, BertModel, BertTokenizerFast
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
     root = tmp_path_factory.mktemp("encoder")
-    letters = [*"abcdefghijklmnopqrstuvwxyz0123456789.", *(f"##{c}" for c in "abcdefghijklmnopqrstuvwxyz0123456789")]
-    (root / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters]))
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    vocabulary = {piece: i for i, piece in enumerate([*special, *"abcdefghijklmnopqrstuvwxyz0123456789."])}
+    characters = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    characters.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=characters, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    )
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=len(letters) + 5, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
+        vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
     )
     BertModel(config).save_pretrained(root / "bert")
-    BertTokenizerFast(vocab_file=str(root / "vocab.txt")).save_pretrained(root / "bert")
+    tokenizer.save_pretrained(root / "bert")
     transformer = Transformer(str(root / "bert"))
     pooling = Pooling(transformer.get_embedding_dimension())
     sentence_transformers.SentenceTransformer(modules=[transformer, pooling], device="cpu").save(str(root / "model"))
@@ -66,6 +72,7 @@ def test_search_over_shards_is_exact(
     products = queries @ encoder(texts).T
     np.testing.assert_allclose(scores, -np.sort(-products, axis=1)[:, :5], rtol=1e-5)
     np.testing.assert_allclose(np.take_along_axis(products, positions, axis=1), scores, rtol=1e-5)
+    assert products[0].std() > 1e-3, "the encoder must tell passages apart"
     assert positions[1, 0] == 17
     assert index.passages_at({17, 3})[17].id == "p17"
 
