@@ -6,6 +6,7 @@ import gzip
 import json
 import random
 import shutil
+import string
 import sys
 import unicodedata
 from collections.abc import Iterator
@@ -98,8 +99,8 @@ CHARACTERS = st.characters(exclude_categories=["Cs", "Cn", "Mn", "Mc", "Me"])
 SNIPPETS = st.sampled_from(
     ["'", "''", "``", "’", "'s", "' s", "'LL", "'ll", "' RE-do", "'ve", "\"", "_", "-", "—", "...", "…", "(", ")",
      "\u2581", "[MASK]", "<s>", "</s>", "<unk>", "<pad>", " ", "\t", "\x1c", "\x85", "\u3000", "\u200b", "s",
-     "t's", "x'RE.", "²", "é", "e\u0301", "E\u0301", "\ufb01", "½", "½x", "日本", "the", "Dogs'", "İ", "Σ", "ß", "\ufeff",
-     "\xad", "𝐀", "¨", "～"]
+     "t's", "x'RE.", "²", "é", "e\u0301", "E\u0301", "\ufb01", "½", "½x", "日本", "the", "Dogs'", "İ", "Σ", "ß",
+     "\ufeff", "\xad", "𝐀", "¨", "～"]
 )  # fmt: skip
 MADE_TEXT = st.lists(SNIPPETS | st.text(CHARACTERS, max_size=4) | st.just(" "), max_size=12).map("".join)
 
@@ -120,6 +121,11 @@ def test_every_character(pair: Pair) -> None:
     random.Random(0).shuffle(characters)
     texts = [f"a{c} {c}b c{c}d '{c}s" for c in characters[:8_000]]
     assert ties(pair, texts) == 0
+
+
+def test_one_mark_on_any_latin_letter(pair: Pair) -> None:
+    marks = [chr(code) for code in range(0x300, 0x370)]
+    assert ties(pair, [" ".join(f"x{letter}{mark}y" for mark in marks) for letter in string.ascii_letters]) == 0
 
 
 def test_sizes_and_case(pair: Pair, request: pytest.FixtureRequest) -> None:

@@ -1,0 +1,151 @@
+"""Speed of tokenizer + binarize beside SentencePiece + fairseq-preprocess, on the same text in the same run.
+
+    python scripts/benchmarks/data.py --text corpus.txt.zst --vocabulary vocab_32k --megabytes 16
+
+--vocabulary is a directory with sp.model and dict.txt, because both sides must use one vocabulary. The other side is
+the released recipe: normalisation in Python, the sentencepiece package, pieces as text, then fairseq-preprocess.
+Times are of whole processes, start included: wall-clock, and the processor time that they took, which is what counts
+for one core and hardly depends on what else runs on the machine. The token files of both sides are compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from metro_t0.data.parallel import default_workers
+from metro_t0.data.token_files import TokenFile
+from metro_t0.files import open_bytes
+
+ORACLE = Path(__file__).resolve().parents[2] / "tests" / "tokenization"
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+SENTENCEPIECE_SIDE = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from sentencepiece_oracle import SentencePieceOracle, normalize
+oracle = SentencePieceOracle(Path(sys.argv[2]), lowercase=sys.argv[5] == "True")
+with open(sys.argv[3], encoding="utf-8") as lines, open(sys.argv[4], "w", encoding="utf-8") as out:
+    for line in lines:
+        text = normalize(line)
+        text = text.lower() if oracle.lowercase else text
+        out.write(" ".join(oracle.processor.encode(text, out_type=str)) + "\\n")
+"""
+
+
+@dataclass(frozen=True, order=True)
+class Spent:
+    """Seconds of processor time, and of wall-clock time."""
+
+    processor: float
+    wall: float
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(self.processor + other.processor, self.wall + other.wall)
+
+
+def measure(command: list[str]) -> Spent:
+    start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, check=True, capture_output=True, env=os.environ | ONE_THREAD)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    processor = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+    return Spent(processor, time.perf_counter() - start)
+
+
+def binarize(text: Path, vocabulary: Path, output: Path, workers: int) -> Spent:
+    command = [sys.executable, "-c", "from metro_t0.data.cli import main; import sys; sys.exit(main(sys.argv[1:]))"]
+    command += ["binarize", str(text), "--tokenizer", str(vocabulary), "--valid-fraction", "0"]
+    return measure([*command, "--workers", str(workers), "--output", str(output)])
+
+
+def sentencepiece_and_preprocess(
+    text: Path, vocabulary: Path, output: Path, lowercase: bool, workers: int
+) -> tuple[Spent, Spent]:
+    pieces = output.with_suffix(".pieces")
+    script = [sys.executable, "-c", SENTENCEPIECE_SIDE, str(ORACLE), str(vocabulary), str(text), str(pieces)]
+    tokenizing = measure([*script, str(lowercase)])
+    command = [sys.executable, "-m", "fairseq_cli.preprocess", "--only-source", "--srcdict"]
+    command += [str(vocabulary / "dict.txt"), "--trainpref", str(pieces), "--destdir", str(output)]
+    return tokenizing, measure([*command, "--workers", str(workers)])
+
+
+def excerpt(source: Path, megabytes: float, target: Path) -> int:
+    with open_bytes(source) as stream:
+        text = stream.read(int(megabytes * 1e6))
+    text = text[: text.rfind(b"\n\n") + 2]
+    target.write_bytes(text)
+    return len(text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--vocabulary", type=Path, required=True)
+    parser.add_argument("--cased", action="store_true", help="the vocabulary keeps case (the released 64k one)")
+    parser.add_argument("--megabytes", type=float, default=16.0)
+    parser.add_argument("--repeats", type=int, default=2, help="interleaved; the fastest of each side counts")
+    given = parser.parse_args()
+    cores = default_workers()
+    ours_one, ours_all, pieces, preprocess = [], [], [], []
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        megabytes = excerpt(given.text, given.megabytes, directory / "text.txt") / 1e6
+        for repeat in range(given.repeats):
+            place = directory / str(repeat)
+            place.mkdir()
+            ours_one.append(binarize(directory / "text.txt", given.vocabulary, place / "ours", 1))
+            theirs = sentencepiece_and_preprocess(
+                directory / "text.txt", given.vocabulary, place / "theirs", not given.cased, 1
+            )
+            pieces.append(theirs[0])
+            preprocess.append(theirs[1])
+            ours_all.append(binarize(directory / "text.txt", given.vocabulary, place / "all", cores))
+        ours, theirs_file = TokenFile(place / "ours" / "train"), TokenFile(place / "theirs" / "train")
+        different = sum(not np.array_equal(a, b) for a, b in zip(ours, theirs_file, strict=True))
+        tokens = int(ours.sizes.sum(dtype=np.int64))
+    report(megabytes, tokens, min(ours_one), min(ours_all), min(pieces), min(preprocess), cores)
+    print(json.dumps({"items": len(ours), "items that differ": different}))
+
+
+def report(
+    megabytes: float, tokens: int, one: Spent, every: Spent, pieces: Spent, preprocess: Spent, cores: int
+) -> None:
+    table = Table(title=f"{megabytes:.1f} MB, {tokens:,} tokens", title_justify="left")
+    for column in ("what", "processor s", "MB/s", "tokens/s", "times", "wall s", "times (wall)"):
+        table.add_column(column, justify="left" if column == "what" else "right")
+    theirs = pieces + preprocess
+    rows = {
+        "Python normalisation + sentencepiece": pieces,
+        "fairseq-preprocess": preprocess,
+        "both, one core": theirs,
+        "metro-t0-data binarize, one core": one,
+        f"metro-t0-data binarize, {cores} cores": every,
+    }
+    for what, spent in rows.items():
+        seconds = spent.processor
+        table.add_row(
+            what,
+            f"{seconds:.1f}",
+            f"{megabytes / seconds:.2f}",
+            f"{tokens / seconds:,.0f}",
+            f"{theirs.processor / seconds:.1f}",
+            f"{spent.wall:.1f}",
+            f"{theirs.wall / spent.wall:.1f}",
+        )
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    main()
