@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,24 +48,18 @@ def analyse_t5(model: T5, pad_id: int, decoder_start: int) -> AnalysedModel:
     return AnalysedModel(model.eval(), forward, pad_id, decoder_start)
 
 
-def load_checkpoint(directory: Path, mixture: Path, device: str) -> AnalysedModel:
-    """Load a Hugging Face directory in fp32 for data of a mixture.
+def load_checkpoint(path: Path, mixture: Path, device: str) -> AnalysedModel:
+    """Load a Hugging Face directory, or a fairseq checkpoint (.pt) of this toolkit, in fp32 for data of a mixture.
 
-    Raises `UserError` where it is none, is no encoder-decoder, or has another vocabulary than the mixture.
+    Raises `UserError` where it is neither, is no encoder-decoder, or has another vocabulary than the mixture.
     """
-    from transformers import AutoModelForSeq2SeqLM
-
-    import metro_t0.hf  # noqa: F401  makes the Auto classes know metro_t5
-
-    if not (directory / "config.json").is_file():
-        raise UserError(
-            f"{directory}: not a Hugging Face directory; convert a fairseq checkpoint with metro-t0-convert to-hf"
-        )
-    try:
-        model = AutoModelForSeq2SeqLM.from_pretrained(directory, dtype=torch.float32, local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise UserError(f"{directory}: cannot be loaded: {' '.join(str(error).split())[:300]}") from None
-    _check_vocabulary(directory, mixture)
+    if path.is_file():
+        model = _from_fairseq(path, mixture / DICT_NAME)
+    elif (path / "config.json").is_file():
+        _check_vocabulary(path, mixture)
+        model = _from_hugging_face(path)
+    else:
+        raise UserError(f"{path}: neither a Hugging Face directory (no config.json in it) nor a checkpoint file")
     model = model.eval().to(device)
 
     def forward(batch: Seq2SeqBatch) -> Tensor:
@@ -77,6 +72,28 @@ def load_checkpoint(directory: Path, mixture: Path, device: str) -> AnalysedMode
         return outputs.logits
 
     return AnalysedModel(model, forward, model.config.pad_token_id, model.config.decoder_start_token_id)
+
+
+def _from_hugging_face(directory: Path) -> Any:
+    from transformers import AutoModelForSeq2SeqLM
+
+    import metro_t0.hf  # noqa: F401  makes the Auto classes know metro_t5
+
+    try:
+        return AutoModelForSeq2SeqLM.from_pretrained(directory, dtype=torch.float32, local_files_only=True)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise UserError(f"{directory}: cannot be loaded: {' '.join(str(error).split())[:300]}") from None
+
+
+def _from_fairseq(path: Path, dict_path: Path) -> Any:
+    from metro_t0.hf.checkpoints import read_checkpoint
+    from metro_t0.hf.export import from_main_state
+
+    if not dict_path.is_file():
+        raise UserError(f"{dict_path}: no such file, so it is unknown whether the mixture's ids are the model's")
+    checkpoint = read_checkpoint(path)
+    checkpoint.check_dictionary(dict_path)
+    return from_main_state(checkpoint.config, checkpoint.main_tensors()).float()
 
 
 def _check_vocabulary(directory: Path, mixture: Path) -> None:

@@ -134,7 +134,7 @@ def _efficiency(arguments: Namespace) -> None:
 
 def _add_checkpoints(parser: Parser) -> None:
     add = parser.add_argument
-    add("checkpoints", nargs="+", metavar="[NAME=]DIRECTORY", help="Hugging Face directories of models")
+    add("checkpoints", nargs="+", metavar="[NAME=]CHECKPOINT", help="Hugging Face directories or fairseq .pt files")
     add("--data", type=Path, required=True, metavar="MIXTURE", help="directory that metro-t0-prompts build wrote")
     add("--split", default="train", help="train or valid (default: %(default)s)")
     add("--examples", type=int, default=2000, help="sample of the mixture, at the tasks' rates (default: %(default)s)")

@@ -149,6 +149,24 @@ def test_finished_steps_are_not_repeated_and_failures_stay_alone(
     assert steps["t5, seed 2"] == ["pretrain", "finetune", "finetune", "convert", "evaluate"]
 
 
+def test_wall_time_becomes_updates_by_a_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial that takes 2 seconds per update, after a slow start: 1,800 updates in an hour."""
+    from ablation import running
+    from ablation.variants import choose, load_variants
+
+    wall = "[5.0 * u if u <= 10 else 50 + 2.0 * (u - 10) for u in range(1, 31)]"
+    program = (
+        f"import json\nfor u, wall in enumerate({wall}, 1):\n"
+        " print('| INFO | train_inner |', json.dumps({'num_updates': str(u), 'wall': str(wall), 'loss': '3'}))"
+    )
+    monkeypatch.setattr(running, "pretrain_command", lambda job, device, updates: [sys.executable, "-c", program])
+    plan = make_plan(tmp_path, updates=None, hours=1.0)
+    (job,) = running.make_jobs(plan, choose(load_variants(), ["t5"]), 1, tmp_path / "out")
+    assert running._updates_in_hours(job, "cpu") == 1800
+    monkeypatch.setattr(running, "pretrain_command", lambda job, device, updates: ["false"])
+    assert running._updates_in_hours(job, "cpu") == 1800  # remembered
+
+
 def test_a_directory_belongs_to_one_experiment(tmp_path: Path) -> None:
     from ablation.running import claim
 

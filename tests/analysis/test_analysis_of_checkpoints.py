@@ -12,6 +12,8 @@ from metro_t0.analysis.activation import count_activations
 from metro_t0.analysis.checkpoints import analyse_t5, load_checkpoint
 from metro_t0.analysis.cli import main
 from metro_t0.analysis.mixtures import batches, sample_mixture
+from metro_t0.errors import UserError
+from metro_t0.hf.checkpoints import write_checkpoint
 from metro_t0.hf.export import to_hugging_face
 from metro_t0.modeling import T5
 
@@ -53,6 +55,20 @@ def test_commands(checkpoint: Path, mixture: Path, tmp_path: Path, capsys: pytes
         assert {row["checkpoint"] for row in found} == {"METRO", "t5"}
         assert rows in (None, len(found))
     assert "nats per target token" in capsys.readouterr().out
+
+
+def test_a_fairseq_checkpoint_is_analysed_like_its_export(
+    checkpoint: Path, small_t5: T5, mixture: Path, tmp_path: Path
+) -> None:
+    tensors = {f"main.{name}": tensor for name, tensor in small_t5.float().state_dict().items()}
+    write_checkpoint(tmp_path / "checkpoint.pt", small_t5.config, tensors, mixture / "dict.txt")
+    given = list(batches(sample_mixture(mixture, "train", 20, seed=0), 100, 1, 2))
+    ours, exported = (load_checkpoint(path, mixture, "cpu") for path in (tmp_path / "checkpoint.pt", checkpoint))
+    for batch in given:
+        assert torch.equal(ours.logits(batch), exported.logits(batch))
+    (mixture / "dict.txt").write_text("b 1\n" * 36)
+    with pytest.raises(UserError, match=r"dict\.txt"):
+        load_checkpoint(tmp_path / "checkpoint.pt", mixture, "cpu")
 
 
 def test_another_vocabulary_is_refused(checkpoint: Path, mixture: Path, capsys: pytest.CaptureFixture[str]) -> None:
