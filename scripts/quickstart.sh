@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# From nothing to a pretrained, prompt-finetuned and evaluated METRO-T0 on two CPU cores, without any download of data
+# or models. Text: English documentation found in the Python installation. A second run continues where the first
+# stopped and repeats nothing that is done.
+#
+#   scripts/quickstart.sh                    everything, into runs/quickstart
+#   scripts/quickstart.sh --pretrain-only    stop after pretraining
+#   OUTPUT=elsewhere scripts/quickstart.sh
+#
+# Takes about 15 minutes on 2 cores: 4 to install, 8 to pretrain, 3 to fine-tune and evaluate.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+OUTPUT=${OUTPUT:-runs/quickstart}
+TEXT='builtin:python-docs?max_mb=24'
+started=$SECONDS
+step() { printf '\n[%3d:%02d] %s\n' $(((SECONDS - started) / 60)) $(((SECONDS - started) % 60)) "$1"; }
+
+step "Installing into .venv"
+scripts/setup.sh
+export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=false MPLBACKEND=Agg
+export HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 PYTHONWARNINGS=ignore
+mkdir -p "$OUTPUT"
+
+# train LOG OPTION...: fairseq-hydra-train with its log kept and one readable line per interval shown.
+train() {
+    local log=$1; shift
+    fairseq-hydra-train "$@" 2>&1 | tee -a "$log" | python scripts/show_training.py
+}
+
+step "Training a tokenizer (4,096 pieces) and binarizing the text"
+[ -f "$OUTPUT/vocab/dict.txt" ] ||
+    metro-t0-data tokenizer "$TEXT" --vocab-size 4096 --lowercase --output "$OUTPUT/vocab"
+[ -f "$OUTPUT/data/info.json" ] ||
+    metro-t0-data binarize "$TEXT" --tokenizer "$OUTPUT/vocab" --output "$OUTPUT/data"
+
+step "Pretraining METRO-T5 demo (log: $OUTPUT/pretraining.log)"
+if [ ! -f "$OUTPUT/pretraining.done" ]; then
+    pretrain=(--config-dir fairseq_plugins/configs/pretraining --config-name metro_t5_demo
+        "task.data=$OUTPUT/data" "checkpoint.save_dir=$OUTPUT/pretrained")
+    # One update first: its validation is the "start" of the table. Then the whole run resumes from it.
+    [ -f "$OUTPUT/pretrained/checkpoint_last.pt" ] ||
+        train "$OUTPUT/pretraining.log" "${pretrain[@]}" optimization.max_update=1
+    train "$OUTPUT/pretraining.log" "${pretrain[@]}"
+    touch "$OUTPUT/pretraining.done"
+fi
+metro-t0-analyze curves "METRO-T5 demo=$OUTPUT/pretraining.log" --dict "$OUTPUT/data/dict.txt" \
+    --output "$OUTPUT/pretraining"
+python scripts/pretraining_table.py "$OUTPUT/pretraining.log" --dict "$OUTPUT/data/dict.txt" \
+    --output "$OUTPUT/pretraining.md"
+step "Pretrained: $OUTPUT/pretrained/checkpoint_last.pt, curves: $OUTPUT/pretraining.png"
+[ "${1:-}" != --pretrain-only ] || exit 0
+
+step "Building the prompted tasks"
+[ -f "$OUTPUT/prompted/mixture.json" ] ||
+    metro-t0-prompts build --mixture embedded --max-source-tokens 128 --max-target-tokens 64 \
+        --tokenizer "$OUTPUT/vocab" --output "$OUTPUT/prompted"
+
+step "Prompt-finetuning (log: $OUTPUT/finetuning.log)"
+if [ ! -f "$OUTPUT/finetuning.done" ]; then
+    train "$OUTPUT/finetuning.log" --config-dir fairseq_plugins/configs/finetuning --config-name demo \
+        "task.data=$OUTPUT/prompted" "checkpoint.save_dir=$OUTPUT/finetuned" \
+        "checkpoint.finetune_from_model=$OUTPUT/pretrained/checkpoint_last.pt"
+    touch "$OUTPUT/finetuning.done"
+fi
+
+step "Converting to a Hugging Face directory"
+[ -f "$OUTPUT/model/config.json" ] ||
+    metro-t0-convert fairseq "$OUTPUT/finetuned/checkpoint_last.pt" "$OUTPUT/model" --tokenizer "$OUTPUT/vocab"
+
+step "Zero-shot evaluation on the held-out task, by rank classification"
+metro-t0-eval tasks --tasks scripts/quickstart_tasks.yaml --model "$OUTPUT/model" --output "$OUTPUT/results" \
+    --max-source-length 128 --save-predictions
+metro-t0-eval report "$OUTPUT/results" --output "$OUTPUT/report"
+
+step "Done"
+cat <<END
+  pretrained checkpoint   $OUTPUT/pretrained/checkpoint_last.pt
+  fine-tuned model        $OUTPUT/model   (AutoModelForSeq2SeqLM.from_pretrained)
+  curves                  $OUTPUT/pretraining.png
+  report                  $OUTPUT/report/report.html
+END
