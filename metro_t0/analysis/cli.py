@@ -1,4 +1,4 @@
-"""Command `metro-t0-analyze`: pictures of how a model was trained and of what it learnt."""
+"""`metro-t0-analyze`: pictures of how a model was trained and of what it learnt."""
 
 from __future__ import annotations
 
@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
 PROGRAM = "metro-t0-analyze"
 
+EXAMPLES = """examples:
+  metro-t0-analyze curves runs/metro/train.log --output figures/curves
+  metro-t0-analyze activation --data prompted METRO-T0=runs/metro/hf T0=runs/t5/hf --output figures/activation
+  metro-t0-analyze sensitivity --data prompted METRO-T0=runs/metro/hf T0=runs/t5/hf --output figures/sensitivity
+  metro-t0-analyze efficiency runs.yaml --output figures/efficiency
+"""
 CURVES_EXAMPLES = """examples:
   metro-t0-analyze curves runs/metro/train.log --dict data/bin/dict.txt --output figures/curves
   metro-t0-analyze curves "RTD on encoder=runs/metro/train.log" "RTD on decoder=runs/decoder/train.log" \\
@@ -48,8 +54,8 @@ runs.yaml (paths relative to the file; directories are outputs of metro-t0-eval)
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; gives the exit status."""
-    parser = Parser(prog=PROGRAM, description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    parser = Parser(prog=PROGRAM, description=__doc__, epilog=EXAMPLES)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     _add_curves(commands)
     _add_activation(commands)
     _add_sensitivity(commands)
