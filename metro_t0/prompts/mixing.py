@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from metro_t0.data.token_files import TokenFile
+from metro_t0.data.token_files import TokenFile, idx_path
 from metro_t0.errors import UserError
 from metro_t0.files import open_bytes, read_json
 from metro_t0.prompts.names import nearest
@@ -65,8 +65,8 @@ def load_mixture(directory: Path, split: str) -> list[TaskExamples]:
         raise UserError(f"{path}: no such file; make the directory with metro-t0-prompts build")
     tasks = []
     for entry in read_json(path)["tasks"]:
-        if split == VALID and not entry["held_out_examples"]:
-            continue
+        if split == VALID and not idx_path(directory / VALID / f"{entry['name']}.source").is_file():
+            continue  # not every task has held-out examples
         dataset = entry["dataset"] if entry["subset"] is None else f"{entry['dataset']}_{entry['subset']}"
         source = TokenFile(directory / split / f"{entry['name']}.source")
         target = TokenFile(directory / split / f"{entry['name']}.target")
