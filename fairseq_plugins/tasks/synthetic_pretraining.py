@@ -40,7 +40,7 @@ class SyntheticPretrainingConfig(FairseqDataclass):
         default="???", metadata={"help": "t5, t5:DIRECTORY, compact:N, or the directory of a tokenizer"}
     )
     num_tokens: int = field(default=0, metadata={"help": "draw sequences from that many tokens only; 0: from all"})
-    profile: ChoiceEnum(["authors", "paper"]) = field(  # type: ignore[valid-type]
+    task_profile: ChoiceEnum(["authors", "paper"]) = field(  # type: ignore[valid-type]
         default="authors", metadata={"help": "law of the examples, where the paper and the authors' data differ"}
     )
     length_min: int = field(default=10, metadata={"help": "shortest input, separators included"})
@@ -157,7 +157,7 @@ class SyntheticPretrainingTask(FairseqTask):
             vocabulary = load_vocabulary(cfg.vocabulary, TASKS, cfg.num_tokens or None)
             prefix = {"profile": None, "yes": True, "no": False}[str(cfg.task_prefix)]
             settings_of_stream = StreamSettings(
-                cfg.tasks, cfg.seed, cast(Any, str(cfg.profile)), cfg.length_min, cfg.length_max,
+                cfg.tasks, cfg.seed, cast(Any, str(cfg.task_profile)), cfg.length_min, cfg.length_max,
                 cast(Any, str(cfg.order)), prefix,
             )  # fmt: skip
             mixture = settings_of_stream.mixture(vocabulary)
