@@ -1,0 +1,70 @@
+"""Who may import whom, and what every command and script owes its user."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+ROOMS = ("metro_t0", "fairseq_plugins", "finetune", "eval")
+ALLOWED = {room: {room, "metro_t0"} for room in ROOMS}
+COMMANDS: dict[str, str] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["scripts"]
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Top-level packages that a file imports anywhere, functions included."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            yield node.module.split(".")[0]
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_import_only_the_library_and_themselves(room: str) -> None:
+    wrong = [
+        f"{path.relative_to(REPOSITORY)} imports {name}"
+        for path in (REPOSITORY / room).rglob("*.py")
+        for name in imports_of(path)
+        if name in ROOMS and name not in ALLOWED[room]
+    ]
+    assert not wrong
+
+
+def test_fairseq_is_imported_only_by_the_plugin() -> None:
+    wrong = [
+        str(path.relative_to(REPOSITORY))
+        for room in ROOMS
+        if room != "fairseq_plugins"
+        for path in (REPOSITORY / room).rglob("*.py")
+        if "fairseq" in imports_of(path)
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("module", ["eval.cli", "metro_t0.hf", "finetune.cli"])
+def test_evaluating_needs_no_fairseq(module: str) -> None:
+    blocked = f"import sys; sys.modules['fairseq'] = None; import {module}"
+    subprocess.run([sys.executable, "-c", blocked], check=True, cwd=REPOSITORY)
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_explains_itself_with_an_example(command: str) -> None:
+    module, function = COMMANDS[command].split(":")
+    call = f"import sys; sys.argv[0] = '{command}'; from {module} import {function}; sys.exit({function}())"
+    run = subprocess.run(
+        [sys.executable, "-c", call, "--help"], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert "example" in run.stdout.lower()
+
+
+def test_no_module_is_a_bag_of_leftovers() -> None:
+    names = {path.stem for room in ROOMS for path in (REPOSITORY / room).rglob("*.py")}
+    assert not names & {"utils", "util", "helpers", "misc", "common"}
