@@ -23,6 +23,7 @@ from eval.summary import Summary, summarize_directory, write_summary
 from eval.tables import task_rows
 from eval.tasks import TaskSet, built_in_tasks, load_tasks
 from metro_t0.errors import UserError
+from metro_t0.prompts.names import EMBEDDED_NAME
 
 # Where time per token stops falling; on a CPU smaller batches of closer lengths save padding.
 MAX_TOKENS = {"cuda": 65536, "mps": 8192, "cpu": 1024}
@@ -43,6 +44,7 @@ MMLU_EXAMPLES = """examples:
 """
 TASKS_EXAMPLES = """examples:
   metro-t0-eval tasks --tasks my_tasks.yaml --model my_model/ --output results/mine
+  metro-t0-eval tasks --tasks embedded --model my_model/ --output results/embedded
 
 my_tasks.yaml:
   tasks:
@@ -65,9 +67,11 @@ def register(subcommands: Any) -> None:
     mmlu.set_defaults(body=_evaluate_mmlu)
 
     tasks = subcommands.add_parser("tasks", help="data sets of your own choice", epilog=TASKS_EXAMPLES)
-    tasks.add_argument("--tasks", type=Path, required=True, help="YAML file that lists data sets and templates")
+    tasks.add_argument(
+        "--tasks", required=True, help="YAML file that lists data sets and templates, or `embedded` (no download)"
+    )
     _add_common(tasks)
-    tasks.set_defaults(body=lambda options: evaluate(options, load_tasks(options.tasks)))
+    tasks.set_defaults(body=_evaluate_tasks)
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -103,6 +107,12 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 def _evaluate_t0(options: argparse.Namespace) -> int:
     return evaluate(options, built_in_tasks("t0"))
+
+
+def _evaluate_tasks(options: argparse.Namespace) -> int:
+    if options.tasks == EMBEDDED_NAME:
+        return evaluate(options, built_in_tasks(EMBEDDED_NAME))
+    return evaluate(options, load_tasks(Path(options.tasks)))
 
 
 def _evaluate_mmlu(options: argparse.Namespace) -> int:

@@ -14,6 +14,7 @@ from transformers import AutoModelForSeq2SeqLM, MT5Config, MT5ForConditionalGene
 
 from eval.loading import decoder_start_ids
 from eval.ranking import ChoiceScore, Question, predict, score_choices, shared_prefix_length
+from metro_t0.hf import MetroT5Config, MetroT5ForConditionalGeneration
 
 END = 2
 
@@ -48,8 +49,16 @@ def random_questions(count: int, seed: int) -> list[Question]:
     return questions
 
 
-@pytest.fixture(scope="module", params=["t5", "t5v1.1", "bart", "mt5"])
+@pytest.fixture(scope="module", params=["t5", "t5v1.1", "bart", "mt5", "metro"])
 def model(request: pytest.FixtureRequest, model_directories: dict[str, Path]) -> PreTrainedModel:
+    if request.param == "metro":
+        torch.manual_seed(2)
+        sizes = {"d_model": 32, "num_heads": 4, "ffn_dim": 64, "encoder_layers": 2, "decoder_layers": 2}
+        metro = MetroT5ForConditionalGeneration(MetroT5Config(vocab_size=200, max_positions=64, **sizes)).eval()
+        with torch.no_grad():
+            for weight in metro.parameters():
+                weight += 0.2 * torch.randn_like(weight)  # away from initial values, where biases are zero
+        return metro
     if request.param == "mt5":
         torch.manual_seed(1)
         config = MT5Config(

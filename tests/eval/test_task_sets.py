@@ -1,0 +1,63 @@
+"""The built-in task sets are the published ones, and the real data gives scores that equal the definition."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+from eval.cli import main
+from eval.examples import build_examples
+from eval.results import ResultsDirectory, read_predictions
+from eval.runner import task_rows, task_templates
+from eval.tasks import built_in_tasks
+
+
+def test_t0_eval_is_the_published_list(spec_dir: Path) -> None:
+    published = json.loads((spec_dir / "t0_eval.json").read_text())
+    tasks = built_in_tasks("t0").tasks
+    assert len(tasks) == 11
+    for entry, task in zip(published, tasks, strict=True):
+        assert (task.dataset.name, task.dataset.subset, task.split) == (
+            entry["dataset"],
+            entry["subset"],
+            entry["split"],
+        )
+        assert list(task.templates or ()) == entry["templates"]
+        assert [t.name for t in task_templates(task, None)] == entry["templates"]
+        assert all(template.has_choices for template in task_templates(task, None))
+    assert sum(len(task.templates or ()) for task in tasks) == 112
+
+
+def test_mmlu_is_the_published_list(spec_dir: Path) -> None:
+    published = json.loads((spec_dir / "mmlu.json").read_text())
+    tasks = built_in_tasks("mmlu", "test").tasks
+    assert [task.name for task in tasks] == published["subjects"]
+    assert {(str(t.templates_of), t.templates, t.split) for t in tasks} == {
+        ("ai2_arc/ARC-Challenge", ("heres_a_problem",), "test")
+    }
+
+
+@pytest.mark.parametrize(("set_name", "task_name"), [("t0", "wsc"), ("t0", "hellaswag"), ("mmlu", "virology")])
+def test_real_rows_score_as_defined(
+    set_name: str, task_name: str, real_data: Path, model_directories: dict[str, Path], tmp_path: Path
+) -> None:
+    directory, data = model_directories["t5v1.1"], real_data / "tasks"
+    arguments = ["--model", str(directory), "--data-dir", str(data), "--output", str(tmp_path), "--limit", "6"]
+    assert main([set_name, *arguments, "--only", task_name, "--save-predictions"]) == 0
+    model = AutoModelForSeq2SeqLM.from_pretrained(directory).eval()
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    task = next(t for t in built_in_tasks(set_name).tasks if t.name == task_name)
+    template = task_templates(task, None)[0]
+    examples = build_examples(task, template, task_rows(task, data), range(6), seed=0).examples
+    predictions = read_predictions(ResultsDirectory(tmp_path).predictions_path(task_name, template.name))
+    for example, prediction in zip(examples, predictions, strict=True):
+        source = tokenizer(example.source, return_tensors="pt", truncation=True, max_length=512).input_ids
+        for choice, found in zip(example.choices, prediction.log_probabilities, strict=True):
+            labels = tokenizer(choice, return_tensors="pt").input_ids
+            with torch.no_grad():
+                log_p = model(input_ids=source, labels=labels).logits.log_softmax(-1)
+            assert found == pytest.approx(log_p.gather(-1, labels[..., None]).sum().item(), rel=1e-6, abs=1e-4)
