@@ -123,10 +123,15 @@ def _maker(dataset: DatasetName) -> RowMaker:
 def _passages() -> dict[str, list[Passage]]:
     """Runs of words within a document, by split."""
     passages: dict[str, list[Passage]] = {split: [] for split in SPLITS}
+    seen: set[str] = set()  # stock phrases recur in several documents
     for number, document in enumerate(documents(CORPUS)):
         residue = keyed_seed("split", number) % HELD_OUT_EVERY
         split = {0: "validation", 1: "test"}.get(residue, "train")
-        passages[split].extend(_cut(document))
+        for passage in _cut(document):
+            text = " ".join(passage)
+            if text not in seen:
+                seen.add(text)
+                passages[split].append(passage)
     return passages
 
 
