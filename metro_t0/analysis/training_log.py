@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -190,8 +191,9 @@ def _draw_panel(axes: Axes, metric: str, runs: Mapping[str, list[dict[str, Any]]
     if baseline is not None:
         axes.axhline(baseline, color=BASELINE_COLOUR, linestyle="--", linewidth=1.2, label="trivial baseline")
     axes.set_xlim(left=0)
-    if "loss" not in metric:
-        axes.set_ylim(-0.03, 1.03)
+    if "loss" not in metric:  # a share: from 0 up to what is reached, so that small ones stay legible
+        highest = max(0.01, *(float(np.max(np.asarray(line.get_ydata()))) for line in axes.lines))
+        axes.set_ylim(-0.03 * highest, min(1.03, 1.15 * highest))
 
 
 def _draw_legend(figure: Figure, used: Sequence[Axes], empty: Sequence[Axes], columns: int) -> None:
