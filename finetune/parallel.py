@@ -1,4 +1,7 @@
-"""Work on all cores whose results come back in order, so that they do not depend on the number of workers."""
+"""Work on all cores whose results come back in order, so that they do not depend on the number of workers.
+
+One pool serves the many short jobs of all data sets; starting one for each would take longer than some of them.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from metro_t0.data.parallel import default_workers
 from metro_t0.errors import UserError
 
 Job = TypeVar("Job")
@@ -54,7 +58,7 @@ class WorkerDied(UserError):
 @contextmanager
 def workers(count: int | None) -> Iterator[Workers]:
     """`count` worker processes (default: as many as cores this process may use); one means this process."""
-    count = count or len(os.sched_getaffinity(0))
+    count = count or default_workers()
     if count == 1:
         yield Workers(None, 1)
         return
