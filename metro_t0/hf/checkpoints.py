@@ -123,12 +123,9 @@ def write_checkpoint(path: Path, config: ModelConfig, tensors: dict[str, Tensor]
 
 def _model_config(options: dict[str, Any], tensors: dict[str, Tensor]) -> ModelConfig:
     """The library's config from the options of a run and from what the file really holds."""
-    values: dict[str, Any] = {"vocab_size": tensors[TOKEN_TABLE].shape[0]}
-    for field in dataclasses.fields(ModelConfig):
-        if field.name in options:
-            value = options[field.name]
-            # fairseq's command line has switches that are true by default as the words "true" and "false".
-            values[field.name] = str(value).lower() == "true" if isinstance(field.default, bool) else value
+    known = {field.name for field in dataclasses.fields(ModelConfig)}
+    values = {name: value for name, value in options.items() if name in known}
+    values["vocab_size"] = tensors[TOKEN_TABLE].shape[0]
     config = ModelConfig.from_dict(values)
     if any(name.startswith("auxiliary.") for name in tensors):
         return config

@@ -8,6 +8,7 @@ from pathlib import Path
 from metro_t0.command import Parser, run
 
 DTYPES = ("keep", "float32", "float16", "bfloat16")
+DESCRIPTION = "Convert models between fairseq, Hugging Face and the format of the METRO-T0 release."
 EXAMPLES = """examples:
   # a checkpoint of fairseq-train -> a directory for transformers; dict.txt and tokenizer.json from the data directory
   metro-t0-convert fairseq checkpoints/checkpoint_last.pt exported --tokenizer data/bin
@@ -44,7 +45,7 @@ def _convert(arguments: argparse.Namespace) -> None:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="metro-t0-convert", description=__doc__, epilog=EXAMPLES)
+    parser = Parser(prog="metro-t0-convert", description=DESCRIPTION, epilog=EXAMPLES)
     directions = parser.add_subparsers(dest="direction", required=True, parser_class=Parser)
     exported = directions.add_parser(
         "fairseq",

@@ -210,7 +210,7 @@ def _summary(
     source: str | Path, destination: Path, model: PreTrainedModel, tokenizer: Tokenizer | None,
     *, dropped: int, difference: float,
 ) -> None:  # fmt: skip
-    table = Table(show_header=False, title=f"{source} -> {destination}", title_justify="left")
+    table = Table(show_header=False)
     table.add_row("model", f"{type(model).__name__}, {str(model.dtype).removeprefix('torch.')}")
     table.add_row("parameters", f"{model.num_parameters():,}")
     if dropped:
@@ -219,4 +219,6 @@ def _summary(
         sentinels = model.config.vocab_size - len(tokenizer)
         table.add_row("vocabulary", f"{len(tokenizer):,} pieces and special tokens, {sentinels} sentinels")
     table.add_row("logits", f"both sides agree to {difference:.1e} on a padded batch in fp32")
-    Console().print(table)
+    console = Console()
+    console.print(f"{source} -> {destination}", soft_wrap=True, highlight=False)
+    console.print(table)

@@ -10,16 +10,12 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from hf_helpers import TOKENS_PER_SAMPLE, fairseq_train, randomised
+from hf_helpers import TEXT, TOKENS_PER_SAMPLE, fairseq_train, randomised
 
 from metro_t0.data.token_files import TokenFileWriter
 from metro_t0.modeling import MetroT5, ModelConfig, preset
 from metro_t0.tokenization import Tokenizer
 from metro_t0.tokenization.training import BpeSettings, train_bpe
-
-TEXT = """The quick brown fox jumps over the lazy dog while five wizards hex a jolly sphinx of black quartz .
-It isn't hard to say who won the game , but nobody remembers why they played it on a rainy Sunday in March !
-Models that learn from model generated signals see harder examples and learn more from every sentence they read ."""
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -12,16 +12,19 @@ import torch
 from metro_t0.modeling import MetroT5
 
 ROOT = Path(__file__).resolve().parents[2]
+TEXT = """The quick brown fox jumps over the lazy dog while five wizards hex a jolly sphinx of black quartz .
+It isn't hard to say who won the game , but nobody remembers why they played it on a rainy Sunday in March !
+Models that learn from model generated signals see harder examples and learn more from every sentence they read ."""
 TOKENS_PER_SAMPLE = 32
 
 
-def randomised(model: MetroT5) -> MetroT5:
+def randomised(model: MetroT5, deviation: float = 0.3) -> MetroT5:
     """Draw every parameter anew, so that a forgotten or swapped one changes the output."""
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator)
-            parameter.copy_(noise * 0.3 + (1.0 if parameter.dim() == 1 else 0.0))
+            parameter.copy_(noise * deviation + (1.0 if parameter.dim() == 1 else 0.0))
     return model.eval()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 
@@ -70,16 +71,25 @@ def test_main_model_alone_makes_the_same_round_trip(metro_checkpoint: Path, tmp_
     assert all(torch.equal(after.main_tensors()[name], tensor) for name, tensor in before.main_tensors().items())
 
 
-def test_fairseq_train_starts_from_a_converted_directory(exported: Path, data: Path, tmp_path: Path) -> None:
+def test_fairseq_train_fine_tunes_a_converted_directory(exported: Path, data: Path, tmp_path: Path) -> None:
     assert main(["to-fairseq", str(exported), str(tmp_path / "back")]) == 0
+    for split in ("train", "valid"):
+        rows = [{"source": "the quick brown fox", "target": "dog"}, {"source": "it isn't hard", "target": "rainy"}] * 8
+        (data / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     done = fairseq_train(
-        data, tmp_path / "more", "--task", "metro_pretraining", "--arch", "metro_t5_demo", "--criterion", "metro",
-        "--finetune-from-model", str(tmp_path / "back" / "checkpoint.pt"), "--lr", "0",
+        data, tmp_path / "more", "--task", "prompt_finetuning", "--arch", "metro_t5_demo", "--criterion",
+        "prompt_cross_entropy", "--finetune-from-model", str(tmp_path / "back" / "checkpoint.pt"), "--lr", "0",
+        "--max-source-positions", "32", "--max-target-positions", "16",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    start = read_checkpoint(tmp_path / "back" / "checkpoint.pt").tensors
-    end = read_checkpoint(tmp_path / "more" / "checkpoint_last.pt").tensors
-    assert all(torch.equal(start[name], tensor) for name, tensor in end.items())  # two updates of learning rate 0
+    start = read_checkpoint(tmp_path / "back" / "checkpoint.pt")
+    end = read_checkpoint(tmp_path / "more" / "checkpoint_last.pt")
+    assert not end.pretraining_tensors()
+    main_tensors = start.main_tensors()
+    assert end.tensors.keys() == main_tensors.keys()
+    # Two updates of learning rate 0: what was trained is what was converted.
+    assert all(torch.equal(main_tensors[name], tensor) for name, tensor in end.tensors.items())
+    assert main(["fairseq", str(tmp_path / "more" / "checkpoint_last.pt"), str(tmp_path / "finetuned")]) == 0
 
 
 @torch.no_grad()
@@ -165,3 +175,10 @@ def test_refusals_are_one_line(metro_checkpoint: Path, tokenizer: Tokenizer, tmp
     assert "already exists" in refused("fairseq", metro_checkpoint, tokenizer.directory)
     assert "no config.json" in refused("to-fairseq", tmp_path, tmp_path / "back")
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["vocabulary"]  # nothing half-written
+
+
+def test_help_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in ([], ["fairseq"], ["to-fairseq"], ["release"]):
+        with pytest.raises(SystemExit, match="0"):
+            main([*arguments, "--help"])
+        assert "metro-t0-convert release gonglinyuan/metro_t0_base" in capsys.readouterr().out

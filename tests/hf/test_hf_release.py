@@ -7,7 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+import sentencepiece
 import torch
+from hf_helpers import TEXT
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,8 +18,9 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 from metro_t0.hf.cli import main
 from metro_t0.modeling.attention import symmetric_buckets
 
-WIDTH, INNER, FFN, HEADS, LAYERS, ROWS = 16, 16, 24, 4, 2, 40
+WIDTH, INNER, FFN, HEADS, LAYERS, ROWS = 16, 16, 24, 4, 2, 80
 SENTINELS = 512
+VOCABULARY = 71 + SENTINELS
 
 
 def released_weights(vocab_size: int) -> dict[str, Tensor]:
@@ -118,9 +121,28 @@ def write_release(directory: Path, vocabulary: Path, state: dict[str, Tensor], *
     return directory
 
 
-@pytest.mark.parametrize(("name", "cased"), [("vocab_32k", False), ("vocab_64k", True)])
-def test_release_converts_and_computes_the_same(real_data: Path, tmp_path: Path, name: str, cased: bool) -> None:
-    vocabulary = real_data / "vocab" / name
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small vocabulary of the released kind: uncased sp.model and dict.txt."""
+    directory = tmp_path_factory.mktemp("trained")
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXT.lower().splitlines()), model_prefix=str(directory / "sp"), vocab_size=70,
+        model_type="unigram", normalization_rule_name="nmt_nfkc_cf", minloglevel=2,
+    )  # fmt: skip
+    model = sentencepiece.SentencePieceProcessor(model_file=str(directory / "sp.model"))
+    pieces = [model.id_to_piece(index) for index in range(len(model)) if not model.is_control(index)]
+    lines = [f"{piece} 1\n" for piece in pieces if piece != "<unk>"]
+    (directory / "dict.txt").write_text("".join(lines), encoding="utf-8")
+    return directory
+
+
+@pytest.mark.parametrize("name", ["trained", "vocab_32k", "vocab_64k"])
+def test_release_converts_and_computes_the_same(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    if name == "trained":
+        vocabulary = request.getfixturevalue("trained")
+    else:
+        vocabulary = request.getfixturevalue("real_data") / "vocab" / name
+    cased = name == "vocab_64k"
     lines = len((vocabulary / "dict.txt").read_text(encoding="utf-8").splitlines())
     state = released_weights(4 + lines + SENTINELS)
     source = write_release(tmp_path / "released", vocabulary, state, safetensors=cased)
@@ -135,17 +157,16 @@ def test_release_converts_and_computes_the_same(real_data: Path, tmp_path: Path,
     assert model.config.max_positions == ROWS
     texts = ["A short one.", "It's a longer sentence, with many more words than the short one!"]
     batch = tokenizer(texts, padding=True, return_tensors="pt")
-    target = torch.tensor([[2, 17, 300, 5], [2, 99, 4, 7000]])
+    target = torch.tensor([[2, 17, 300, 5], [2, 99, 4, 70]])
     found = model(**batch, decoder_input_ids=target).logits
     for row, text in enumerate(texts):
         expected = released_logits(state, tokenizer(text, return_tensors="pt")["input_ids"][0], target[row])
         torch.testing.assert_close(found[row], expected, rtol=1e-5, atol=1e-4)
 
 
-def test_half_precision_weights_are_kept_or_widened(real_data: Path, tmp_path: Path) -> None:
-    vocabulary = real_data / "vocab" / "vocab_32k"
-    state = {name: tensor.half() for name, tensor in released_weights(33_280).items()}
-    source = write_release(tmp_path / "released", vocabulary, state)
+def test_half_precision_weights_are_kept_or_widened(trained: Path, tmp_path: Path) -> None:
+    state = {name: tensor.half() for name, tensor in released_weights(VOCABULARY).items()}
+    source = write_release(tmp_path / "released", trained, state)
     assert main(["release", str(source), str(tmp_path / "half")]) == 0
     assert main(["release", str(source), str(tmp_path / "full"), "--dtype", "float32"]) == 0
     half = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "half")
@@ -155,12 +176,11 @@ def test_half_precision_weights_are_kept_or_widened(real_data: Path, tmp_path: P
     assert torch.equal(full.state_dict()[positions], state["decoder.pos_embed.weight"][2:].float())
 
 
-def test_what_does_not_fit_is_refused(real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    vocabulary = real_data / "vocab" / "vocab_32k"
-    state = released_weights(33_280)
+def test_what_does_not_fit_is_refused(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = released_weights(VOCABULARY)
 
     def refused(name: str, changed: dict[str, Tensor]) -> str:
-        source = write_release(tmp_path / name, vocabulary, changed)
+        source = write_release(tmp_path / name, trained, changed)
         assert main(["release", str(source), str(tmp_path / "hf")]) == 2
         assert not (tmp_path / "hf").exists()
         return capsys.readouterr().err
@@ -171,8 +191,8 @@ def test_what_does_not_fit_is_refused(real_data: Path, tmp_path: Path, capsys: p
     assert "decoder.layers.1.feed_forward_norm.bias is missing" in refused("missing", missing)
     wrong = state | {"encoder.block.1.layer.0.SelfAttention.k.weight": torch.ones(3, 3)}
     assert "(3, 3), not (16, 16)" in refused("shape", wrong)
-    small = {name: tensor[:1000] if tensor.shape[0] == 33_280 else tensor for name, tensor in state.items()}
-    assert "32768 ids, but the model has 1000" in refused("vocabulary", small)
+    small = {name: tensor[:60] if tensor.shape[0] == VOCABULARY else tensor for name, tensor in state.items()}
+    assert "71 ids, but the model has 60" in refused("vocabulary", small)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
     assert main(["release", str(tmp_path / "other"), str(tmp_path / "hf")]) == 2
