@@ -160,11 +160,9 @@ def _prose(text: str) -> Iterator[str]:
         lines = [line.strip() for line in block.splitlines()]
         if any(FIELD.match(line) for line in lines):
             continue
-        paragraph = " ".join(" ".join(lines).split())
-        if len(paragraph) < MIN_PARAGRAPH_CHARACTERS:
-            continue
-        paragraph = LITERAL_MARKS.sub(_marked, ROLE.sub(r"\1", paragraph))
-        if _is_prose(paragraph):
+        plain = LITERAL_MARKS.sub(_marked, ROLE.sub(r"\1", " ".join(lines)))
+        paragraph = " ".join(plain.split())
+        if len(paragraph) >= MIN_PARAGRAPH_CHARACTERS and _is_prose(paragraph):
             yield paragraph
 
 

@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 
 from metro_t0.tokenization.normalization import JOINABLE_WORD, SINGLE_QUOTES, WORD_MARK
 
-# Bounds of the memory that the table takes (about 60 MB at these), whatever the amount of text.
-MAX_WORDS = 1 << 18
-MAX_CHARACTERS = 1 << 22
+# Bounds of the memory that the table takes (about 150 MB at these), whatever the amount of text.
+MAX_WORDS = 1 << 19
+MAX_CHARACTERS = 1 << 23
 ENDS_WITH_QUOTE, JOINABLE, HAS_WORD_MARK = 1, 2, 4
 
-MAX_PARTS = 1 << 17
+MAX_PARTS = 1 << 18
 PARTS_PER_TEXT = 256
 ASCII_WORD = re.compile(r"([!-/:-@\[-`{-~]*)((?:[0-9A-Za-z](?:[!-~]*[0-9A-Za-z])?)?)([!-/:-@\[-`{-~]*)")
 

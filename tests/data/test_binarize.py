@@ -70,14 +70,14 @@ def expected_items(corpus: list[list[str]], tokenizer: Tokenizer) -> list[list[i
 def test_equal_to_fairseq_preprocess(
     text_file: Path, corpus: list[list[str]], vocabulary: Path, tmp_path: Path
 ) -> None:
-    pytest.importorskip("fairseq")
+    preprocess = pytest.importorskip("fairseq_cli.preprocess")
     tokenizer = Tokenizer.load(vocabulary)
     tokens = tokenizer.vocabulary.tokens()
     pieces = (" ".join(tokens[i] for i in tokenizer.encode(line)) for line in text_file.read_text().split("\n")[:-1])
     (tmp_path / "pieces").write_text("\n".join(pieces) + "\n", encoding="utf-8")
-    command = [sys.executable, "-m", "fairseq_cli.preprocess", "--only-source", "--dataset-impl", "mmap"]
-    command += ["--srcdict", str(vocabulary / "dict.txt"), "--trainpref", str(tmp_path / "pieces")]
-    subprocess.run([*command, "--destdir", str(tmp_path / "theirs")], check=True, capture_output=True)
+    given = ["--only-source", "--dataset-impl", "mmap", "--srcdict", str(vocabulary / "dict.txt")]
+    given += ["--trainpref", str(tmp_path / "pieces"), "--destdir", str(tmp_path / "theirs")]
+    preprocess.main(preprocess.options.get_preprocessing_parser().parse_args(given))
     assert binarize(text_file, vocabulary, tmp_path / "ours", "--valid-fraction", "0") == 0
     for name in ("train.bin", "train.idx", "dict.txt"):
         assert (tmp_path / "ours" / name).read_bytes() == (tmp_path / "theirs" / name).read_bytes()
@@ -156,13 +156,14 @@ def test_own_validation_inputs(text_file: Path, corpus: list[list[str]], vocabul
 def test_result_does_not_depend_on_workers_and_is_not_made_twice(
     text_file: Path, vocabulary: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert binarize(text_file, vocabulary, tmp_path / "one") == 0
-    assert binarize(text_file, vocabulary, tmp_path / "two", workers=2) == 0
+    share = ["--valid-fraction", "0.2"]
+    assert binarize(text_file, vocabulary, tmp_path / "one", *share) == 0
+    assert binarize(text_file, vocabulary, tmp_path / "two", *share, workers=2) == 0
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
     before = (tmp_path / "one" / "train.bin").stat().st_mtime_ns
-    assert binarize(text_file, vocabulary, tmp_path / "one") == 0
+    assert binarize(text_file, vocabulary, tmp_path / "one", *share) == 0
     assert (tmp_path / "one" / "train.bin").stat().st_mtime_ns == before
-    assert binarize(text_file, vocabulary, tmp_path / "one", "--shards", "2") == 2
+    assert binarize(text_file, vocabulary, tmp_path / "one", *share, "--shards", "2") == 2
     assert "--overwrite" in capsys.readouterr().err
     assert binarize(text_file, vocabulary, tmp_path / "one", "--valid-fraction", "0.3", "--overwrite") == 0
     assert (tmp_path / "one" / "train.bin").stat().st_mtime_ns != before
@@ -186,7 +187,8 @@ sys.exit(main(sys.argv[1:]))
 def test_a_killed_run_goes_on_with_its_finished_units(
     text_file: Path, vocabulary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = ["binarize", str(text_file), "--tokenizer", str(vocabulary), "--output", str(tmp_path / "cut")]
+    share = ["--valid-fraction", "0.2"]
+    arguments = ["binarize", str(text_file), "--tokenizer", str(vocabulary), "--output", str(tmp_path / "cut"), *share]
     process = subprocess.Popen(
         [sys.executable, "-c", SLOW_RUN, *arguments, "--workers", "1"], stderr=subprocess.DEVNULL
     )
@@ -203,10 +205,10 @@ def test_a_killed_run_goes_on_with_its_finished_units(
     encoded = []
     encode = binarize_module.encode_unit
     monkeypatch.setattr(binarize_module, "encode_unit", lambda *given: encoded.append(given) or encode(*given))
-    assert binarize(text_file, vocabulary, tmp_path / "whole") == 0
+    assert binarize(text_file, vocabulary, tmp_path / "whole", *share) == 0
     units = len(encoded)
     encoded.clear()
-    assert binarize(text_file, vocabulary, tmp_path / "cut") == 0
+    assert binarize(text_file, vocabulary, tmp_path / "cut", *share) == 0
     assert len(encoded) == units - finished
     assert tree(tmp_path / "cut") == tree(tmp_path / "whole")
 
