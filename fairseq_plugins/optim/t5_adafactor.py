@@ -1,4 +1,7 @@
-"""Adafactor as T5's recipe has it, with options that hydra configs can set (fairseq's own has none).
+"""Adafactor as T5's recipe has it, with options that hydra configs can set.
+
+The update rule is that of transformers. fairseq's own multiplies the learning rate of the group by the scale of every
+parameter in turn, so that with a rate from outside a parameter's step depends on those before it.
 
 No momentum, factored second moment with exponent 0.8, updates clipped at 1 and multiplied by the scale of the
 parameter. The learning rate is the scheduler's. Unlike T5X, every matrix is factored, not only those of 128 and more.
@@ -12,8 +15,8 @@ from typing import Any
 import torch
 from fairseq.dataclass import FairseqDataclass
 from fairseq.optim import FairseqOptimizer, register_optimizer
-from fairseq.optim.adafactor import Adafactor
 from omegaconf import II
+from transformers.optimization import Adafactor
 
 
 @dataclass
@@ -29,7 +32,7 @@ class T5AdafactorConfig(FairseqDataclass):
 
 @register_optimizer("t5_adafactor", dataclass=T5AdafactorConfig)
 class T5Adafactor(FairseqOptimizer):
-    """fairseq's Adafactor with a schedule from outside."""
+    """Adafactor with a schedule from outside."""
 
     def __init__(self, cfg: T5AdafactorConfig, params: Iterable[torch.nn.Parameter]) -> None:
         super().__init__(cfg)
