@@ -86,7 +86,7 @@ def _draw_kinds(axes: Axes, checkpoints: Checkpoints) -> None:
     axes.invert_yaxis()
     axes.xaxis.set_major_formatter(POWER_OF_TEN)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    axes.set_title("By kind: median and quartiles above 0", loc="left")
+    axes.set_title("By kind: median, quartiles", loc="left")
     axes.set_xlabel(AXIS)
 
 
@@ -103,6 +103,6 @@ def _draw_layers(axes: Axes, checkpoints: Checkpoints, stack: str) -> None:
         axes.fill_between(layers, low, high, color=style.color, alpha=0.12, linewidth=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_formatter(POWER_OF_TEN)
-    axes.set_title(f"{stack.capitalize()} by layer: median and quartiles above 0", loc="left")
+    axes.set_title(f"{stack.capitalize()} by layer: median, quartiles", loc="left")
     axes.set_xlabel("layer")
     axes.set_ylabel(AXIS)

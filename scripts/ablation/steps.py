@@ -106,7 +106,8 @@ class Job:
 
 def _train(job: Job, device: str, task_options: list[str], updates: int, learning_rate: float) -> list[str]:
     plan = job.plan
-    warmup = max(1, updates // 12)  # 10,000 of 125,000 in the paper
+    # 10,000 of 125,000 in the paper; a run of a few hundred updates at full rate from the start loses its neurons.
+    warmup = max(updates // 12, min(100, updates // 2), 1)
     return [
         sys.executable, "-m", "fairseq_cli.train", "--user-dir", str(PLUGIN), *task_options,
         "--arch", PRESET_PREFIX + plan.preset, "--seed", str(job.seed),
