@@ -128,7 +128,6 @@ def pretrain_command(job: Job, device: str, updates: int) -> list[str]:
         *_train(job, device, options, updates, job.plan.scale.learning_rate),
         "--batch-size", str(job.plan.scale.batch_size), "--required-batch-size-multiple", "1",
         "--validate-interval-updates", str(max(1, updates // 5)), "--validate-interval", "1000000",
-        "--max-valid-steps", "20",
         "--save-dir", str(job.directory / "pretrain"), *job.plan.pretraining_options,
     ]  # fmt: skip
 
