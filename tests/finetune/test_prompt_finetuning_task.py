@@ -312,3 +312,23 @@ def test_fine_tuning_starts_from_the_main_model_of_a_pretraining(
         run(f"{other} {tuning} --save-dir {tmp_path / 'refused'}")
     assert caught.value.code == 2
     assert "dict.txt is not the one the checkpoint was trained with" in capfd.readouterr().err
+
+
+def test_training_learns_to_answer_from_the_source(vocabulary: Path, tmp_path: Path, run: Run) -> None:
+    """One word among others decides; what is learned holds for unseen examples."""
+    for name in ("dict.txt", "tokenizer.json"):
+        shutil.copy(vocabulary / name, tmp_path / name)
+    generator = np.random.default_rng(0)
+    answers = {"red": "yes", "green": "no", "blue": "text", "yellow": "word"}
+    for split, count in (("train", 1500), ("valid", 100)):
+        lines = []
+        for colour in generator.choice(list(answers), count):
+            words = generator.choice(["say", "tell", "thing", "what", "very", "row"], 6).tolist()
+            words.insert(int(generator.integers(7)), colour)
+            lines.append(json.dumps({"source": " ".join(words), "target": answers[colour]}))
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(lines))
+    options = OPTIONS.replace("--max-tokens 400", "--batch-size 32").replace("--d-model 32", "--d-model 64")
+    options += " --best-checkpoint-metric exact_match --maximize-best-checkpoint-metric --max-update 120"
+    run(f"{tmp_path} {options} --save-dir {tmp_path / 'run'}")
+    state = torch.load(tmp_path / "run/checkpoint_last.pt", weights_only=False)
+    assert state["extra_state"]["best"] > 90  # percent of the held-out examples
