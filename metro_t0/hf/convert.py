@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, T5ForConditionalGeneration
@@ -151,7 +152,14 @@ def _largest_difference(a: Tensor, b: Tensor) -> float:
 def _load(directory: Path) -> PreTrainedModel:
     if read_json(directory / "config.json").get("model_type") not in ("metro_t5", "t5"):
         raise UserError(f"{directory}/config.json: not a model that this command wrote (model_type metro_t5 or t5)")
-    return AutoModelForSeq2SeqLM.from_pretrained(directory, dtype="auto")
+    try:
+        model, report = AutoModelForSeq2SeqLM.from_pretrained(directory, dtype="auto", output_loading_info=True)
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise UserError(f"{directory}: its weights cannot be read ({str(error).splitlines()[0]})") from None
+    # transformers draws missing weights at random and goes on.
+    for name in sorted({*report["missing_keys"], *report["unexpected_keys"]}):
+        raise UserError(f"{directory}: tensor {name} is missing or unknown; config.json is not that of the weights")
+    return model
 
 
 def _main_of(model: PreTrainedModel) -> tuple[ModelConfig, dict[str, Tensor]]:

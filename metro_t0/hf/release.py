@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -66,11 +67,18 @@ def read_release(directory: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
 
 
 def _read_weights(directory: Path) -> dict[str, Tensor]:
-    if (directory / "model.safetensors").is_file():
-        return load_file(directory / "model.safetensors")
-    if (directory / "pytorch_model.bin").is_file():
-        return dict(load_plain(directory / "pytorch_model.bin"))
-    raise UserError(f"{directory}: holds neither model.safetensors nor pytorch_model.bin")
+    safe, plain = directory / "model.safetensors", directory / "pytorch_model.bin"
+    if safe.is_file():
+        try:
+            return load_file(safe)
+        except SafetensorError as error:
+            raise UserError(f"{safe}: truncated or not a safetensors file ({error})") from None
+    if not plain.is_file():
+        raise UserError(f"{directory}: holds neither {safe.name} nor {plain.name}")
+    weights = load_plain(plain)
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise UserError(f"{plain}: not a table of tensors")
+    return dict(weights)
 
 
 def _our_names(name: str, directory: Path) -> list[str]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from hf_helpers import fairseq_train
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, T5ForConditionalGeneration
 
 from metro_t0.hf.checkpoints import read_checkpoint
@@ -171,6 +173,16 @@ def test_refusals_are_one_line(metro_checkpoint: Path, tokenizer: Tokenizer, tmp
     del state["model"]["metro.main.encoder.layers.0.feed_forward.wi.weight"]
     torch.save(state, tmp_path / "missing.pt")
     assert "is missing" in refused("fairseq", tmp_path / "missing.pt", tmp_path / "hf")
+
+    assert main(["fairseq", str(metro_checkpoint), str(tmp_path / "hf"), "--no-code"]) == 0
+    capsys.readouterr()
+    weights = load_file(tmp_path / "hf" / "model.safetensors")
+    del weights["main.decoder.layers.0.self_attention.q.weight"]
+    save_file(weights, tmp_path / "hf" / "model.safetensors", {"format": "pt"})
+    assert "self_attention.q.weight is missing" in refused("to-fairseq", tmp_path / "hf", tmp_path / "back")
+    (tmp_path / "hf" / "model.safetensors").write_bytes(b"not weights")
+    assert "cannot be read" in refused("to-fairseq", tmp_path / "hf", tmp_path / "back")
+    shutil.rmtree(tmp_path / "hf")
 
     assert "already exists" in refused("fairseq", metro_checkpoint, tokenizer.directory)
     assert "no config.json" in refused("to-fairseq", tmp_path, tmp_path / "back")

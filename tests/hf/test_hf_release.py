@@ -193,6 +193,7 @@ def test_what_does_not_fit_is_refused(trained: Path, tmp_path: Path, capsys: pyt
     assert "(3, 3), not (16, 16)" in refused("shape", wrong)
     small = {name: tensor[:60] if tensor.shape[0] == VOCABULARY else tensor for name, tensor in state.items()}
     assert "71 ids, but the model has 60" in refused("vocabulary", small)
+    assert "not a table of tensors" in refused("table", {"shared.weight": [1, 2]})
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
     assert main(["release", str(tmp_path / "other"), str(tmp_path / "hf")]) == 2
