@@ -35,7 +35,7 @@ EXAMPLES = """examples:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line `argv` (default: that of the process) and give its exit status."""
-    from metro_t0.synthetic import cli_init
+    from metro_t0.synthetic import cli_downstream, cli_init
 
     parser = Parser(prog=PROGRAM, description=__doc__, epilog=EXAMPLES)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -44,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     _register_stats(commands)
     _register_verify(commands)
     cli_init.register(commands)
+    cli_downstream.register(commands)
     options = parser.parse_args(argv)
     return run(PROGRAM, lambda: options.body(options))
 

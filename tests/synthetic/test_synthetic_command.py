@@ -1,0 +1,148 @@
+"""`metro-t0-synthetic` from end to end: files of every format, checking them, bad input, downstream data, figure 6."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+import torch
+
+from metro_t0.errors import UserError
+from metro_t0.modeling import MetroT5, preset
+from metro_t0.synthetic.cli import main
+from metro_t0.synthetic.downstream import TASKS, pairs
+
+SHORT = ["--vocabulary", "compact:100", "--length-min", "4", "--length-max", "12"]
+
+
+def generate(output, *more):
+    return main(
+        ["generate", "set,count,lime", *SHORT, "--train", "1500", "--valid", "40", "--output", str(output), *more]
+    )
+
+
+@pytest.mark.parametrize("kind", ["fairseq", "tsv", "parquet"])
+def test_generate_and_verify(tmp_path, capsys, kind):
+    assert generate(tmp_path / "a", "--format", kind, "--deduplicate") == 0
+    assert main(["verify", str(tmp_path / "a")]) == 0
+    assert capsys.readouterr().out.count("1500 examples") == 5
+    # The same command writes the same bytes.
+    assert generate(tmp_path / "b", "--format", kind, "--deduplicate") == 0
+    for path in (tmp_path / "a").rglob("*"):
+        if path.is_file() and kind != "parquet":
+            assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()
+
+
+def test_fairseq_files_are_what_the_prompt_stage_reads(tmp_path):
+    from metro_t0.prompts.mixing import load_mixture
+
+    generate(tmp_path / "a")
+    task = load_mixture(tmp_path / "a", "train")[0]
+    assert len(task) == 1500
+    assert task.sources[0][-1] == 2
+
+
+def test_verify_reports_the_first_wrong_line(tmp_path, capsys):
+    generate(tmp_path / "a", "--format", "tsv")
+    path = tmp_path / "a" / "train" / "set.tsv"
+    lines = path.read_text().splitlines()
+    source, target = lines[6].split("\t")
+    wrong = json.loads(target)
+    lines[6] = f"{source}\t{[wrong[0] + 1, *wrong[1:]]}"
+    path.write_text("\n".join(lines) + "\n")
+    assert main(["verify", str(tmp_path / "a")]) == 1
+    assert "line 7: the target is" in capsys.readouterr().out
+    path.write_text("\n".join([*lines[:3], "[1, 2] [3]"]) + "\n")
+    assert main(["verify", str(tmp_path / "a")]) == 2
+    assert "line 4 is not two lists" in capsys.readouterr().err
+    generate(tmp_path / "b")
+    (tmp_path / "b" / "train" / "set.source.bin").write_bytes(b"\0\0")
+    assert main(["verify", str(tmp_path / "b")]) == 2
+    assert "set.source.bin: has 2 bytes" in capsys.readouterr().err
+
+
+def test_verify_a_single_file_of_the_authors_layout(tmp_path, capsys):
+    path = tmp_path / "records.tsv"
+    path.write_text("[7211, 32099, 5, 6, 7]\t[7, 6, 5]\n[7211, 32099, 8, 9]\t[9, 8]\n")
+    arguments = ["verify", str(path), "--task", "reverse", "--vocabulary", "t5"]
+    assert main(arguments) == 0
+    assert main([*arguments[:2], "--task", "identity", "--vocabulary", "t5"]) == 1
+    assert main(["verify", str(path)]) == 2
+    assert "give --task" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["inspect", "sets", *SHORT], "unknown synthetic task 'sets'; did you mean set"),
+        (["inspect", "set", "--vocabulary", "t6"], "neither t5"),
+        (["inspect", "delete", "--vocabulary", "t5", "--length-max", "15"], "twice the minimum"),
+        (["inspect", "union", "--vocabulary", "compact:20"], "too few"),
+        (["inspect", "nonsense_summary", "--vocabulary", "compact:20"], "too few for"),
+        (["inspect", "length", "--vocabulary", "t5"], "the number 0 are not known"),
+        (["inspect", "set", *SHORT, "--num-tokens", "1"], "num_tokens is 1"),
+        (["verify", "nowhere"], "give --task"),
+    ],
+)
+def test_bad_input(arguments, message, capsys):
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_inspect_and_stats(capsys):
+    assert main(["inspect", "reverse", *SHORT, "--examples", "3", "--task-prefix"]) == 0
+    rows = [line.split("│")[2:4] for line in capsys.readouterr().out.splitlines() if "reverse" in line]
+    assert len(rows) == 3
+    for source, target in rows:
+        assert source.split() == target.split()[::-1]
+        assert source.split()[0] == "a"
+    assert main(["stats", "set:1,search:1", *SHORT, "--examples", "300"]) == 0
+
+
+def test_downstream_rows():
+    def convert(name, row):
+        return next(iter(pairs(TASKS[name], [row])))
+
+    squad = {"question": "Who?", "context": "It was (she).", "answers": {"text": ["she", "She."]}}
+    assert convert("squad", squad).source == "question: Who? context: It was (she)."
+    assert convert("squad_padded", squad).source == "question : Who ? context : It was ( she ) ."
+    assert convert("squad", squad).references == ("she", "She.")
+    news = {"article": "A Man walked.", "highlights": "One.\nTwo ."}
+    assert convert("cnndm_10k", news).references == ("one . two .",)
+    assert convert("cnndm_10k", news).source == "summarize: a man walked."
+    parse = {"question": "call mum", "knowledge": "IN:CALL: CONTACT", "target": "[IN:CALL [SL:CONTACT mum ] ]"}
+    assert convert("mtop", parse).source == "call mum ; structured knowledge: IN:CALL: CONTACT"
+    with pytest.raises(UserError, match="row 1 has no column knowledge"):
+        convert("webqsp", {"question": "x"})
+
+
+def test_downstream_command_on_real_data(real_data, tmp_path):
+    (tmp_path / "vocab").mkdir()
+    for name in ("dict.txt", "tokenizer.json"):
+        (tmp_path / "vocab" / name).write_text("")
+    where = ["--data-dir", str(real_data / "tasks"), "--tokenizer", str(tmp_path / "vocab")]
+    assert main(["downstream", "code_translation", *where, "--splits", "test", "--output", str(tmp_path / "out")]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "out" / "test.jsonl").read_text().splitlines()]
+    assert len(rows) == 1000
+    assert rows[0]["references"] == [rows[0]["target"]]
+
+
+def test_norm_figure(tmp_path):
+    from metro_t0.hf.checkpoints import write_checkpoint
+
+    model = MetroT5(preset("t5_tiny", vocab_size=20, d_model=32, num_heads=2, head_dim=16, ffn_dim=64), pad_id=1)
+    with torch.no_grad():
+        model.main.decoder.layers[2].cross_attention_norm.weight.fill_(0.25)
+    (tmp_path / "dict.txt").write_text("a 1\n")
+    write_checkpoint(tmp_path / "m.pt", model.config, model.state_dict(), tmp_path / "dict.txt")
+    assert main(["plot-norms", f"mine={tmp_path / 'm.pt'}", "--output", str(tmp_path / "norms.png")]) == 0
+    rows = list(csv.DictReader((tmp_path / "norms.csv").open()))
+    assert len(rows) == 12
+    low = [row for row in rows if float(row["mean"]) != 1.0]
+    assert [(row["stack"], row["site"], row["layer"], float(row["mean"])) for row in low] == [
+        ("decoder", "cross", "2", 0.25)
+    ]
+    assert (tmp_path / "norms.png").read_bytes().startswith(b"\x89PNG")
