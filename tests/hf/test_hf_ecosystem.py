@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 from hf_helpers import randomised
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, DataCollatorForSeq2Seq, GenerationConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    DataCollatorForSeq2Seq,
+    GenerationConfig,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+)
 
 from metro_t0.hf import MetroT5ForConditionalGeneration, Text2TextGenerationPipeline
 from metro_t0.hf.export import save_directory, to_hugging_face
@@ -97,6 +105,30 @@ def test_collator_makes_decoder_inputs(model: MetroT5ForConditionalGeneration, d
     assert batch["labels"].tolist() == [[40, 9, 2], [40, 9, -100]]
     assert batch["decoder_input_ids"].tolist() == [[2, 40, 9], [2, 40, 9]]
     assert model(**batch).loss.isfinite()
+
+
+def test_trainer_learns_targets_and_generates_them(directory: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    torch.manual_seed(0)
+    model = AutoModelForSeq2SeqLM.from_config(AutoConfig.from_pretrained(directory))
+    pairs = [("the quick brown fox", "dog"), ("it isn't hard", "rainy")]
+    rows = [
+        {
+            "input_ids": tokenizer(source)["input_ids"],
+            "labels": [*tokenizer(target, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id],
+        }
+        for source, target in pairs * 4
+    ]
+    settings = Seq2SeqTrainingArguments(
+        str(tmp_path), max_steps=60, per_device_train_batch_size=4, gradient_accumulation_steps=2, learning_rate=1e-2,
+        use_cpu=True, report_to=[], save_strategy="no", logging_strategy="no", disable_tqdm=True, seed=0,
+        gradient_checkpointing=True, predict_with_generate=True, generation_max_length=12,
+    )  # fmt: skip
+    collator = DataCollatorForSeq2Seq(tokenizer, model)
+    trainer = Seq2SeqTrainer(model, settings, train_dataset=rows, data_collator=collator, processing_class=tokenizer)
+    trainer.train()
+    generated = trainer.predict(rows[:2]).predictions
+    assert tokenizer.batch_decode(generated, skip_special_tokens=True) == ["dog", "rainy"]
 
 
 @torch.no_grad()
