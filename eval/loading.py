@@ -103,11 +103,12 @@ def best_device() -> str:
 
 
 def fingerprint(name: str, config: Any) -> str:
-    """SHA-256 over the weights of a model directory; for a Hub model over its configuration and commit."""
+    """SHA-256 over weights, configuration and tokenizer of a directory; for a Hub model, configuration and commit."""
     digest = hashlib.sha256()
     directory = Path(name)
     if directory.is_dir():
-        for path in sorted(p for p in directory.iterdir() if p.suffix in WEIGHT_SUFFIXES or p.name == "config.json"):
+        names = {"config.json", "dict.txt", *TOKENIZER_FILES}
+        for path in sorted(p for p in directory.iterdir() if p.suffix in WEIGHT_SUFFIXES or p.name in names):
             digest.update(f"{path.name} {sha256_of(path)}\n".encode())
     else:
         digest.update(json.dumps(config.to_dict(), sort_keys=True, default=str).encode())

@@ -23,6 +23,7 @@ from eval.summary import Summary, summarize_directory, write_summary
 from eval.tables import task_rows
 from eval.tasks import TaskSet, built_in_tasks, load_tasks
 from metro_t0.errors import UserError
+from metro_t0.files import sha256_of
 from metro_t0.prompts.names import EMBEDDED_NAME
 
 # Where time per token stops falling; on a CPU smaller batches of closer lengths save padding.
@@ -130,7 +131,7 @@ def _evaluate_mmlu(options: argparse.Namespace) -> int:
             )
         return with_passages(source, passages[key][: options.top_k])
 
-    what = {"split": options.split, "passages": str(options.passages), "top_k": options.top_k}
+    what = {"split": options.split, "passages": sha256_of(options.passages)[:16], "top_k": options.top_k}
     return evaluate(options, built_in_tasks("mmlu", options.split), what, add_passages)
 
 
