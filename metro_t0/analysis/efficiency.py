@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib
 import yaml
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from metro_t0.analysis.figures import STYLE, look, new_figure, save
 from metro_t0.analysis.training_log import read_log
@@ -118,6 +119,9 @@ def plot_efficiency(points: Sequence[Point], output: Path) -> list[Path]:
                 )  # fmt: skip
             axes.set_xlabel(COSTS[cost])
             axes.set_xlim(left=0)
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+            if cost == "tokens":
+                axes.xaxis.set_major_formatter(EngFormatter())  # 131G
         first = figure.axes[0]
         first.set_ylabel(f"zero-shot accuracy (%),\n{points[0].label}")
         handles, labels = first.get_legend_handles_labels()
