@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 
 from metro_t0.files import atomic_path
 
-# Okabe and Ito's palette without its yellow, which vanishes on white paper.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+# Okabe and Ito's palette with brown for its yellow, which vanishes on white paper.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8B5A2B")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 BASELINE_COLOUR = "#666666"
 STYLE: dict[str, Any] = {
     "font.size": 9, "axes.titlesize": 9, "legend.fontsize": 8, "axes.spines.top": False, "axes.spines.right": False,
@@ -27,7 +27,7 @@ SUFFIXES = (".png", ".svg", ".csv")
 
 @dataclass(frozen=True)
 class Look:
-    """Colour and marker of one series; no two of the first 49 are alike."""
+    """Colour and marker of one series; no two of the first 64 are alike."""
 
     color: str
     marker: str
