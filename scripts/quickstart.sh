@@ -20,6 +20,8 @@ step "Installing into .venv"
 scripts/setup.sh
 export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=false MPLBACKEND=Agg
 export HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 PYTHONWARNINGS=ignore
+# Threads that wait must not spin: beside other busy programs that made training many times slower.
+export OMP_WAIT_POLICY=PASSIVE
 mkdir -p "$OUTPUT"
 
 # train LOG OPTION...: fairseq-hydra-train with its log kept and one readable line per interval shown.
@@ -69,7 +71,7 @@ step "Converting to a Hugging Face directory"
     metro-t0-convert fairseq "$OUTPUT/finetuned/checkpoint_last.pt" "$OUTPUT/model" --tokenizer "$OUTPUT/vocab"
 
 step "Zero-shot evaluation on the held-out task, by rank classification"
-metro-t0-eval tasks --tasks scripts/quickstart_tasks.yaml --model "$OUTPUT/model" --output "$OUTPUT/results" \
+metro-t0-eval tasks --tasks embedded --model "$OUTPUT/model" --output "$OUTPUT/results" \
     --max-source-length 128 --save-predictions
 metro-t0-eval report "$OUTPUT/results" --output "$OUTPUT/report"
 

@@ -45,7 +45,6 @@ def test_config_trains_two_steps(
 ) -> None:
     from fairseq_cli.train import main
 
-
     monkeypatch.chdir(CONFIGS.parents[2])
     overrides = [*SHRINK, f"task.data={token_directory}", f"checkpoint.save_dir={tmp_path}"]
     config = composed(name, [*overrides, "common.bf16=false", "lr_scheduler.total_num_update=10"])
