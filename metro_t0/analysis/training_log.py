@@ -202,7 +202,8 @@ def _draw_legend(figure: Figure, used: Sequence[Axes], empty: Sequence[Axes], co
     for axes in empty:
         axes.set_axis_off()
     if len(empty):
-        empty[0].legend(handles.values(), handles.keys(), loc="center left")
+        # Kept out of the layout: long names may reach over the next empty place, and shrink no panel.
+        empty[0].legend(handles.values(), handles.keys(), loc="center left").set_in_layout(False)
     else:
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns)
 
