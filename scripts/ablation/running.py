@@ -126,8 +126,8 @@ def _updates_in_hours(job: Job, device: str) -> int:
         trial = Job(job.plan, job.variant, job.seed, job.directory / "calibration")
         visible = "cuda" if device.startswith("cuda") else device
         command = pretrain_command(trial, visible, CALIBRATION_UPDATES)
-        _run_step(trial, device, "pretrain", [*command, "--no-save", "--disable-validation", "--log-interval", "1"])
-        records = [r for r in read_log(trial.directory / "pretrain.log") if r["updates"] > WARM_UP_UPDATES]
+        _run_step(trial, device, "trial", [*command, "--no-save", "--disable-validation", "--log-interval", "1"])
+        records = [r for r in read_log(trial.directory / "trial.log") if r["updates"] > WARM_UP_UPDATES]
         seconds = [record["wall"] for record in records if "wall" in record]
         per_update = (seconds[-1] - seconds[0]) / (len(seconds) - 1)
         write_json(remembered, {"seconds_per_update": per_update})
