@@ -127,8 +127,8 @@ def _parser() -> Parser:
     add("--batch-size", type=int, help="blocks per update (default: by preset)")
     add("--learning-rate", type=float, help="peak, pretraining (default: by preset)")
     add("--finetuning-learning-rate", type=float, help="peak, finetuning (default: by preset)")
-    add("--pretraining-options", default="", metavar="'...'", help="further options of fairseq-train")
-    add("--finetuning-options", default="", metavar="'...'", help="further options of fairseq-train")
+    add("--pretraining-options", default="", metavar="OPTIONS", help="more of fairseq-train, as --...='--option value'")
+    add("--finetuning-options", default="", metavar="OPTIONS", help="more of fairseq-train, as --...='--option value'")
     add("--output", type=Path, metavar="DIR", help="directory of the experiment")
     return parser
 

@@ -154,10 +154,10 @@ def test_wall_time_becomes_updates_by_a_trial(tmp_path: Path, monkeypatch: pytes
     from ablation import running
     from ablation.variants import choose, load_variants
 
-    wall = "[5.0 * u if u <= 10 else 50 + 2.0 * (u - 10) for u in range(1, 31)]"
     program = (
-        f"import json\nfor u, wall in enumerate({wall}, 1):\n"
-        " print('| INFO | train_inner |', json.dumps({'num_updates': str(u), 'wall': str(wall), 'loss': '3'}))"
+        "import json\nfor u in range(1, 31):\n"
+        " record = {'num_updates': str(u), 'wpb': '100', 'wps': str(20.0 if u <= 10 else 50.0), 'loss': '3'}\n"
+        " print('| INFO | train_inner |', json.dumps(record))"
     )
     monkeypatch.setattr(running, "pretrain_command", lambda job, device, updates: [sys.executable, "-c", program])
     plan = make_plan(tmp_path, updates=None, hours=1.0)
