@@ -14,6 +14,7 @@ from tokenizers import Tokenizer as RustTokenizer
 
 from metro_t0.errors import UserError
 from metro_t0.files import atomic_path
+from metro_t0.tokenization.encoder import RustEncoder
 from metro_t0.tokenization.normalization import WORD_MARK, word_splitter
 from metro_t0.tokenization.sentencepiece_model import convert, read_sentencepiece_model
 from metro_t0.tokenization.vocabulary import (
@@ -27,7 +28,7 @@ from metro_t0.tokenization.vocabulary import (
     Vocabulary,
     sentinel,
 )
-from metro_t0.tokenization.word_cache import PARTS_PER_TEXT, WordCache
+from metro_t0.tokenization.word_cache import WordCache
 
 DICT_NAME = "dict.txt"
 TOKENIZER_NAME = "tokenizer.json"
@@ -120,34 +121,6 @@ class Tokenizer:
 
     def __reduce__(self) -> tuple[type[Tokenizer], tuple[Path, Vocabulary, RustTokenizer]]:
         return Tokenizer, (self.directory, self.vocabulary, self._rust)
-
-
-class RustEncoder:
-    """The exact tokenizer behind the word cache; it knows no special tokens, so that none is read in a text."""
-
-    def __init__(self, rust: RustTokenizer) -> None:
-        self._rust = RustTokenizer(rust.model)
-        self._rust.normalizer = rust.normalizer
-        self._rust.pre_tokenizer = rust.pre_tokenizer
-
-    def encode_texts(self, texts: list[str]) -> list[list[int]]:
-        """The ids of each text."""
-        return [encoding.ids for encoding in self._rust.encode_batch_fast(texts, add_special_tokens=False)]
-
-    def encode_words(self, words: list[str]) -> list[tuple[int, ...]]:
-        """The ids of each word, many words in one text: its words are told apart by the word marks."""
-        encoded: list[tuple[int, ...]] = []
-        rows = [words[start : start + PARTS_PER_TEXT] for start in range(0, len(words), PARTS_PER_TEXT)]
-        texts = [" ".join(row) for row in rows]
-        # Not the fast variant, which leaves out the numbers of the words.
-        for row, encoding in zip(rows, self._rust.encode_batch(texts, add_special_tokens=False), strict=True):
-            ids, numbers = encoding.ids, encoding.word_ids
-            starts = [i for i, number in enumerate(numbers) if i == 0 or number != numbers[i - 1]]
-            if len(starts) == len(row):
-                encoded += [tuple(ids[start:end]) for start, end in zip(starts, [*starts[1:], None], strict=True)]
-            else:  # a word that normalisation joins, cuts or deletes
-                encoded += map(tuple, self.encode_texts(row))
-        return encoded
 
 
 def complete(rust: RustTokenizer) -> RustTokenizer:

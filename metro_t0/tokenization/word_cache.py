@@ -1,152 +1,147 @@
 """Encoding words once: text repeats its words, and no rule of the tokenizer looks beyond a word but one.
 
-A text is cut with str.split(). A distinct word is encoded once; a text is then a row of table look-ups, done for all
-texts of a batch in numpy. This is exact because normalisation and pieces stay inside words. The exceptions are found
-by flags on the words, and such texts are encoded whole: a contraction that is joined to a single quote at the end of
-the word before it ("the dogs' s"), and words that contain the word mark itself.
-
-New words are mostly known ones with other punctuation around them, so a word of printable ASCII is encoded as its
-punctuation, core and punctuation, which the word rules separate anyway, and these parts are remembered too.
+Texts are cut into words, and words from the punctuation around them (`parts`). A distinct part is encoded once; a
+text is then a row of table look-ups, done for all texts of a batch in numpy. This is exact because normalisation and
+pieces stay inside parts. The exceptions are found by flags on the parts, and such texts are encoded whole: a
+contraction that is joined to a single quote at the end of the word before it ("the dogs' s"), and words that contain
+the word mark itself.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from itertools import chain, islice
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from itertools import count, repeat
 
 import numpy as np
 from numpy.typing import NDArray
 
+from metro_t0.tokenization.encoder import Encoded, RustEncoder, flatten
 from metro_t0.tokenization.normalization import JOINABLE_WORD, SINGLE_QUOTES, WORD_MARK
+from metro_t0.tokenization.parts import Parts, cut_into_parts
 
 # Bounds of the memory that the table takes (about 150 MB at these), whatever the amount of text.
-MAX_WORDS = 1 << 19
+MAX_PARTS = 1 << 19
 MAX_CHARACTERS = 1 << 23
+# Bounds the arrays that cutting needs, and keeps them in the processor's cache.
+CHARACTERS_AT_ONCE = 1 << 20
 ENDS_WITH_QUOTE, JOINABLE, HAS_WORD_MARK = 1, 2, 4
-
-MAX_PARTS = 1 << 18
-PARTS_PER_TEXT = 256
-ASCII_WORD = re.compile(r"([!-/:-@\[-`{-~]*)((?:[0-9A-Za-z](?:[!-~]*[0-9A-Za-z])?)?)([!-/:-@\[-`{-~]*)")
-
-
-class Encoder(Protocol):
-    """The slow and exact tokenizer."""
-
-    def encode_texts(self, texts: list[str]) -> list[list[int]]:
-        """The ids of each text."""
-
-    def encode_words(self, words: list[str]) -> list[tuple[int, ...]]:
-        """The ids of each word, where each is printable ASCII with no punctuation, or nothing else, at its ends."""
-
-
-class _WordNumbers(dict[str, int]):
-    """Numbers words in the order of their first occurrence."""
-
-    def __missing__(self, word: str) -> int:
-        number = self[word] = len(self)
-        return number
 
 
 class WordCache:
-    """Encode batches of texts through a table of words."""
+    """Encode batches of texts through a table of their parts."""
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: RustEncoder) -> None:
         self._encoder = encoder
-        self._parts: dict[str, tuple[int, ...]] = {"": ()}
         self._clear()
 
     def _clear(self) -> None:
-        self._numbers = _WordNumbers()
+        self._numbers: dict[str, int] = {}
         self._characters = 0
+        # Part p is ids[starts[p]:starts[p] + lengths[p]]; parts that differ only in case may share their ids.
         self._ids: NDArray[np.int32] = np.empty(0, np.int32)
-        self._ends: NDArray[np.int64] = np.zeros(1, np.int64)  # word w is ids[ends[w]:ends[w + 1]]
+        self._starts: NDArray[np.int64] = np.empty(0, np.int64)
+        self._lengths: NDArray[np.int64] = np.empty(0, np.int64)
         self._flags: NDArray[np.uint8] = np.empty(0, np.uint8)
 
-    def encode(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    def encode(self, texts: Sequence[str]) -> Encoded:
         """Ids of all texts back to back, (total,) int32, and the number of ids of each text, (texts,) int64."""
-        if len(self._numbers) > MAX_WORDS or self._characters > MAX_CHARACTERS:
+        encoded = [self._encode(batch) for batch in _batches(texts)]
+        if not encoded:
+            return np.empty(0, np.int32), np.empty(0, np.int64)
+        ids, sizes = zip(*encoded, strict=True)
+        return np.concatenate(ids), np.concatenate(sizes)
+
+    def _encode(self, texts: Sequence[str]) -> Encoded:
+        if len(self._numbers) > MAX_PARTS or self._characters > MAX_CHARACTERS:
             self._clear()
-        splits = list(map(str.split, texts))
-        counts = np.fromiter(map(len, splits), np.int64, len(splits))
-        total = int(counts.sum())
-        words = np.fromiter(map(self._numbers.__getitem__, chain.from_iterable(splits)), np.int64, total)
-        self._learn()
-        text_ends = np.concatenate(([0], np.cumsum(counts)))
-        whole = self._texts_to_encode_whole(words, text_ends)
-        ids, sizes = self._look_up(words, text_ends)
+        parts = cut_into_parts(texts)
+        numbers = self._number(parts.distinct)
+        whole = self._texts_to_encode_whole(self._flags[numbers][parts.indices], parts.text_ends)
+        ids, sizes = self._look_up(numbers, parts)
         return self._replace(texts, whole, ids, sizes) if whole.size else (ids, sizes)
 
-    def _learn(self) -> None:
-        """Encode the words that were numbered but are not yet in the table."""
-        new = list(islice(self._numbers, len(self._flags), None))
-        if not new:
-            return
-        encoded = self._encode_words(new)
-        lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
-        ids = np.fromiter(chain.from_iterable(encoded), np.int32, int(lengths.sum()))
+    def _number(self, parts: list[str]) -> NDArray[np.int64]:
+        """Places of parts in the table, once it holds them all."""
+        numbers = np.fromiter(map(self._numbers.get, parts, repeat(-1)), np.int64, len(parts))
+        unknown = np.flatnonzero(numbers < 0)
+        if unknown.size:
+            new = [parts[i] for i in unknown.tolist()]
+            self._learn(new)
+            numbers[unknown] = [self._numbers[part] for part in new]
+        return numbers
+
+    def _learn(self, new: list[str]) -> None:
+        plain: list[str] = []
+        others: list[str] = []
+        for part in new:
+            (plain if self._encoder.is_plain(part) else others).append(part)
+        if others:
+            self._add(others, flatten(self._encoder.encode_texts(others)))
+        forms = list(map(self._encoder.plain_form, plain))
+        new_forms = [form for form in dict.fromkeys(forms) if form not in self._numbers]
+        if new_forms:
+            self._add(new_forms, self._encoder.encode_plain_forms(new_forms))
+        capital = {part: self._numbers[form] for part, form in zip(plain, forms, strict=True) if part != form}
+        if capital:
+            same = np.fromiter(capital.values(), np.int64, len(capital))
+            self._add_rows(list(capital), self._starts[same], self._lengths[same])
+
+    def _add(self, parts: list[str], encoded: Encoded) -> None:
+        ids, lengths = encoded
+        starts = len(self._ids) + np.cumsum(lengths) - lengths
         self._ids = np.concatenate((self._ids, ids))
-        self._ends = np.concatenate((self._ends, self._ends[-1] + np.cumsum(lengths)))
-        flags = np.fromiter(map(_flags, new), np.uint8, len(new))
-        self._flags = np.concatenate((self._flags, flags))
-        self._characters += sum(map(len, new))
+        self._add_rows(parts, starts, lengths)
 
-    def _encode_words(self, words: list[str]) -> list[tuple[int, ...]]:
-        if len(self._parts) > MAX_PARTS:
-            self._parts = {"": ()}
-        cut = list(map(_cut, words))
-        whole = [word for word, parts in zip(words, cut, strict=True) if parts is None]
-        others = iter(self._encoder.encode_texts(whole) if whole else [])
-        known = self._parts
-        new = list(dict.fromkeys(part for parts in cut if parts for part in parts if part not in known))
-        known.update(zip(new, self._encoder.encode_words(new), strict=True))
-        return [tuple(next(others)) if p is None else known[p[0]] + known[p[1]] + known[p[2]] for p in cut]
+    def _add_rows(self, parts: list[str], starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> None:
+        self._numbers.update(zip(parts, count(len(self._numbers)), strict=False))
+        self._starts = np.concatenate((self._starts, starts))
+        self._lengths = np.concatenate((self._lengths, lengths))
+        self._flags = np.append(self._flags, np.fromiter(map(_flags, parts), np.uint8, len(parts)))
+        self._characters += sum(map(len, parts))
 
-    def _texts_to_encode_whole(self, words: NDArray[np.int64], text_ends: NDArray[np.int64]) -> NDArray[np.int64]:
-        flags = self._flags[words]
+    def _texts_to_encode_whole(self, flags: NDArray[np.uint8], text_ends: NDArray[np.int64]) -> NDArray[np.int64]:
         joined = np.flatnonzero((flags[:-1] & ENDS_WITH_QUOTE) & ((flags[1:] & JOINABLE) // JOINABLE))
         marked = np.flatnonzero(flags & HAS_WORD_MARK)
         # A quote that ends one text and a contraction that begins the next cost a needless exact pass, no error.
         return np.unique(np.searchsorted(text_ends, np.concatenate((joined, marked)), side="right") - 1)
 
-    def _look_up(
-        self, words: NDArray[np.int64], text_ends: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        starts = self._ends[words]
-        lengths = self._ends[words + 1] - starts
+    def _look_up(self, numbers: NDArray[np.int64], parts: Parts) -> Encoded:
+        lengths = self._lengths[numbers][parts.indices]
         ends = np.concatenate(([0], np.cumsum(lengths)))
-        # Position in the output minus position in the table is constant within a word.
-        positions = np.repeat(starts - ends[:-1], lengths)
+        # Position in the output minus position in the table is constant within a part.
+        positions = np.repeat(self._starts[numbers][parts.indices] - ends[:-1], lengths)
         positions += np.arange(len(positions))
-        return self._ids[positions], np.diff(ends[text_ends])
+        return self._ids[positions], np.diff(ends[parts.text_ends])
 
     def _replace(
         self, texts: Sequence[str], whole: NDArray[np.int64], ids: NDArray[np.int32], sizes: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        parts = np.split(ids, np.cumsum(sizes)[:-1])
-        for index, encoded in zip(
-            whole.tolist(), self._encoder.encode_texts([texts[i] for i in whole.tolist()]), strict=True
-        ):
-            parts[index] = np.array(encoded, np.int32)
-        return np.concatenate(parts), np.fromiter(map(len, parts), np.int64, len(parts))
+    ) -> Encoded:
+        """Put the ids of the texts that are encoded whole in the place of theirs."""
+        ends = np.cumsum(sizes)
+        pieces: list[NDArray[np.int32]] = []
+        kept = 0
+        encoded = self._encoder.encode_texts([texts[index] for index in whole.tolist()])
+        for index, row in zip(whole.tolist(), encoded, strict=True):
+            pieces += ids[kept : ends[index] - sizes[index]], np.array(row, np.int32)
+            kept = ends[index]
+        sizes = sizes.copy()
+        sizes[whole] = list(map(len, encoded))
+        return np.concatenate([*pieces, ids[kept:]]), sizes
 
 
-def _cut(word: str) -> tuple[str, str, str] | None:
-    """Leading punctuation, core, trailing punctuation; None for a word whose parts cannot be encoded alone."""
-    match = ASCII_WORD.fullmatch(word)
-    if not match:
-        return None
-    before, core, after = match.groups()
-    if before.endswith("'") and JOINABLE_WORD.match(core):
-        return None
-    return before, core, after
+def _batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    start = characters = 0
+    for end, text in enumerate(texts, 1):
+        characters += len(text)
+        if characters >= CHARACTERS_AT_ONCE or end == len(texts):
+            yield texts[start:end]
+            start, characters = end, 0
 
 
-def _flags(word: str) -> int:
-    flags = HAS_WORD_MARK if WORD_MARK in word else 0
-    if word[-1] in SINGLE_QUOTES:
+def _flags(part: str) -> int:
+    flags = HAS_WORD_MARK if WORD_MARK in part else 0
+    if part[-1] in SINGLE_QUOTES:
         flags |= ENDS_WITH_QUOTE
-    if JOINABLE_WORD.match(word):
+    if JOINABLE_WORD.match(part):
         flags |= JOINABLE
     return flags

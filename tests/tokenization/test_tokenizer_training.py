@@ -100,17 +100,8 @@ def test_word_cache_in_little_memory(
 ) -> None:
     texts = [" ".join(list(words)[start : start + 50]) for start in range(0, 5_000, 50)]
     expected = tokenizer.encode_batch(texts)
-    monkeypatch.setattr(word_cache, "MAX_WORDS", 100)
     monkeypatch.setattr(word_cache, "MAX_PARTS", 100)
     assert [tokenizer.encode(text) for text in texts] == expected
-
-
-def test_joined_words_are_not_encoded_one_by_one(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    encoder = tokenizer._cache._encoder
-    words = [f"w{number}x" for number in range(1_000)]
-    expected = list(map(tuple, encoder.encode_texts(words)))
-    monkeypatch.setattr(encoder, "encode_texts", lambda texts: pytest.fail("fell back"))
-    assert encoder.encode_words(words) == expected
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,142 @@
+"""The fast path (parts of words, one table) against the whole pipeline, text by text."""
+
+from __future__ import annotations
+
+import string
+from collections import Counter
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tokenizers import normalizers
+
+from metro_t0.data.python_docs import documents
+from metro_t0.files import open_bytes
+from metro_t0.tokenization import Tokenizer, word_cache
+from metro_t0.tokenization.encoder import RustEncoder
+from metro_t0.tokenization.parts import cut_into_parts
+from metro_t0.tokenization.training import BpeSettings, train_bpe
+
+
+@pytest.fixture(scope="module")
+def lines() -> list[str]:
+    return [line for document in documents("builtin:python-docs?max_mb=1") for line in document]
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["uncased", "cased"])
+def tokenizer(request: pytest.FixtureRequest, lines: list[str], tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    words = Counter(word for line in lines for word in line.split())
+    return train_bpe(words, BpeSettings(1_500, lowercase=request.param), tmp_path_factory.mktemp("vocabulary"))
+
+
+@pytest.fixture(scope="module")
+def encoder(tokenizer: Tokenizer) -> RustEncoder:
+    return RustEncoder(tokenizer._rust)
+
+
+def check(tokenizer: Tokenizer, encoder: RustEncoder, texts: list[str]) -> None:
+    ids, sizes = tokenizer.encode_flat(texts)
+    expected = encoder.encode_texts(texts)
+    assert sizes.tolist() == list(map(len, expected))
+    assert ids.tolist() == [index for row in expected for index in row]
+
+
+def test_running_text(tokenizer: Tokenizer, encoder: RustEncoder, lines: list[str]) -> None:
+    check(tokenizer, encoder, lines)
+
+
+@pytest.mark.parametrize("name", ["vocab_32k", "vocab_64k"])
+@pytest.mark.parametrize("shard", ["train-00", "train-04"])
+def test_real_text(real_data: Path, name: str, shard: str) -> None:
+    tokenizer = Tokenizer.load(real_data / "vocab" / name)
+    with open_bytes(real_data / "corpus" / f"{shard}.txt.zst") as stream:
+        text = stream.read(3_000_000).decode(errors="ignore")
+    check(tokenizer, RustEncoder(tokenizer._rust), text.split("\n"))
+
+
+SIGNS = "aS1.'\"`_- ’é\u0301\x1c\u3000▁\x01"
+
+
+def test_all_short_texts(tokenizer: Tokenizer, encoder: RustEncoder) -> None:
+    check(tokenizer, encoder, ["".join(signs) for length in range(5) for signs in product(SIGNS[:12], repeat=length)])
+    check(tokenizer, encoder, ["".join(signs) for signs in product(SIGNS, repeat=3)])
+
+
+SNIPPETS = st.sampled_from(
+    ["'", "''", "``", "’", "s", "S", "ll", "LL", "RE", "ve", "-", ".", '"', "(", ")", "_", "a", "Bc", "9", " ", "  ",
+     "\t", "\n", "\x1c", "\x85", "\u3000", "\u200b", "\x00", "▁", "é", "e\u0301", "\u0301", "½", "日本", "…", "<s>"]
+)  # fmt: skip
+ASCII = st.text(st.sampled_from(string.printable), max_size=6)
+ANY = st.text(st.characters(exclude_categories=["Cs"]), max_size=4)
+TEXTS = st.lists(st.lists(SNIPPETS | ASCII | ANY, max_size=12).map("".join), max_size=5)
+
+
+@settings(deadline=None, max_examples=1_500, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(texts=TEXTS)
+def test_made_text(tokenizer: Tokenizer, encoder: RustEncoder, texts: list[str]) -> None:
+    check(tokenizer, encoder, texts)
+
+
+@settings(deadline=None, max_examples=500)
+@given(texts=TEXTS)
+def test_parts_put_together_are_the_words(texts: list[str]) -> None:
+    parts = cut_into_parts(texts)
+    assert len(set(parts.distinct)) == len(parts.distinct)
+    for text, start, end in zip(texts, parts.text_ends[:-1], parts.text_ends[1:], strict=True):
+        found = [parts.distinct[index] for index in parts.indices[start:end]]
+        assert "".join(found) == "".join(text.split())
+        assert all(part.split() == [part] for part in found)
+
+
+def test_where_words_are_cut() -> None:
+    def cut(text: str) -> list[str]:
+        parts = cut_into_parts([text])
+        return [parts.distinct[index] for index in parts.indices]
+
+    assert cut('("Well-known," he said...)') == ['("', "Well-known", ',"', "he", "said", "...)"]
+    assert cut("'s ('tis dogs' 'LL-x.") == ["'s", "('tis", "dogs", "'", "'LL-x", "."]
+    assert cut("“café.” .é é. ---") == ["“café.”", ".é", "é.", "---"]
+    assert cut(" \t\x1c ") == cut("") == []
+
+
+def test_batches_of_any_size_are_the_same(
+    tokenizer: Tokenizer, lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = ["", *lines[:2_000], "the dogs' s", "", ""]
+    expected_ids, expected_sizes = tokenizer.encode_flat(texts)
+    monkeypatch.setattr(word_cache, "CHARACTERS_AT_ONCE", 50)
+    ids, sizes = tokenizer.encode_flat(texts)
+    assert np.array_equal(ids, expected_ids)
+    assert np.array_equal(sizes, expected_sizes)
+
+
+def test_normalisation_that_changes_ascii_is_not_left_out(tokenizer: Tokenizer, encoder: RustEncoder) -> None:
+    assert encoder.is_plain("dog")
+    rust = tokenizer.to_fast()
+    rust.normalizer = normalizers.Sequence([rust.normalizer, normalizers.Replace("o", "0")])
+    changed = RustEncoder(rust)
+    assert not changed.is_plain("dog")
+    cache = word_cache.WordCache(changed)
+    ids, _ = cache.encode(["The good dog's (bone)."])
+    assert [ids.tolist()] == changed.encode_texts(["The good dog's (bone)."])
+
+
+def test_plain_words_take_no_regular_expressions(
+    tokenizer: Tokenizer, encoder: RustEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [f"w{number}-x" for number in range(1_000)]
+    expected = encoder.encode_texts([" ".join(words)])
+    monkeypatch.setattr(encoder, "encode_texts", lambda texts: [] if not texts else pytest.fail("fell back"))
+    ids, _ = word_cache.WordCache(encoder).encode([" ".join(words)])
+    assert [ids.tolist()] == expected
+
+
+def test_vocabulary_without_the_word_mark_alone(encoder: RustEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids, lengths = encoder.encode_plain_forms(["dog", "x-y", "..."])
+    monkeypatch.setattr(encoder, "_begins_word", np.zeros_like(encoder._begins_word))
+    again = encoder.encode_plain_forms(["dog", "x-y", "..."])
+    assert np.array_equal(again[0], ids)
+    assert np.array_equal(again[1], lengths)
