@@ -162,7 +162,7 @@ SMALL = BASE.replace(d_model=512, ffn_dim=2048, num_heads=8, encoder_layers=6, d
 PRESETS: dict[str, ModelConfig] = {
     # What the quickstart trains on two CPU cores within minutes: less than an epoch, so dropout would only slow it.
     "demo": BASE.replace(
-        d_model=128, ffn_dim=512, num_heads=4, head_dim=32, encoder_layers=3, decoder_layers=2,
+        d_model=128, ffn_dim=512, num_heads=4, head_dim=32, encoder_layers=2, decoder_layers=2,
         auxiliary_layers=1, max_positions=512, dropout=0.0, attention_dropout=0.0,
     ),
     "tiny": BASE.replace(
