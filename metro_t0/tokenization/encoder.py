@@ -12,7 +12,7 @@ from tokenizers import Tokenizer as RustTokenizer
 
 from metro_t0.tokenization.normalization import WORD_MARK
 
-WORDS_PER_TEXT = 256
+WORDS_PER_TEXT = 32
 ASCII_VISIBLE = string.digits + string.ascii_letters + string.punctuation
 # No word rule applies inside or at the ends of these, but for the doubled quotes.
 PLAIN_WORD = re.compile(r"[0-9A-Za-z](?:[!-~]*[0-9A-Za-z])?|[!-/:-@\[-`{-~]+")

@@ -22,8 +22,8 @@ from metro_t0.tokenization.parts import Parts, cut_into_parts
 # Bounds of the memory that the table takes (about 150 MB at these), whatever the amount of text.
 MAX_PARTS = 1 << 19
 MAX_CHARACTERS = 1 << 23
-# Bounds the arrays that cutting needs, and keeps them in the processor's cache.
-CHARACTERS_AT_ONCE = 1 << 20
+# Bounds the memory that cutting needs.
+CHARACTERS_AT_ONCE = 1 << 21
 ENDS_WITH_QUOTE, JOINABLE, HAS_WORD_MARK = 1, 2, 4
 
 

@@ -6,11 +6,14 @@
 the released recipe: normalisation in Python, the sentencepiece package, pieces as text, then fairseq-preprocess.
 Times are of whole processes, start included: wall-clock, and the processor time that they took, which is what counts
 for one core and hardly depends on what else runs on the machine. The token files of both sides are compared.
+--tokenizer-only measures instead, in this process, text to ids without files: ours at the first sight of the text and
+again with its words known.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import resource
@@ -28,6 +31,7 @@ from rich.table import Table
 from metro_t0.data.parallel import default_workers
 from metro_t0.data.token_files import TokenFile
 from metro_t0.files import open_bytes
+from metro_t0.tokenization import Tokenizer
 
 ORACLE = Path(__file__).resolve().parents[2] / "tests" / "tokenization"
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -81,6 +85,32 @@ def sentencepiece_and_preprocess(
     return tokenizing, measure([*command, "--workers", str(workers)])
 
 
+def tokenizer_alone(text: Path, vocabulary: Path, lowercase: bool, repeats: int) -> None:
+    """Megabytes per second of processor time on one thread, both sides in turn; the fastest of each counts."""
+    sys.path.insert(0, str(ORACLE))
+    definition = importlib.import_module("sentencepiece_oracle")
+    oracle = definition.SentencePieceOracle(vocabulary, lowercase)
+    lines = text.read_text(encoding="utf-8").split("\n")
+    megabytes = text.stat().st_size / 1e6
+
+    def sentencepiece() -> None:
+        for line in lines:
+            line = definition.normalize(line)
+            oracle.processor.encode(line.lower() if lowercase else line, out_type=str)
+
+    seconds: dict[str, list[float]] = {"peer": [], "first sight": [], "words known": []}
+    for _ in range(repeats):
+        tokenizer = Tokenizer.load(vocabulary)
+        sides = {"peer": sentencepiece, "first sight": lambda: tokenizer.encode_flat(lines)}  # noqa: B023
+        for what, run in (sides | {"words known": sides["first sight"]}).items():
+            start = time.process_time()
+            run()
+            seconds[what].append(time.process_time() - start)
+    rates = {what: megabytes / min(spent) for what, spent in seconds.items()}
+    for what, rate in rates.items():
+        print(f"{what}: {rate:.2f} MB/s, {rate / rates['peer']:.1f} times")
+
+
 def excerpt(source: Path, megabytes: float, target: Path) -> int:
     with open_bytes(source) as stream:
         text = stream.read(int(megabytes * 1e6))
@@ -96,12 +126,16 @@ def main() -> None:
     parser.add_argument("--cased", action="store_true", help="the vocabulary keeps case (the released 64k one)")
     parser.add_argument("--megabytes", type=float, default=16.0)
     parser.add_argument("--repeats", type=int, default=2, help="interleaved; the fastest of each side counts")
+    parser.add_argument("--tokenizer-only", action="store_true", help="text to ids alone, in this process")
     given = parser.parse_args()
     cores = default_workers()
     ours_one, ours_all, pieces, preprocess = [], [], [], []
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         megabytes = excerpt(given.text, given.megabytes, directory / "text.txt") / 1e6
+        if given.tokenizer_only:
+            os.environ.update(ONE_THREAD)
+            return tokenizer_alone(directory / "text.txt", given.vocabulary, not given.cased, given.repeats)
         for repeat in range(given.repeats):
             place = directory / str(repeat)
             place.mkdir()
