@@ -34,13 +34,13 @@ ROWS = {
 }
 
 
-def table_rows(records: list[dict[str, Any]], dict_path: Path, mask_ratio: float) -> tuple[list[str], list[list[str]]]:
+def table_rows(records: list[dict[str, Any]], dict_path: Path) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the table. Raises `UserError` where the log has no validation."""
     valid = [record for record in records if record["split"].startswith("valid")]
     if not valid:
         raise UserError("the log holds no validation record; train without --disable-validation")
     chosen = [valid[0], valid[len(valid) // 2], valid[-1]]
-    trivial = trivial_baselines(dict_path, mask_ratio, chosen[-1].get("replacement_rate"))
+    trivial = trivial_baselines(dict_path, chosen[-1].get("replaced_share"), chosen[-1].get("replacement_rate"))
     header = ["on held-out text", *(f"update {record['updates']}" for record in chosen), "trivial predictor"]
     rows = [
         [title, *(_number(record.get(metric)) for record in chosen), _number(trivial.get(metric))]
@@ -59,12 +59,11 @@ def main() -> int:
     parser = Parser(description=__doc__)
     parser.add_argument("log", type=Path)
     parser.add_argument("--dict", type=Path, required=True, help="dict.txt with the counts of the pieces")
-    parser.add_argument("--mask-ratio", type=float, default=0.15)
     parser.add_argument("--output", type=Path, help="Markdown file")
     options = parser.parse_args()
 
     def body() -> None:
-        header, rows = table_rows(read_log(options.log), options.dict, options.mask_ratio)
+        header, rows = table_rows(read_log(options.log), options.dict)
         table = Table(*header)
         for row in rows:
             table.add_row(*row)

@@ -47,7 +47,7 @@ if [ ! -f "$OUTPUT/pretraining.done" ]; then
     touch "$OUTPUT/pretraining.done"
 fi
 metro-t0-analyze curves "METRO-T5 demo=$OUTPUT/pretraining.log" --dict "$OUTPUT/data/dict.txt" \
-    --output "$OUTPUT/pretraining"
+    --metrics mlm_loss rtd_loss clm_loss mlm_accuracy rtd_recall clm_accuracy_masked --output "$OUTPUT/pretraining"
 python scripts/pretraining_table.py "$OUTPUT/pretraining.log" --dict "$OUTPUT/data/dict.txt" \
     --output "$OUTPUT/pretraining.md"
 step "Pretrained: $OUTPUT/pretrained/checkpoint_last.pt, curves: $OUTPUT/pretraining.png"

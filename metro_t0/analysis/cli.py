@@ -70,7 +70,6 @@ def _add_curves(commands: _SubParsersAction) -> None:
     parser.add_argument("logs", nargs="+", metavar="[NAME=]LOG", help="output of fairseq-train --log-format json")
     parser.add_argument("--metrics", nargs="+", metavar="METRIC", help="panels to draw (default: all that were logged)")
     parser.add_argument("--dict", type=Path, metavar="DICT_TXT", help="draw what guessing by frequency reaches")
-    parser.add_argument("--mask-ratio", type=float, default=0.15, help="for the baseline of RTD (default: %(default)s)")
     _add_output(parser)
     parser.set_defaults(body=_curves)
 
@@ -82,8 +81,8 @@ def _curves(arguments: Namespace) -> None:
     baselines = None
     if arguments.dict:
         last = [record for record in read_log(next(iter(logs.values()))) if "replacement_rate" in record][-1:]
-        rate = last[0]["replacement_rate"] if last else None
-        baselines = trivial_baselines(arguments.dict, arguments.mask_ratio, rate)
+        shares = [last[0].get(name) for name in ("replaced_share", "replacement_rate")] if last else [None, None]
+        baselines = trivial_baselines(arguments.dict, *shares)
     _report(plot_curves(logs, arguments.output, baselines, arguments.metrics))
 
 

@@ -98,21 +98,22 @@ def _number(value: Any) -> float | None:
 
 
 def trivial_baselines(
-    dict_path: Path, mask_ratio: float = 0.15, replacement_rate: float | None = None
+    dict_path: Path, replaced_share: float | None = None, replacement_rate: float | None = None
 ) -> dict[str, float]:
     """What a model reaches that has understood nothing: metric -> value, for the dashed lines.
 
-    Losses and accuracy at masks: always answering the piece frequencies of dict.txt. With the share of the masks that
-    get another token (`replacement_rate`): RTD that answers the base rate (of a text without specials), CLM that
-    copies its input.
+    Losses and accuracy at masks: always answering the piece frequencies of dict.txt. With the share of all real tokens
+    that were replaced: RTD that always answers this base rate. With the share of the masks that get another token
+    (`replacement_rate`): CLM that copies its input. Both shares are metrics of the log.
     """
     counts = _piece_counts(dict_path)
     total = sum(counts)
     entropy = -sum(count / total * math.log(count / total) for count in counts if count)
     baselines = {"mlm_loss": entropy, "clm_loss": entropy, "mlm_accuracy": max(counts) / total}
-    if replacement_rate is not None:
-        replaced = min(max(mask_ratio * replacement_rate, 1e-12), 1 - 1e-12)
+    if replaced_share is not None:
+        replaced = min(max(replaced_share, 1e-12), 1 - 1e-12)
         baselines["rtd_loss"] = -replaced * math.log(replaced) - (1 - replaced) * math.log1p(-replaced)
+    if replacement_rate is not None:
         baselines["clm_accuracy_masked"] = 1 - replacement_rate
         baselines["clm_accuracy_unmasked"] = 1.0
     return baselines

@@ -16,6 +16,7 @@ def pretraining_metrics(batch: PretrainingBatch, output: PretrainingOutput) -> d
 
     mlm_accuracy          auxiliary right at masked positions
     replacement_rate      share of the masked positions where the sample differs from the original
+    replaced_share        share of all real tokens that were replaced: the base rate of RTD
     rtd_recall            share of the replaced tokens that the RTD head detects
     rtd_specificity       share of the other real tokens that it leaves in peace
     clm_accuracy_replaced, clm_accuracy_masked, clm_accuracy_unmasked   decoder right at such positions
@@ -30,6 +31,7 @@ def pretraining_metrics(batch: PretrainingBatch, output: PretrainingOutput) -> d
     replaced_at_masks = output.replaced.flatten()[batch.masked_positions]
     metrics["mlm_accuracy"] = _share(output.mlm_logits.argmax(-1) == originals, torch.ones_like(replaced_at_masks))
     metrics["replacement_rate"] = _share(replaced_at_masks, torch.ones_like(replaced_at_masks))
+    metrics["replaced_share"] = _share(output.replaced, output.valid)
     if output.rtd_logits is not None:
         detected = output.rtd_logits > 0
         metrics["rtd_recall"] = _share(detected, output.replaced)

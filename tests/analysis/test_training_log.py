@@ -72,7 +72,7 @@ def test_no_records_is_an_error(tmp_path: Path) -> None:
 
 def test_baselines_of_a_known_distribution(tmp_path: Path) -> None:
     (tmp_path / "dict.txt").write_text("a 2\nb 1\nc 1\n")
-    found = trivial_baselines(tmp_path / "dict.txt", mask_ratio=0.5, replacement_rate=0.5)
+    found = trivial_baselines(tmp_path / "dict.txt", replaced_share=0.25, replacement_rate=0.5)
     assert found["mlm_loss"] == pytest.approx(1.5 * math.log(2))
     assert found["mlm_accuracy"] == 0.5
     assert found["rtd_loss"] == pytest.approx(-(0.25 * math.log(0.25) + 0.75 * math.log(0.75)))
