@@ -17,11 +17,12 @@ from fairseq.data import (
     data_utils,
 )
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
-from fairseq.tasks import FairseqTask, register_task
+from fairseq.tasks import register_task
 from omegaconf import II
 
 from fairseq_plugins.errors import clear_errors
 from fairseq_plugins.tasks.long_blocks import SplitLongBlocks
+from fairseq_plugins.tasks.source_target import OneDictionaryTask
 from metro_t0.errors import UserError
 from metro_t0.modeling import ModelConfig
 from metro_t0.modeling.pretraining import PretrainingBatch
@@ -147,7 +148,7 @@ def _present(batch: PretrainingBatch) -> dict[str, torch.Tensor]:
     return {name: value for name, value in vars(batch).items() if value is not None}
 
 
-class PretrainingTask(FairseqTask):
+class PretrainingTask(OneDictionaryTask):
     """What both tasks share: dictionary with sentinels, blocks of documents."""
 
     def __init__(self, cfg: Any, dictionary: Dictionary, dict_path: Path) -> None:
@@ -211,16 +212,6 @@ class PretrainingTask(FairseqTask):
         self.datasets[split] = BlockDataset(
             blocks, self.make_batches(is_train), self.dictionary.pad(), self.cfg.seed, epoch if is_train else 0
         )
-
-    @property
-    def source_dictionary(self) -> Dictionary:
-        """dict.txt and the sentinels."""
-        return self.dictionary
-
-    @property
-    def target_dictionary(self) -> Dictionary:
-        """The same: source and target share the vocabulary."""
-        return self.dictionary
 
     def max_positions(self) -> tuple[int, int]:
         """Longest source and target."""

@@ -7,16 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from fairseq.data import Dictionary, FairseqDataset
 from fairseq.dataclass import FairseqDataclass
-from fairseq.tasks import FairseqTask, register_task
+from fairseq.tasks import register_task
 from omegaconf import II
 
 from fairseq_plugins.errors import clear_errors
+from fairseq_plugins.tasks.source_target import OneDictionaryTask, source_target_batch
 from metro_t0.errors import UserError
 from metro_t0.modeling import ModelConfig
-from metro_t0.objectives.batches import pad_rows
 from metro_t0.prompts.mixing import TRAIN, VALID, TaskExamples, choose_tasks, load_mixture, read_pairs
 from metro_t0.randomness import keyed_generator
 from metro_t0.tokenization import Tokenizer
@@ -75,21 +74,8 @@ class PromptedDataset(FairseqDataset):
             return {}
         sources = [np.concatenate([[self.bos_id], sample["source"]]) for sample in samples]
         targets = [sample["target"] for sample in samples]
-        shifted = [np.concatenate([[self.eos_id], target[:-1]]) for target in targets]
-        return {
-            "id": torch.tensor([sample["id"] for sample in samples]),
-            "nsentences": len(samples),
-            "ntokens": sum(len(target) for target in targets),
-            "net_input": {
-                "src_tokens": self._padded(sources),
-                "src_lengths": torch.tensor([len(source) for source in sources]),
-                "prev_output_tokens": self._padded(shifted),
-            },
-            "target": self._padded(targets),
-        }
-
-    def _padded(self, rows: list[np.ndarray]) -> torch.Tensor:
-        return torch.from_numpy(pad_rows(rows, self.pad_id))
+        examples = [sample["id"] for sample in samples]
+        return source_target_batch(examples, sources, targets, self.eos_id, self.pad_id)
 
     def num_tokens(self, index: int) -> int:
         """The longer of source and target: what one example costs in a batch by tokens."""
@@ -137,7 +123,7 @@ class PromptedDataset(FairseqDataset):
 
 
 @register_task("prompt_finetuning", dataclass=PromptFinetuningConfig)
-class PromptFinetuningTask(FairseqTask):
+class PromptFinetuningTask(OneDictionaryTask):
     """Cross-entropy on prompted targets, from a pretrained main model or from scratch (paper section 4)."""
 
     def __init__(self, cfg: PromptFinetuningConfig, dictionary: Dictionary) -> None:
@@ -195,16 +181,6 @@ class PromptFinetuningTask(FairseqTask):
                     f"task {task.name} has a {side} of {size} tokens, --max-{side}-positions is {limit}: raise it, or "
                     f"build the mixture again with --max-{side}-tokens {limit}"
                 )
-
-    @property
-    def source_dictionary(self) -> Dictionary:
-        """dict.txt and the sentinels."""
-        return self.dictionary
-
-    @property
-    def target_dictionary(self) -> Dictionary:
-        """The same: source and target share the vocabulary."""
-        return self.dictionary
 
     def max_positions(self) -> tuple[int, int]:
         """Longest source and target."""

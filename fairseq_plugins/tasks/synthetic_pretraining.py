@@ -7,18 +7,17 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import torch
 from fairseq.data import Dictionary, FairseqDataset
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.logging import metrics
-from fairseq.tasks import FairseqTask, register_task
+from fairseq.tasks import register_task
 from omegaconf import II
 
 from fairseq_plugins.errors import clear_errors
+from fairseq_plugins.tasks.source_target import OneDictionaryTask, source_target_batch
 from metro_t0.errors import UserError
 from metro_t0.files import write_text
 from metro_t0.modeling import ModelConfig
-from metro_t0.objectives.batches import pad_rows
 from metro_t0.synthetic.iterable import ExampleReader
 from metro_t0.synthetic.storage import dict_text
 from metro_t0.synthetic.stream import VALID_EXAMPLES, Mixture, Split, StreamSettings
@@ -84,25 +83,11 @@ class SyntheticDataset(FairseqDataset):
         """Samples -> source `x </s>` (with `<s>` in front where the vocabulary has it), target `y </s>`, padded."""
         if not samples:
             return {}
-        start = self.vocabulary.decoder_start
         front = [] if self.vocabulary.bos is None else [self.vocabulary.bos]
         sources = [np.concatenate([front, sample["source"]]).astype(np.int64) for sample in samples]
         targets = [sample["target"].astype(np.int64) for sample in samples]
-        shifted = [np.concatenate([[start], target[:-1]]) for target in targets]
-        return {
-            "id": torch.tensor([sample["id"] for sample in samples]),
-            "nsentences": len(samples),
-            "ntokens": sum(len(target) for target in targets),
-            "net_input": {
-                "src_tokens": self._padded(sources),
-                "src_lengths": torch.tensor([len(source) for source in sources]),
-                "prev_output_tokens": self._padded(shifted),
-            },
-            "target": self._padded(targets),
-        }
-
-    def _padded(self, rows: list[np.ndarray]) -> torch.Tensor:
-        return torch.from_numpy(pad_rows(rows, self.vocabulary.pad))
+        examples = [sample["id"] for sample in samples]
+        return source_target_batch(examples, sources, targets, self.vocabulary.decoder_start, self.vocabulary.pad)
 
     def num_tokens(self, index: int) -> int:
         """An upper bound: lengths are known only when an example is drawn."""
@@ -136,7 +121,7 @@ class SyntheticDataset(FairseqDataset):
 
 
 @register_task("synthetic_pretraining", dataclass=SyntheticPretrainingConfig)
-class SyntheticPretrainingTask(FairseqTask):
+class SyntheticPretrainingTask(OneDictionaryTask):
     """Sequence-to-sequence pretraining on a mixture of synthetic tasks (Wu, Li and Liang 2022)."""
 
     def __init__(self, cfg: SyntheticPretrainingConfig, vocabulary: Vocabulary, mixture: Mixture) -> None:
@@ -222,16 +207,6 @@ class SyntheticPretrainingTask(FairseqTask):
                 "selection",
                 lambda meters: selection_score(meters["accuracy"].avg, self.cfg.accuracy_target, self._updates),
             )
-
-    @property
-    def source_dictionary(self) -> Dictionary:
-        """All ids of the vocabulary."""
-        return self.dictionary
-
-    @property
-    def target_dictionary(self) -> Dictionary:
-        """The same: source and target share the vocabulary."""
-        return self.dictionary
 
     def max_positions(self) -> tuple[int, int]:
         """Upper bounds of source and target."""

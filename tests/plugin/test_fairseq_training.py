@@ -111,7 +111,7 @@ def test_two_processes_equal_one_with_twice_the_batch(
     [
         "--decoding-target all_tokens", "--decoding-target masked_only", "--clm-head copy", "--rtd decoder",
         "--rtd decoder --clm-head projection", "--mask-pattern span", "--weighted-clm", "--rtd-head linear",
-        "--keep-ratio 0.1 --random-ratio 0.1", "--auxiliary-sharing tokens", "--bf16",
+        "--keep-ratio 0.1 --random-ratio 0.1", "--auxiliary-sharing tokens", "--bf16", "--amp",
         "--activation-checkpointing", "--sample-break-mode none", "--optimizer adam --adam-betas (0.9,0.98)",
     ],
 )  # fmt: skip
