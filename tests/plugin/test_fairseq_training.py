@@ -211,7 +211,7 @@ def test_another_dictionary_than_the_checkpoints_is_refused(
     assert "dict.txt is not the one the checkpoint was trained with" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("damage", ["truncated", "garbage"])
+@pytest.mark.parametrize("damage", ["truncated", "garbage", "flipped bit"])
 def test_a_damaged_checkpoint_names_the_way_on(
     damage: str, train: Train, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -219,7 +219,9 @@ def test_a_damaged_checkpoint_names_the_way_on(
     train(f"--save-dir {run} --max-update 4 --save-interval-updates 2")
     last = run / "checkpoint_last.pt"
     intact = last.read_bytes()
-    last.write_bytes(intact[: len(intact) // 2] if damage == "truncated" else b"\x00garbage" * 1000)
+    middle = len(intact) // 2
+    flipped = intact[:middle] + bytes([intact[middle] ^ 1]) + intact[middle + 1 :]
+    last.write_bytes({"truncated": intact[:middle], "garbage": b"\x00garbage" * 1000, "flipped bit": flipped}[damage])
     with pytest.raises(SystemExit) as exit_:
         train(f"--save-dir {run} --max-update 6")
     assert exit_.value.code == 2
