@@ -17,6 +17,7 @@ NOT_OF_THE_MAIN_MODEL = frozenset(
         "clm_head",
         "attention_backend",
         "activation_checkpointing",
+        "compile_layers",
     }
 )
 CODE_POINTERS = ("auto_map", "custom_pipelines")

@@ -1,17 +1,22 @@
 """Multi-head attention with a learned relative bias.
 
-Shapes: B batch, Q query length, S key length, H heads, K features per head, D model width.
+Shapes: B batch, Q query length, S key length, H heads, K features per head, D model width. The bias depends on the
+distance key - query alone, so that it travels as (H, Q + S - 1) numbers, one for each distance (`RelativeBias`).
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
+from metro_t0.errors import UserError
 from metro_t0.modeling.config import AttentionBackend, BucketRule, ModelConfig
 
 
@@ -52,7 +57,7 @@ class Attention(nn.Module):
         causal: bool = False,
         cache: KeyValueCache | None = None,
     ) -> Tensor:
-        """x (B, Q, D), memory (B, S, D), bias (1, H, Q, S), valid (B, S) True on real keys -> (B, Q, D)."""
+        """x (B, Q, D), memory (B, S, D), bias (H, Q + S - 1), valid (B, S) True on real keys -> (B, Q, D)."""
         queries = self._heads(self.q(x))
         if cache is not None and cache.filled():
             keys, values = cache.read()
@@ -86,9 +91,13 @@ def attend(
 ) -> Tensor:
     """softmax(scale * q k^T + bias) v over valid (and, if causal, earlier) keys.
 
-    q (B, H, Q, K); k, v (B, H, S, K); bias (1, H, Q, S), learned; valid (B, S) True on real keys.
-    A causal query is aligned with the last keys: query i sees keys up to i + S - Q.
+    q (B, H, Q, K); k, v (B, H, S, K); bias (H, Q + S - 1) by distance, learned; valid (B, S) True on real keys.
+    Queries are aligned with the last keys: a causal query i sees keys up to i + S - Q.
     """
+    if backend == "flex":
+        return _attend_flex(q, k, v, bias, valid, causal, scale)
+    if bias is not None:
+        bias = bias_matrix(bias, q.size(2), k.size(2))
     if backend == "eager":
         return _attend_eager(q, k, v, bias, valid, causal, scale, dropout)
     if causal and q.size(2) == 1:
@@ -147,6 +156,40 @@ def _attend_eager(
     return F.dropout(scores.softmax(-1), dropout).to(v.dtype) @ v
 
 
+def _attend_flex(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, valid: Tensor | None, causal: bool, scale: float
+) -> Tensor:
+    """FlexAttention: no (Q, S) matrix is ever stored, neither scores nor bias. It has no dropout.
+
+    On CUDA the kernel is compiled. On a CPU torch has no backward pass of it, and its forward pass is a slow check.
+    """
+    if q.requires_grad and not q.is_cuda:
+        raise UserError("model field attention_backend is flex, which trains on CUDA only: use sdpa")
+    queries, keys = q.size(2), k.size(2)
+
+    def score(scores: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        if bias is not None:
+            scores = scores + bias[h, j - i + queries - 1]
+        return scores if valid is None else torch.where(valid[b, j], scores, -math.inf)
+
+    mask = _causal_blocks(queries, keys, q.device) if causal else None
+    return _flex_kernel(q.is_cuda)(q, k, v, score_mod=score, block_mask=mask, scale=scale)
+
+
+@functools.cache
+def _flex_kernel(compiled: bool) -> Callable[..., Any]:
+    kernel: Callable[..., Any] = flex_attention
+    return torch.compile(kernel) if compiled else kernel
+
+
+@functools.lru_cache(maxsize=32)
+def _causal_blocks(queries: int, keys: int, device: torch.device) -> BlockMask:
+    def earlier(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        return j <= i + keys - queries
+
+    return create_block_mask(earlier, None, None, queries, keys, device=str(device))
+
+
 def _future(queries: int, keys: int, device: torch.device) -> Tensor:
     """(Q, S) True where key j lies after query i; the last query is aligned with the last key."""
     return torch.ones(queries, keys, dtype=torch.bool, device=device).triu(keys - queries + 1)
@@ -164,20 +207,23 @@ class RelativeBias(nn.Module):
         self.table = nn.Embedding(config.relative_buckets, config.num_heads)
 
     def forward(self, queries: int, keys: int) -> Tensor:
-        """(1, H, Q, S) for Q queries aligned with the last of S keys.
+        """(H, Q + S - 1) for Q queries aligned with the last of S keys: distances -(S - 1) to Q - 1.
 
-        The bias depends on j - i only: the Q + S - 1 distinct values are looked up once and laid out as the
-        diagonals of the matrix, so that the backward pass scatters Q + S - 1 rows instead of Q * S.
+        Looking up distances instead of pairs lets the backward pass scatter Q + S - 1 rows instead of Q * S.
         """
         distances = torch.arange(-(keys - 1), queries, device=self.table.weight.device)
-        values = self.table(self.buckets(distances)).t()
-        return values.unfold(1, keys, 1).flip(1).unsqueeze(0)
+        return self.table(self.buckets(distances)).t()
 
     def buckets(self, distances: Tensor) -> Tensor:
         """Bucket of each distance (key position minus query position), int64 of the same shape."""
         if self.rule == "symmetric":
             return symmetric_buckets(distances, self.num_buckets, self.max_distance)
         return t5_buckets(distances, self.bidirectional, self.num_buckets, self.max_distance)
+
+
+def bias_matrix(by_distance: Tensor, queries: int, keys: int) -> Tensor:
+    """(H, Q + S - 1) -> (1, H, Q, S): the numbers of the distances laid out as the diagonals of a matrix."""
+    return by_distance.unfold(1, keys, 1).flip(1).unsqueeze(0)
 
 
 def symmetric_buckets(distances: Tensor, num_buckets: int, max_distance: int) -> Tensor:

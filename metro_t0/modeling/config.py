@@ -23,7 +23,7 @@ RtdLocation = Literal["none", "encoder", "decoder"]
 RtdHeadKind = Literal["mlp", "linear"]
 ClmHeadKind = Literal["linear", "projection", "copy"]
 Initialisation = Literal["metro", "t5"]
-AttentionBackend = Literal["sdpa", "eager"]
+AttentionBackend = Literal["sdpa", "flex", "eager"]
 
 
 def _field(default: Any, text: str) -> Any:
@@ -75,7 +75,10 @@ class ModelConfig:
     )
 
     initialisation: Initialisation = _field("metro", "law of the initial weights")
-    attention_backend: AttentionBackend = _field("sdpa", "fused attention, or the definition spelled out")
+    attention_backend: AttentionBackend = _field(
+        "sdpa", "fused attention, FlexAttention (stores no score matrix, has no dropout), or the definition spelled out"
+    )
+    compile_layers: bool = _field(False, "torch.compile every layer; for GPUs, with blocks of one length")
     activation_checkpointing: bool = _field(False, "recompute layers in the backward pass to save memory")
 
     def __post_init__(self) -> None:
@@ -100,6 +103,8 @@ class ModelConfig:
             raise UserError(f"model field rtd is {self.rtd}: without an auxiliary no token is replaced; use rtd=none")
         if self.auxiliary_layers == 0 and self.clm_head == "copy":
             raise UserError("model field clm_head is copy: without an auxiliary there is no noised token to copy")
+        if self.attention_backend == "flex" and self.attention_dropout:
+            raise UserError("model field attention_backend is flex, which has no dropout: set attention_dropout to 0")
         if self.auxiliary_layers and not self.tied_head:
             raise UserError("model field tied_head is false: the auxiliary's MLM head is tied to the embeddings")
 

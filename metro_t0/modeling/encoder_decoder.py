@@ -62,6 +62,9 @@ class Stack(nn.Module):
         tables = (1 if config.relative_bias_shared else num_layers) if has_bias else 0
         self.relative_biases = nn.ModuleList(RelativeBias(config, bidirectional=not is_decoder) for _ in range(tables))
         self.last_norm = make_norm(config) if config.norm_placement == "pre" else None
+        if config.compile_layers:
+            for layer in self.layers:
+                layer.compile()
 
     def forward(
         self,

@@ -86,7 +86,7 @@ class Layer(nn.Module):
         self_cache: KeyValueCache | None = None,
         cross_cache: KeyValueCache | None = None,
     ) -> Tensor:
-        """x (B, T, D), memory (B, S, D), bias (1, H, T, T), valid (B, T), memory_valid (B, S) -> (B, T, D)."""
+        """x (B, T, D), memory (B, S, D), bias (H, 2T - 1), valid (B, T), memory_valid (B, S) -> (B, T, D)."""
 
         def self_attention(h: Tensor) -> Tensor:
             return self.self_attention(h, bias=bias, valid=valid, causal=self.causal, cache=self_cache)

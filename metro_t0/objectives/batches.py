@@ -78,6 +78,7 @@ class MetroBatches:
             masked_tokens=torch.from_numpy(masked),
             masked_positions=flat(chosen),
             sample_uniforms=torch.from_numpy(uniforms[chosen]),
+            has_padding=bool((tokens == self.words.pad_id).any()),
         )
 
     def _decoder_side(
@@ -118,11 +119,13 @@ class SpanCorruptionBatches:
         else:
             target = tokens
         wanted = target != self.words.pad_id
+        sources = pad_rows([source for source, _ in pairs], self.words.pad_id)
         return PretrainingBatch(
-            source_tokens=torch.from_numpy(pad_rows([source for source, _ in pairs], self.words.pad_id)),
+            source_tokens=torch.from_numpy(sources),
             decoder_input=torch.from_numpy(shift_right(target, self.decoder_start)),
             clm_positions=flat(wanted),
             clm_targets=torch.from_numpy(target[wanted]),
+            has_padding=bool((sources == self.words.pad_id).any()),
         )
 
 
@@ -144,9 +147,9 @@ def shift_right(target: Ids, start: int) -> Ids:
     return shifted
 
 
-def pad_rows(rows: Sequence[Ids], pad_id: int) -> Ids:
-    """Rows of different lengths -> (B, longest) padded on the right; at least one column."""
-    padded = np.full((len(rows), max(1, *(len(row) for row in rows)) if rows else 1), pad_id, dtype=np.int64)
+def pad_rows(rows: Sequence[Ids], pad_id: int, least: int = 1) -> Ids:
+    """Rows of different lengths -> (B, longest) padded on the right; `least` columns or more."""
+    padded = np.full((len(rows), max(least, *(len(row) for row in rows)) if rows else least), pad_id, dtype=np.int64)
     for place, row in zip(padded, rows, strict=True):
         place[: len(row)] = row
     return padded

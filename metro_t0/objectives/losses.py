@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metro_t0.modeling.pretraining import PretrainingBatch, PretrainingOutput
+from metro_t0.objectives.cross_entropy import token_losses
 
 
 @dataclass
@@ -33,8 +34,7 @@ def mlm_loss(batch: PretrainingBatch, output: PretrainingOutput) -> LossPart:
     assert output.mlm_logits is not None
     assert batch.masked_positions is not None
     targets = batch.source_tokens.flatten()[batch.masked_positions]
-    total = F.cross_entropy(output.mlm_logits.float(), targets, reduction="sum")
-    return LossPart(total, _count(targets))
+    return LossPart(token_losses(output.mlm_logits, targets).sum(), _count(targets))
 
 
 def rtd_loss(output: PretrainingOutput) -> LossPart:
@@ -56,7 +56,7 @@ def clm_loss(batch: PretrainingBatch, output: PretrainingOutput, weighted_by_rtd
     configuration; not in the paper). The weight carries no gradient.
     """
     if output.copy_logits is None:
-        losses = F.cross_entropy(output.clm_logits.float(), batch.clm_targets, reduction="none")
+        losses = token_losses(output.clm_logits, batch.clm_targets)
     else:
         losses = _copy_losses(batch, output, output.copy_logits)
     weights = torch.ones_like(losses) if batch.clm_in_loss is None else batch.clm_in_loss.to(losses.dtype)
@@ -81,7 +81,7 @@ def metro_loss(
 
 def _copy_losses(batch: PretrainingBatch, output: PretrainingOutput, copy_logits: Tensor) -> Tensor:
     assert output.noised_tokens is not None
-    log_p = F.log_softmax(output.clm_logits.float(), -1).gather(-1, batch.clm_targets[:, None]).squeeze(-1)
+    log_p = -token_losses(output.clm_logits, batch.clm_targets)
     gate = copy_logits.float()
     noised = output.noised_tokens.flatten()[batch.clm_positions]
     generate = F.logsigmoid(-gate) + log_p

@@ -30,6 +30,10 @@ class MaskingConfig:
     random_ratio: float = field(
         default=0.0, metadata={"help": "share of the masked tokens replaced by a random token (BERT: 0.1)"}
     )
+    fixed_mask_count: bool = field(
+        default=False,
+        metadata={"help": "with iid: mask exactly mask_ratio of each text, so that full blocks make equal shapes"},
+    )
 
     def __post_init__(self) -> None:
         if not 0.0 < self.mask_ratio < 1.0:
@@ -74,13 +78,24 @@ def choose_positions(
     """(B, T) tokens -> (B, T) True on the masked positions."""
     maskable = words.is_word(tokens)
     if config.mask_pattern == "iid":
-        return maskable & (stream.uniforms("mask", examples, tokens.shape[1]) < config.mask_ratio)
+        uniforms = stream.uniforms("mask", examples, tokens.shape[1])
+        if config.fixed_mask_count:
+            return _smallest(uniforms, maskable, np.rint(config.mask_ratio * (tokens != words.pad_id).sum(1)))
+        return maskable & (uniforms < config.mask_ratio)
     chosen = np.zeros_like(maskable)
     for row, example in enumerate(examples):
         generator = keyed_generator("span", stream.seed, stream.epoch, int(example))
         where = np.flatnonzero(maskable[row])
         chosen[row, where] = span_mask(len(where), config.mask_ratio, config.mean_span_length, generator)
     return chosen
+
+
+def _smallest(uniforms: NDArray[np.float32], among: Flags, counts: NDArray[np.float64]) -> Flags:
+    """(B, T) True at the counts[b] smallest numbers of each row that are `among`; at all where there are fewer."""
+    order = np.argsort(np.where(among, uniforms, 2.0), axis=1, kind="stable")
+    chosen = np.zeros_like(among)
+    np.put_along_axis(chosen, order, np.arange(among.shape[1]) < counts[:, None], axis=1)
+    return chosen & among
 
 
 def apply_masks(

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers.models.t5.modeling_t5 import T5Attention
 
+from metro_t0.errors import UserError
 from metro_t0.modeling import preset
-from metro_t0.modeling.attention import RelativeBias, attend, symmetric_buckets, t5_buckets
+from metro_t0.modeling.attention import RelativeBias, attend, bias_matrix, symmetric_buckets, t5_buckets
 
 
 def attention_by_loops(
@@ -31,14 +32,13 @@ def attention_by_loops(
                     for j in range(keys)
                     if (valid is None or bool(valid[b, j])) and (not causal or j <= i + keys - queries)
                 ]
-                scores = torch.stack(
-                    [scale * q[b, h, i] @ k[b, h, j] + (0.0 if bias is None else bias[0, h, i, j]) for j in seen]
-                )
+                added = [0.0 if bias is None else bias[h, j - i + queries - 1] for j in seen]
+                scores = torch.stack([scale * q[b, h, i] @ k[b, h, j] + a for j, a in zip(seen, added, strict=True)])
                 out[b, h, i] = sum(p * v[b, h, j] for p, j in zip(scores.softmax(0), seen, strict=True))
     return out
 
 
-@pytest.mark.parametrize("backend", ["sdpa", "eager"])
+@pytest.mark.parametrize("backend", ["sdpa", "flex", "eager"])
 @pytest.mark.parametrize("has_bias", [False, True])
 @pytest.mark.parametrize("has_padding", [False, True])
 @pytest.mark.parametrize(("causal", "queries"), [(False, 5), (True, 5), (True, 2), (True, 1)])
@@ -49,7 +49,7 @@ def test_attention_equals_the_definition(
     keys = 5 if causal else 6
     q = torch.randn(2, 3, queries, 4, dtype=torch.float64)
     k, v = torch.randn(2, 2, 3, keys, 4, dtype=torch.float64).unbind(0)
-    bias = torch.randn(1, 3, queries, keys, dtype=torch.float64) if has_bias else None
+    bias = torch.randn(3, queries + keys - 1, dtype=torch.float64) if has_bias else None
     valid = torch.ones(2, keys, dtype=torch.bool)
     valid[1, -2:] = False
     mask = valid if has_padding else None
@@ -60,19 +60,26 @@ def test_attention_equals_the_definition(
 
 
 def test_gradient_of_the_bias_is_the_same_for_both_backends() -> None:
-    torch.manual_seed(0)
-    shapes = [(2, 3, 7, 4)] * 3 + [(1, 3, 7, 7)]
+    shapes = [(2, 3, 7, 4)] * 3 + [(3, 13)]
     valid = torch.ones(2, 7, dtype=torch.bool)
     valid[0, 5:] = False
     gradients = []
-    for backend in ("sdpa", "eager"):
+    for backend in ("eager", "sdpa"):
         torch.manual_seed(1)
         q, k, v, bias = (torch.randn(s, requires_grad=True) for s in shapes)
         out = attend(q, k, v, bias=bias, valid=valid, causal=False, scale=0.5, backend=backend)  # type: ignore[arg-type]
         out.square().sum().backward()
         gradients.append([t.grad for t in (q, k, v, bias)])
-    for ours, reference in zip(*gradients, strict=True):
+    for reference, ours in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, reference, atol=1e-5, rtol=1e-4)
+
+
+def test_flex_attention_refuses_what_it_cannot_do() -> None:
+    q = torch.randn(1, 1, 2, 4, requires_grad=True)
+    with pytest.raises(UserError, match="trains on CUDA only"):
+        attend(q, q, q, bias=None, valid=None, causal=False, scale=1.0, backend="flex")
+    with pytest.raises(UserError, match="has no dropout"):
+        preset("tiny", attention_backend="flex")
 
 
 @pytest.mark.parametrize(("buckets", "distance"), [(32, 128), (64, 128), (128, 256)])
@@ -105,7 +112,7 @@ def test_relative_bias_is_the_table_at_the_bucket_of_each_distance(keys: int, ba
     queries = max(1, keys - back)  # the queries are the last positions of the keys
     bias = RelativeBias(preset("tiny", relative_buckets=8, relative_max_distance=16), bidirectional=True)
     torch.nn.init.normal_(bias.table.weight)
-    matrix = bias(queries, keys)
+    matrix = bias_matrix(bias(queries, keys), queries, keys)
     assert matrix.shape == (1, 4, queries, keys)
     for i in range(queries):
         for j in range(keys):
@@ -118,7 +125,7 @@ def test_half_precision_padding_stays_finite() -> None:
     for dtype in (torch.bfloat16, torch.float16):
         q, k, v = (torch.randn(1, 2, 4, 8).to(dtype) for _ in range(3))
         valid = torch.tensor([[True, True, False, False]])
-        out = attend(q, k, v, bias=torch.zeros(1, 2, 4, 4), valid=valid, causal=False, scale=8**-0.5)
+        out = attend(q, k, v, bias=torch.zeros(2, 7), valid=valid, causal=False, scale=8**-0.5)
         expected = attend(q[:, :, :, :], k[:, :, :2], v[:, :, :2], bias=None, valid=None, causal=False, scale=8**-0.5)
         assert math.isfinite(float(out.float().abs().max()))
         torch.testing.assert_close(out, expected, atol=2e-2, rtol=2e-2)

@@ -9,9 +9,11 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
-from metro_t0.modeling import MetroT5, PretrainingBatch, preset
+from metro_t0.modeling import MetroT5, PretrainingBatch, chunks, preset
 from metro_t0.modeling.attention import symmetric_buckets
 from metro_t0.modeling.layers import Layer
 from metro_t0.modeling.pretraining import sample_tokens
@@ -211,6 +213,26 @@ def test_sampling_never_leaves_the_vocabulary() -> None:
     assert torch.equal(sample_tokens(torch.eye(33)[:5] * 1e4, torch.full((5,), 0.5)), torch.arange(5))
 
 
+@settings(max_examples=40, deadline=None)
+@given(vocabulary=st.integers(1, 700), rows=st.integers(0, 5), seed=st.integers(0, 999))
+def test_sampling_inverts_the_cumulative_distribution(vocabulary: int, rows: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(rows, vocabulary, generator=generator)
+    uniforms = torch.rand(rows, generator=generator)
+    cumulative = logits.double().softmax(-1).cumsum(-1)
+    for token, row, number in zip(sample_tokens(logits, uniforms).tolist(), cumulative, uniforms, strict=True):
+        below = row[token - 1].item() if token else 0.0
+        assert below - 1e-6 <= number.item() <= row[token].item() + 1e-6
+
+
+def test_sampling_does_not_depend_on_the_rows_beside() -> None:
+    logits, uniforms = torch.randn(40, 300), torch.rand(40)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chunks, "CPU_ELEMENTS", 900)
+        few = sample_tokens(logits, uniforms)
+    assert torch.equal(few, sample_tokens(logits, uniforms))
+
+
 def test_activation_checkpointing_changes_no_gradient() -> None:
     batch, gradients = make_batch(), []
     for flag in (False, True):
@@ -219,6 +241,28 @@ def test_activation_checkpointing_changes_no_gradient() -> None:
         gradients.append([p.grad for p in model.parameters()])
     for plain, recomputed in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, recomputed)
+
+
+def test_compiled_layers_change_no_gradient() -> None:
+    batch, gradients = make_batch(), []
+    for flag in (False, True):
+        encoder = make_model(compile_layers=flag).main.encoder
+        encoder(batch.source_tokens, batch.source_tokens != PAD).square().sum().backward()
+        gradients.append([p.grad for p in encoder.parameters()])
+    for plain, compiled in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, compiled, rtol=1e-4, atol=1e-4)
+    counters = torch._dynamo.utils.counters
+    assert counters["stats"]["unique_graphs"] == 1, "both layers share one graph"
+    assert not counters["graph_break"]
+
+
+def test_a_batch_without_padding_may_skip_the_masking() -> None:
+    model, batch = make_model(), make_batch()
+    batch.source_tokens[1, -4:] = 9  # what is masked stays as it was
+    assert batch.has_padding
+    slow = fast_loss(model, batch)
+    batch.has_padding = False
+    torch.testing.assert_close(fast_loss(model, batch), slow)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

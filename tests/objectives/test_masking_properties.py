@@ -68,6 +68,30 @@ def test_span_corruption_is_invertible(text: list[int], seed: int, ratio: float,
     assert len(source) + len(target) == len(text) + 2 * len(sentinels)
 
 
+@given(st.lists(texts, min_size=1, max_size=5), seeds, st.floats(0.05, 0.95))
+@settings(max_examples=100, deadline=None)
+def test_a_fixed_count_masks_exactly_that_many_tokens(rows: list[list[int]], seed: int, ratio: float) -> None:
+    tokens = pad_rows([np.array(row) for row in rows], PAD)
+    config = MaskingConfig(ratio, fixed_mask_count=True)
+    flags = choose_positions(tokens, range(len(rows)), config, WORDS, Stream(seed, 1))
+    for row, text, chosen in zip(tokens, rows, flags, strict=True):
+        words = int(WORDS.is_word(row).sum())
+        assert chosen.sum() == min(round(ratio * len(text)), words)
+        assert WORDS.is_word(row[chosen]).all()
+    alone = choose_positions(tokens[-1:], [len(rows) - 1], config, WORDS, Stream(seed, 1))
+    assert (alone[0] == flags[-1]).all()
+
+
+def test_a_fixed_count_masks_every_position_equally_often() -> None:
+    tokens = np.full((4000, 20), 7)
+    tokens[:, 0] = 0  # <s>
+    config = MaskingConfig(0.15, fixed_mask_count=True)
+    counts = choose_positions(tokens, range(4000), config, WORDS, Stream(1, 1)).sum(0)
+    assert counts[0] == 0
+    expected = 4000 * 3 / 19
+    assert ((counts[1:] - expected) ** 2 / (expected * 16 / 19)).sum() < 42.3  # 99.9% quantile, 18 degrees of freedom
+
+
 @given(st.integers(0, 700), st.floats(0.01, 0.99), st.floats(1.0, 10.0), seeds)
 @settings(max_examples=200, deadline=None)
 def test_span_mask_has_exactly_the_wanted_number_of_tokens_and_spans(
