@@ -18,8 +18,8 @@ from fairseq_plugins.errors import clear_errors
 from fairseq_plugins.starting_point import StartingPointConfig, start
 from metro_t0.errors import UserError
 from metro_t0.modeling import PRESETS, MetroT5, ModelConfig, PretrainingBatch, PretrainingOutput
+from metro_t0.modeling.attention import padding_mask
 from metro_t0.modeling.config import literal_choices
-from metro_t0.modeling.pretraining import padding_mask
 
 logger = logging.getLogger(__name__)
 FINGERPRINT = "dictionary_fingerprint"
