@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import string
 from itertools import chain
 
@@ -11,12 +10,12 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer as RustTokenizer
 
 from metro_t0.tokenization.normalization import WORD_MARK
+from metro_t0.tokenization.parts import ALPHANUMERIC, BYTE_CLASSES, OTHER
 
 WORDS_PER_TEXT = 32
 ASCII_VISIBLE = string.digits + string.ascii_letters + string.punctuation
-# No word rule applies inside or at the ends of these, but for the doubled quotes.
-PLAIN_WORD = re.compile(r"[0-9A-Za-z](?:[!-~]*[0-9A-Za-z])?|[!-/:-@\[-`{-~]+")
-DOUBLED_QUOTES = ("''", "``")
+LINE_END = ord("\n")
+DOUBLED = np.frombuffer(b"'`", np.uint8)
 
 Encoded = tuple[NDArray[np.int32], NDArray[np.int64]]
 
@@ -29,11 +28,13 @@ class RustEncoder:
         self._rust.normalizer = rust.normalizer
         self._rust.pre_tokenizer = rust.pre_tokenizer
         self._bare = RustTokenizer(rust.model)
-        self._bare.pre_tokenizer = rust.pre_tokenizer
+        vocabulary = rust.get_vocab()
+        if any(WORD_MARK in token[1:] for token in vocabulary):  # else the model itself never crosses a word mark
+            self._bare.pre_tokenizer = rust.pre_tokenizer
         self._lowercase = rust.normalizer.normalize_str("A") == f"{WORD_MARK}a"
         self._plain_known = self._keeps_ascii()
         self._begins_word = np.zeros(rust.get_vocab_size(), np.bool_)
-        self._begins_word[[i for token, i in rust.get_vocab().items() if token.startswith(WORD_MARK)]] = True
+        self._begins_word[[i for token, i in vocabulary.items() if token.startswith(WORD_MARK)]] = True
 
     def _keeps_ascii(self) -> bool:
         """Whether the normalisation leaves ASCII as it is but for case, so that it can be left out.
@@ -41,24 +42,45 @@ class RustEncoder:
         Word rules apart it maps character by character, so that every character in turn tells.
         """
         words = [f"a{character}a" for character in ASCII_VISIBLE]
-        return all(self._rust.normalizer.normalize_str(word) == WORD_MARK + self.plain_form(word) for word in words)
+        expected = self.plain_forms(words)
+        return all(
+            self._rust.normalizer.normalize_str(word) == WORD_MARK + form
+            for word, form in zip(words, expected, strict=True)
+        )
 
-    def plain_form(self, word: str) -> str:
-        """The normalised form of a plain word, without the word mark."""
-        return word.lower() if self._lowercase else word
+    def plain_forms(self, words: list[str]) -> list[str]:
+        """The normalised forms of plain words, without the word mark."""
+        return "\n".join(words).lower().split("\n") if self._lowercase and words else words
+
+    def are_plain(self, words: list[str]) -> NDArray[np.bool_]:
+        """Whether each word is normalised by `plain_forms` alone: (words,).
+
+        No rule applies to ASCII between two letters or digits, nor to ASCII symbols alone, but for doubled quotes.
+        Words must not be empty nor hold white space.
+        """
+        if not self._plain_known:
+            return np.zeros(len(words), np.bool_)
+        joined = "\n".join([*words, ""]).encode()
+        content = np.frombuffer(joined, np.uint8)
+        classes = np.frombuffer(joined.translate(BYTE_CLASSES), np.uint8)
+        ends = np.flatnonzero(content == LINE_END)
+        starts = np.concatenate((np.zeros(1, np.int64), ends[:-1] + 1))
+        symbols = ~np.logical_or.reduceat(classes == ALPHANUMERIC, starts)
+        plain = symbols | ((classes[starts] == ALPHANUMERIC) & (classes[ends - 1] == ALPHANUMERIC))
+        doubled = np.flatnonzero((content[1:] == content[:-1]) & np.isin(content[1:], DOUBLED))
+        exceptions = np.concatenate((np.flatnonzero(classes == OTHER), doubled))
+        plain[np.searchsorted(ends, exceptions)] = False
+        return plain
 
     def encode_texts(self, texts: list[str]) -> list[list[int]]:
         """The ids of each text."""
         return [encoding.ids for encoding in self._rust.encode_batch_fast(texts, add_special_tokens=False)]
 
-    def is_plain(self, word: str) -> bool:
-        """Whether a word is normalised by `plain_form` alone."""
-        if not self._plain_known or not PLAIN_WORD.fullmatch(word):
-            return False
-        return DOUBLED_QUOTES[0] not in word and DOUBLED_QUOTES[1] not in word
-
     def encode_plain_forms(self, forms: list[str]) -> Encoded:
-        """Ids of all words back to back, and the number of ids of each; `forms` are plain forms of plain words."""
+        """Ids of all words back to back, and the number of ids of each; `forms` are plain forms of plain words.
+
+        Sorted words are encoded a quarter faster: the model finds in the processor's cache what it needs.
+        """
         rows = [forms[start : start + WORDS_PER_TEXT] for start in range(0, len(forms), WORDS_PER_TEXT)]
         ids, _ = flatten(self._encode_normalised([WORD_MARK + WORD_MARK.join(row) for row in rows]))
         # The mark is the first character of a word and no other, so as many marked pieces as words begin one each.

@@ -2,24 +2,29 @@
 
 A text is cut at white space as str.split() does, and where the word rules would insert a space anyway: between the
 ASCII punctuation that begins a word and the ASCII letter or digit after it, and between an ASCII letter or digit and
-the ASCII punctuation that ends the word. Not cut is after a single quote, where a contraction may have to be joined
-again, and next to other characters, of which the bytes do not tell whether they are punctuation.
+the ASCII punctuation that ends the word. Not cut is after a single quote and before a letter that begins a contraction,
+which may have to be joined again, and next to other characters, of which the bytes do not tell whether they are
+punctuation.
 """
 
 from __future__ import annotations
 
 import string
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+# Texts are cut in portions whose arrays fit into a processor's cache.
+CHARACTERS_AT_ONCE = 1 << 20
 # What str.split() splits at, of ASCII.
 ASCII_SPACE = b"\t\n\v\f\r\x1c\x1d\x1e\x1f "
 SPACE, ALPHANUMERIC, PUNCTUATION, OTHER = range(4)
 QUOTE, SEPARATOR = b"' "
+BEGINS_CONTRACTION = np.isin(np.arange(256), np.frombuffer(b"smdtlrvSMDTLRV", np.uint8))
 
 
 def _class_of(byte: int) -> int:
@@ -49,6 +54,25 @@ class Parts:
 
 def cut_into_parts(texts: Sequence[str]) -> Parts:
     """Cut texts into parts. Raises `UnicodeEncodeError` for a lone surrogate."""
+    portions = [_number(portion) for portion in batches(texts, CHARACTERS_AT_ONCE)]
+    coded = pa.chunked_array([portion[0] for portion in portions]).unify_dictionaries()
+    # Arrow's own to_numpy would import pandas.
+    indices = [np.frombuffer(chunk.indices.buffers()[1], np.int32, len(chunk)) for chunk in coded.chunks]
+    sizes = np.concatenate([portion[1] for portion in portions])
+    distinct = _to_list(coded.chunk(0).dictionary)
+    return Parts(distinct, np.concatenate(indices), np.concatenate((np.zeros(1, np.int64), np.cumsum(sizes))))
+
+
+def batches(texts: Sequence[str], characters_at_once: int) -> Iterator[Sequence[str]]:
+    """Cut a sequence of texts into runs of about so many characters; no texts are one empty run."""
+    ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)))
+    edges = np.flatnonzero(np.diff(ends // characters_at_once)) + 1
+    for start, end in pairwise([0, *edges.tolist(), len(texts)]):
+        yield texts[start:end]
+
+
+def _number(texts: Sequence[str]) -> tuple[pa.DictionaryArray, NDArray[np.int64]]:
+    """The parts of texts, each distinct one held once, and how many parts each text has."""
     # Texts with other characters may hold other white space as well; it becomes a plain space here.
     encoded = [text.encode() if text.isascii() else " ".join(text.split()).encode() for text in texts]
     joined = b"\n".join([b"", *encoded, b""])
@@ -56,11 +80,8 @@ def cut_into_parts(texts: Sequence[str]) -> Parts:
     content = joined.translate(None, ASCII_SPACE)
     buffers = [None, pa.py_buffer(np.append(offsets, len(content))), pa.py_buffer(content)]
     coded = pa.Array.from_buffers(pa.large_string(), len(offsets), buffers).dictionary_encode()
-    distinct = _to_list(coded.dictionary)
-    text_starts = np.cumsum([1, *map(len, encoded)]) + np.arange(len(encoded) + 1)
-    # Arrow's own to_numpy would import pandas.
-    indices = np.frombuffer(coded.indices.buffers()[1], np.int32, len(offsets))
-    return Parts(distinct, indices, np.searchsorted(starts, text_starts))
+    text_starts = np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)) + 1)
+    return coded, np.diff(np.searchsorted(starts, text_starts), prepend=0)
 
 
 def _to_list(parts: pa.LargeStringArray) -> list[str]:
@@ -87,7 +108,9 @@ def _cuts(joined: bytes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     after = np.concatenate((here[1:], np.zeros(1, np.uint8)))[: len(here)]
     after_leading = (here == ALPHANUMERIC) & (before == PUNCTUATION) & (two_before == SPACE)
     leading = np.flatnonzero(after_leading)
-    after_leading[leading] = np.frombuffer(joined, np.uint8)[runs[leading] - 1] != QUOTE
+    content = np.frombuffer(joined, np.uint8)
+    places = runs[leading]
+    after_leading[leading] = (content[places - 1] != QUOTE) | ~BEGINS_CONTRACTION[content[places]]
     trailing = (here == PUNCTUATION) & (before == ALPHANUMERIC) & (after == SPACE)
     begins_word = (here != SPACE) & (before == SPACE)
     cuts = np.flatnonzero(begins_word | after_leading | trailing)

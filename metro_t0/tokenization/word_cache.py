@@ -9,22 +9,23 @@ the word mark itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import count, repeat
+from collections.abc import Sequence
+from itertools import compress, count, repeat
 
 import numpy as np
 from numpy.typing import NDArray
 
 from metro_t0.tokenization.encoder import Encoded, RustEncoder, flatten
 from metro_t0.tokenization.normalization import JOINABLE_WORD, SINGLE_QUOTES, WORD_MARK
-from metro_t0.tokenization.parts import Parts, cut_into_parts
+from metro_t0.tokenization.parts import Parts, batches, cut_into_parts
 
 # Bounds of the memory that the table takes (about 150 MB at these), whatever the amount of text.
 MAX_PARTS = 1 << 19
 MAX_CHARACTERS = 1 << 23
-# Bounds the memory that cutting needs.
-CHARACTERS_AT_ONCE = 1 << 21
-ENDS_WITH_QUOTE, JOINABLE, HAS_WORD_MARK = 1, 2, 4
+# Bounds the memory that a batch needs.
+CHARACTERS_AT_ONCE = 1 << 24
+# Arrays of so many parts fit into a processor's cache.
+PARTS_AT_ONCE = 1 << 16
 
 
 class WordCache:
@@ -37,18 +38,15 @@ class WordCache:
     def _clear(self) -> None:
         self._numbers: dict[str, int] = {}
         self._characters = 0
-        # Part p is ids[starts[p]:starts[p] + lengths[p]]; parts that differ only in case may share their ids.
+        # Part p has the number n = numbers[p] and the ids ids[starts[n]:starts[n] + lengths[n]]; plain parts that
+        # differ only in case share a number where the vocabulary is uncased.
         self._ids: NDArray[np.int32] = np.empty(0, np.int32)
         self._starts: NDArray[np.int64] = np.empty(0, np.int64)
         self._lengths: NDArray[np.int64] = np.empty(0, np.int64)
-        self._flags: NDArray[np.uint8] = np.empty(0, np.uint8)
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         """Ids of all texts back to back, (total,) int32, and the number of ids of each text, (texts,) int64."""
-        encoded = [self._encode(batch) for batch in _batches(texts)]
-        if not encoded:
-            return np.empty(0, np.int32), np.empty(0, np.int64)
-        ids, sizes = zip(*encoded, strict=True)
+        ids, sizes = zip(*(self._encode(batch) for batch in batches(texts, CHARACTERS_AT_ONCE)), strict=True)
         return np.concatenate(ids), np.concatenate(sizes)
 
     def _encode(self, texts: Sequence[str]) -> Encoded:
@@ -56,7 +54,7 @@ class WordCache:
             self._clear()
         parts = cut_into_parts(texts)
         numbers = self._number(parts.distinct)
-        whole = self._texts_to_encode_whole(self._flags[numbers][parts.indices], parts.text_ends)
+        whole = _texts_to_encode_whole(parts)
         ids, sizes = self._look_up(numbers, parts)
         return self._replace(texts, whole, ids, sizes) if whole.size else (ids, sizes)
 
@@ -71,47 +69,37 @@ class WordCache:
         return numbers
 
     def _learn(self, new: list[str]) -> None:
-        plain: list[str] = []
-        others: list[str] = []
-        for part in new:
-            (plain if self._encoder.is_plain(part) else others).append(part)
-        if others:
+        plain = self._encoder.are_plain(new)
+        if others := list(compress(new, ~plain)):
             self._add(others, flatten(self._encoder.encode_texts(others)))
-        forms = list(map(self._encoder.plain_form, plain))
-        new_forms = [form for form in dict.fromkeys(forms) if form not in self._numbers]
-        if new_forms:
+        words = list(compress(new, plain))
+        forms = self._encoder.plain_forms(words)
+        if new_forms := sorted(set(forms).difference(self._numbers)):
             self._add(new_forms, self._encoder.encode_plain_forms(new_forms))
-        capital = {part: self._numbers[form] for part, form in zip(plain, forms, strict=True) if part != form}
-        if capital:
-            same = np.fromiter(capital.values(), np.int64, len(capital))
-            self._add_rows(list(capital), self._starts[same], self._lengths[same])
+        self._numbers.update(zip(words, map(self._numbers.__getitem__, forms), strict=True))
+        self._characters += sum(map(len, new))
 
     def _add(self, parts: list[str], encoded: Encoded) -> None:
         ids, lengths = encoded
-        starts = len(self._ids) + np.cumsum(lengths) - lengths
-        self._ids = np.concatenate((self._ids, ids))
-        self._add_rows(parts, starts, lengths)
-
-    def _add_rows(self, parts: list[str], starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> None:
-        self._numbers.update(zip(parts, count(len(self._numbers)), strict=False))
-        self._starts = np.concatenate((self._starts, starts))
+        self._numbers.update(zip(parts, count(len(self._starts)), strict=False))
+        self._starts = np.concatenate((self._starts, len(self._ids) + np.cumsum(lengths) - lengths))
         self._lengths = np.concatenate((self._lengths, lengths))
-        self._flags = np.append(self._flags, np.fromiter(map(_flags, parts), np.uint8, len(parts)))
-        self._characters += sum(map(len, parts))
-
-    def _texts_to_encode_whole(self, flags: NDArray[np.uint8], text_ends: NDArray[np.int64]) -> NDArray[np.int64]:
-        joined = np.flatnonzero((flags[:-1] & ENDS_WITH_QUOTE) & ((flags[1:] & JOINABLE) // JOINABLE))
-        marked = np.flatnonzero(flags & HAS_WORD_MARK)
-        # A quote that ends one text and a contraction that begins the next cost a needless exact pass, no error.
-        return np.unique(np.searchsorted(text_ends, np.concatenate((joined, marked)), side="right") - 1)
+        self._ids = np.concatenate((self._ids, ids))
 
     def _look_up(self, numbers: NDArray[np.int64], parts: Parts) -> Encoded:
-        lengths = self._lengths[numbers][parts.indices]
-        ends = np.concatenate(([0], np.cumsum(lengths)))
-        # Position in the output minus position in the table is constant within a part.
-        positions = np.repeat(self._starts[numbers][parts.indices] - ends[:-1], lengths)
-        positions += np.arange(len(positions))
-        return self._ids[positions], np.diff(ends[parts.text_ends])
+        lengths = self._lengths[numbers]
+        starts = self._starts[numbers]
+        ends = np.zeros(len(parts.indices) + 1, np.int64)
+        np.cumsum(lengths[parts.indices], out=ends[1:])
+        ids = np.empty(ends[-1], np.int32)
+        for first in range(0, len(parts.indices), PARTS_AT_ONCE):
+            indices = parts.indices[first : first + PARTS_AT_ONCE]
+            start, end = ends[first], ends[first + len(indices)]
+            # Position in the output minus position in the table is constant within a part.
+            positions = np.repeat(starts[indices] - ends[first : first + len(indices)], lengths[indices])
+            positions += np.arange(start, end)
+            np.take(self._ids, positions, out=ids[start:end], mode="clip")  # quicker; no position is out of bounds
+        return ids, np.diff(ends[parts.text_ends])
 
     def _replace(
         self, texts: Sequence[str], whole: NDArray[np.int64], ids: NDArray[np.int32], sizes: NDArray[np.int64]
@@ -129,19 +117,14 @@ class WordCache:
         return np.concatenate([*pieces, ids[kept:]]), sizes
 
 
-def _batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:
-    start = characters = 0
-    for end, text in enumerate(texts, 1):
-        characters += len(text)
-        if characters >= CHARACTERS_AT_ONCE or end == len(texts):
-            yield texts[start:end]
-            start, characters = end, 0
-
-
-def _flags(part: str) -> int:
-    flags = HAS_WORD_MARK if WORD_MARK in part else 0
-    if part[-1] in SINGLE_QUOTES:
-        flags |= ENDS_WITH_QUOTE
-    if JOINABLE_WORD.match(part):
-        flags |= JOINABLE
-    return flags
+def _texts_to_encode_whole(parts: Parts) -> NDArray[np.int64]:
+    """Places of the texts in which a rule may look beyond a part."""
+    distinct, indices = parts.distinct, parts.indices
+    quoted = np.fromiter((part[-1] in SINGLE_QUOTES for part in distinct), np.bool_, len(distinct))
+    after = np.flatnonzero(quoted[indices[:-1]]) + 1
+    followers = np.unique(indices[after]).tolist()
+    joinable = [follower for follower in followers if JOINABLE_WORD.match(distinct[follower])]
+    marked = [index for index, part in enumerate(distinct) if WORD_MARK in part]
+    # A quote that ends one text and a contraction that begins the next cost a needless exact pass, no error.
+    found = np.concatenate((after[np.isin(indices[after], joinable)], np.flatnonzero(np.isin(indices, marked))))
+    return np.unique(np.searchsorted(parts.text_ends, found, side="right") - 1)
