@@ -9,20 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 from fairseq import utils
-from fairseq.data import (
-    Dictionary,
-    FairseqDataset,
-    PrependTokenDataset,
-    TokenBlockDataset,
-    data_utils,
-)
+from fairseq.data import ConcatDataset, Dictionary, FairseqDataset
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.tasks import register_task
 from omegaconf import II
 
 from fairseq_plugins.errors import clear_errors
-from fairseq_plugins.tasks.long_blocks import SplitLongBlocks
 from fairseq_plugins.tasks.source_target import OneDictionaryTask
+from fairseq_plugins.tasks.token_blocks import TokenBlocks, token_files
 from metro_t0.errors import UserError
 from metro_t0.modeling import ModelConfig
 from metro_t0.modeling.pretraining import PretrainingBatch
@@ -91,10 +85,10 @@ class BlockDataset(FairseqDataset):
 
     def __init__(self, blocks: Any, make_batch: BatchMaker, pad_id: int, seed: int, epoch: int) -> None:
         self.blocks = blocks
+        self._sizes = blocks.sizes
         self.make_batch = make_batch
         self.pad_id = pad_id
         self.stream = Stream(seed, epoch)
-        self.shuffle = keyed_generator("shuffle", seed).permutation(len(blocks))
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return {"id": int(index), "tokens": self.blocks[index].numpy()}
@@ -118,20 +112,39 @@ class BlockDataset(FairseqDataset):
 
     def num_tokens(self, index: int) -> int:
         """Tokens of one block."""
-        return int(self.blocks.sizes[index])
+        return int(self._sizes[index])
 
     def size(self, index: int) -> int:
         """The same, for filtering by length."""
-        return int(self.blocks.sizes[index])
+        return int(self._sizes[index])
 
     @property
     def sizes(self) -> np.ndarray:
         """Tokens of every block."""
-        return self.blocks.sizes
+        return self._sizes
+
+    def num_tokens_vec(self, indices: np.ndarray) -> np.ndarray:
+        """Tokens of many blocks: with it fairseq makes batches without a Python call per block."""
+        return self._sizes[indices]
 
     def ordered_indices(self) -> np.ndarray:
         """Blocks of similar length side by side, ties shuffled: batches then carry little padding."""
-        return np.lexsort((self.shuffle, self.sizes))
+        narrow = np.int32 if len(self) < np.iinfo(np.int32).max else np.int64
+        place = np.arange(len(self), dtype=narrow)
+        keyed_generator("shuffle", self.stream.seed).shuffle(place)
+        shuffled = np.empty_like(place)
+        shuffled[place] = np.arange(len(self), dtype=narrow)
+        del place
+        # Sorting 16-bit sizes is a radix sort, linear in their number.
+        return shuffled[np.argsort(self._sizes[shuffled], kind="stable")].astype(np.int64)
+
+    def filter_indices_by_size(self, indices: np.ndarray, max_sizes: Any) -> tuple[np.ndarray, list[int]]:
+        """Blocks that fit `max_sizes` (a number, or one for source and one for target), and those that do not.
+
+        fairseq's own asks every block in Python.
+        """
+        fits = self._sizes[indices] <= np.min(max_sizes)
+        return (indices, []) if fits.all() else (indices[fits], indices[~fits].tolist())
 
     @property
     def can_reuse_epoch_itr_across_epochs(self) -> bool:
@@ -194,20 +207,15 @@ class PretrainingTask(OneDictionaryTask):
         paths = utils.split_paths(self.cfg.data)
         is_train = split.startswith("train")
         prefix = Path(paths[(epoch - 1) % len(paths)]) / split
-        with clear_errors():
-            lines = data_utils.load_indexed_dataset(str(prefix), self.dictionary, combine=combine)
-            if lines is None:
-                raise UserError(f"{prefix}.bin/.idx: no such files; make them with metro-t0-data binarize")
         longest = self.cfg.tokens_per_sample - 1  # <s> comes on top
-        blocks = TokenBlockDataset(
-            lines,
-            lines.sizes,
-            longest,
-            pad=self.dictionary.pad(),
-            eos=self.dictionary.eos(),
-            break_mode=str(self.cfg.sample_break_mode),
-        )
-        blocks = PrependTokenDataset(SplitLongBlocks(blocks, longest), self.dictionary.bos())
+        with clear_errors():
+            parts = [
+                TokenBlocks(file, longest, str(self.cfg.sample_break_mode), self.dictionary.bos())
+                for file in token_files(prefix, combine)
+            ]
+            if not any(map(len, parts)):
+                raise UserError(f"{prefix}.bin: holds no text, only empty lines")
+        blocks = parts[0] if len(parts) == 1 else ConcatDataset(parts)
         logger.info("loaded %d blocks from %s", len(blocks), prefix)
         self.datasets[split] = BlockDataset(
             blocks, self.make_batches(is_train), self.dictionary.pad(), self.cfg.seed, epoch if is_train else 0
