@@ -4,10 +4,11 @@
     python scripts/benchmarks/pretrain.py --preset base --batch 2 --length 512
     python scripts/benchmarks/pretrain.py --preset base --batch 32 --length 512 --dtype bf16      # on a GPU
 
-A step is forward, backward and AdamW update on a batch of full sequences. The peer is `T5ForConditionalGeneration` of
-the same width, depth and vocabulary with a decoder as long as the encoder, all targets in its loss (which is how T5
-trains). Ours trains the auxiliary and two heads on top. Steps of the two alternate, so that a drifting machine drifts
-for both. `--optimizers` compares fairseq's adam with torch's fused AdamW instead.
+A step is forward, backward and AdamW update on a batch of full sequences; with bf16 the weights and gradients are bf16
+and the optimizer keeps fp32 copies, as with fairseq's --bf16. The peer is `T5ForConditionalGeneration` of the same
+width, depth and vocabulary with a decoder as long as the encoder, all targets in its loss (which is how T5 trains).
+Ours trains the auxiliary and two heads on top. Steps of the two alternate, so that a drifting machine drifts for both.
+`--optimizers` compares fairseq's adam with torch's fused AdamW instead.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from costs import training_flops
 from torch import nn
-from transformers import T5Config, T5ForConditionalGeneration
 
 from metro_t0.command import Parser
 from metro_t0.modeling import MetroT5, ModelConfig, PretrainingBatch, preset
@@ -50,81 +51,82 @@ class Measurement:
     mfu: float
 
 
-def metro_flops_per_token(config: ModelConfig, length: int, mask_ratio: float) -> float:
-    """Training FLOPs (3 x forward) per source token: matrices, attention scores, heads at masked positions."""
-    d, inner, ffn = config.d_model, config.inner_dim, config.ffn_dim * (3 if config.gated_ffn else 2)
-    encoder_layer = 4 * d * inner + d * ffn
-    decoder_layer = 8 * d * inner + d * ffn
-    layers = config.encoder_layers + config.auxiliary_layers
-    weights = layers * encoder_layer + config.decoder_layers * decoder_layer
-    heads = mask_ratio * config.vocab_size * d * (2 if config.auxiliary_layers else 1)
-    rtd = d * d if config.rtd != "none" and config.rtd_head == "mlp" else 0
-    scores = 2 * length * inner * (layers + 1.5 * config.decoder_layers)  # causal self-attention is half
-    return 6 * (weights + heads + rtd) + 3 * 2 * scores
+def metro_batch(config: ModelConfig, batch: int, length: int, device: str) -> PretrainingBatch:
+    """Random full sequences with a fixed number of masks, so that every batch has the same shapes."""
+    end_of_words = config.vocab_size - length
+    words = Vocabulary(PAD, end_of_words, 4, end_of_words)
+    tokens = np.random.default_rng(0).integers(4, end_of_words, (batch, length))
+    made = MetroBatches(MaskingConfig(fixed_mask_count=True), words, end_of_words)(tokens, range(batch), Stream(1, 1))
+    moved: dict[str, Any] = {
+        name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in vars(made).items()
+    }
+    return PretrainingBatch(**moved)
 
 
-def t5_flops_per_token(config: ModelConfig, length: int) -> float:
-    """The same for the peer: all positions go through the vocabulary."""
-    return metro_flops_per_token(config.without_pretraining(), length, mask_ratio=1.0)
+def metro_loss_of(model: MetroT5, data: PretrainingBatch) -> torch.Tensor:
+    """Equation 13 on one batch."""
+    output = model(data)
+    return metro_loss(mlm_loss(data, output), rtd_loss(output), clm_loss(data, output))
 
 
 def metro_step(
     config: ModelConfig, batch: int, length: int, device: str, dtype: torch.dtype
 ) -> tuple[nn.Module, Callable[[], None]]:
     """Our model and one training step on random full sequences."""
-    end_of_words = config.vocab_size - length
-    words = Vocabulary(PAD, end_of_words, 4, end_of_words)
-    tokens = np.random.default_rng(0).integers(4, end_of_words, (batch, length))
-    made = MetroBatches(MaskingConfig(), words, end_of_words)(tokens, range(batch), Stream(1, 1))
-    moved: dict[str, Any] = {name: None if value is None else value.to(device) for name, value in vars(made).items()}
-    data = PretrainingBatch(**moved)
+    data = metro_batch(config, batch, length, device)
     torch.manual_seed(0)
-    model = MetroT5(config, PAD).to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-
-    def step() -> None:
-        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
-            output = model(data)
-            loss = metro_loss(mlm_loss(data, output), rtd_loss(output), clm_loss(data, output))
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return model, step
+    model = MetroT5(config, PAD).to(device, dtype)
+    return model, training_step(model, lambda: metro_loss_of(model, data))
 
 
 def t5_step(
     config: ModelConfig, batch: int, length: int, device: str, dtype: torch.dtype
 ) -> tuple[nn.Module, Callable[[], None]]:
     """Hugging Face's T5 of the same shape and one training step."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
     torch.manual_seed(0)
     peer = T5Config(
         vocab_size=config.vocab_size, d_model=config.d_model, d_kv=config.head_dim, d_ff=config.ffn_dim,
         num_layers=config.encoder_layers, num_decoder_layers=config.decoder_layers, num_heads=config.num_heads,
         dropout_rate=config.dropout, pad_token_id=PAD, decoder_start_token_id=2,
     )  # fmt: skip
-    model = T5ForConditionalGeneration(peer).to(device).train()
+    model = T5ForConditionalGeneration(peer).to(device, dtype).train()
     tokens = torch.randint(4, config.vocab_size, (batch, length), device=device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    return model, training_step(model, lambda: model(input_ids=tokens, labels=tokens).loss)
+
+
+def training_step(model: nn.Module, loss: Callable[[], torch.Tensor]) -> Callable[[], None]:
+    """Forward, backward, fused AdamW in fp32, gradients freed."""
+    weights: list[torch.Tensor] = list(model.parameters())
+    half = weights[0].dtype != torch.float32
+    updated: list[torch.Tensor] = [nn.Parameter(weight.detach().float()) for weight in weights] if half else weights
+    optimizer = torch.optim.AdamW(updated, lr=1e-4, fused=True)
 
     def step() -> None:
-        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
-            loss = model(input_ids=tokens, labels=tokens).loss
-        loss.backward()
+        loss().backward()
+        if half:
+            for copy, weight in zip(updated, weights, strict=True):
+                copy.grad = None if weight.grad is None else weight.grad.float()
         optimizer.step()
+        if half:
+            with torch.no_grad():
+                torch._foreach_copy_(weights, updated)
         optimizer.zero_grad()
+        model.zero_grad()
 
-    return model, step
+    return step
 
 
 def matrix_flops(device: str, dtype: torch.dtype) -> float:
     """Rate of a large matrix product on this machine, the ceiling that MFU is a share of."""
     size = 8192 if device == "cuda" else 1536
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    return 2 * size**3 / min(_timed(lambda: a @ b, device) for _ in range(8))
+    return 2 * size**3 / min(timed(lambda: a @ b, device) for _ in range(8))
 
 
-def _timed(function: Callable[[], object], device: str) -> float:
+def timed(function: Callable[[], object], device: str) -> float:
+    """Wall seconds of one call, the GPU's work included."""
     if device == "cuda":
         torch.cuda.synchronize()
     start = time.perf_counter()
@@ -134,7 +136,7 @@ def _timed(function: Callable[[], object], device: str) -> float:
     return time.perf_counter() - start
 
 
-def _peak_gib(function: Callable[[], object], device: str) -> float:
+def peak_gib(function: Callable[[], object], device: str) -> float:
     """GPU memory of one step; on the CPU the process's peak so far, so the smaller model is measured first."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -151,15 +153,15 @@ def compare_with_t5(
     ceiling = matrix_flops(device, dtype)
     makers = {"METRO-T5": metro_step, "Hugging Face T5": t5_step}
     flops = {
-        "METRO-T5": metro_flops_per_token(config, length, MaskingConfig().mask_ratio),
-        "Hugging Face T5": t5_flops_per_token(config, length),
+        "METRO-T5": training_flops(config, length, MaskingConfig().mask_ratio),
+        "Hugging Face T5": training_flops(config.without_pretraining(), length, mask_ratio=1.0),
     }
     built = {name: make(config, batch, length, device, dtype) for name, make in makers.items()}
-    peaks = {name: _peak_gib(step, device) for name, (_, step) in built.items()}
+    peaks = {name: peak_gib(step, device) for name, (_, step) in built.items()}
     times: dict[str, list[float]] = {name: [] for name in built}
     for _ in range(steps):
         for name, (_, step) in built.items():
-            times[name].append(_timed(step, device))
+            times[name].append(timed(step, device))
     measurements = []
     for name, (model, _) in built.items():
         seconds = median(times[name])
@@ -185,7 +187,7 @@ def compare_optimizers(config: ModelConfig, device: str, steps: int) -> dict[str
             parameter.grad = torch.randn_like(parameter)
         optimizer = make(list(model.parameters()))
         optimizer.step()
-        seconds[name] = median(_timed(optimizer.step, device) for _ in range(steps))
+        seconds[name] = median(timed(optimizer.step, device) for _ in range(steps))
     return seconds
 
 
@@ -196,7 +198,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8, help="sequences per step")
     parser.add_argument("--length", type=int, default=256, help="tokens per sequence")
     parser.add_argument("--vocabulary", type=int, default=33_280, help="embedding rows")
-    parser.add_argument("--dtype", choices=DTYPES, default="fp32", help="autocast dtype")
+    parser.add_argument("--dtype", choices=DTYPES, default="fp32", help="of weights and gradients")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--steps", type=int, default=5, help="timed steps of each model")
     parser.add_argument("--optimizers", action="store_true", help="compare optimizers instead")

@@ -1,0 +1,95 @@
+"""What a METRO pretraining step must compute and move, by preset: the two numbers that bound its speed.
+
+    python scripts/benchmarks/costs.py
+    python scripts/benchmarks/costs.py --length 1024 --batch 16 --tflops 989 --bandwidth 4.8   # the bounds on one H200
+
+FLOPs are those of the matrix products (2 per multiply-add), a training step counting three times its forward pass;
+`tests/scripts/test_costs.py` holds them against torch's own counter. Bytes are the least that mixed-precision training
+moves through memory: activations kept for the backward pass, written and read once (Korthikanti et al. 2022, section
+4: 34 bytes per feature of a layer without its scores; a cross-attention adds 13), weights read twice and their
+gradients written once in bf16, and AdamW's fp32 state (4 numbers read, 3 written per parameter).
+"""
+
+from __future__ import annotations
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from metro_t0.command import Parser
+from metro_t0.modeling import MetroT5, ModelConfig, preset
+
+VOCABULARIES = {"base_pp": 64_000, "large_pp": 64_000}
+"""Pieces of the released vocabularies where they are not 32,768 (paper table 5)."""
+ENCODER_BYTES, DECODER_BYTES = 34, 47
+UPDATE_BYTES = 2 * 2 + 2 + 4 * 4 + 3 * 4
+
+
+def forward_flops(config: ModelConfig, length: int, mask_ratio: float) -> dict[str, float]:
+    """FLOPs per source token of a forward pass by part; without an auxiliary, `mask_ratio` positions meet the head."""
+    d, inner, ffn = config.d_model, config.inner_dim, config.ffn_dim * (3 if config.gated_ffn else 2)
+    encoder_layer, decoder_layer = 4 * d * inner + d * ffn, 8 * d * inner + d * ffn
+    head = mask_ratio * config.vocab_size * d
+    has_rtd_layer = config.rtd != "none" and config.rtd_head == "mlp"
+    return {
+        "auxiliary": 2.0 * config.auxiliary_layers * encoder_layer,
+        "encoder": 2.0 * config.encoder_layers * encoder_layer,
+        "decoder": 2.0 * config.decoder_layers * decoder_layer,
+        "scores": 4.0 * length * inner * attended_layers(config),
+        "heads": 2.0 * (head * (2 if config.auxiliary_layers else 1) + (d * d if has_rtd_layer else 0)),
+    }
+
+
+def attended_layers(config: ModelConfig) -> float:
+    """Attentions whose scores are computed, a causal one counting half."""
+    return config.auxiliary_layers + config.encoder_layers + 1.5 * config.decoder_layers
+
+
+def training_flops(config: ModelConfig, length: int, mask_ratio: float) -> float:
+    """FLOPs per source token of forward and backward pass."""
+    return 3 * sum(forward_flops(config, length, mask_ratio).values())
+
+
+def activation_bytes(config: ModelConfig) -> float:
+    """Bytes per source token that the layers keep for the backward pass in bf16."""
+    encoder_like = config.auxiliary_layers + config.encoder_layers
+    return config.d_model * (ENCODER_BYTES * encoder_like + DECODER_BYTES * config.decoder_layers)
+
+
+def parameters(config: ModelConfig) -> int:
+    """Of the main model, auxiliary and heads, counted without allocating them."""
+    with torch.device("meta"):
+        model: nn.Module = MetroT5(config, pad_id=1)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def main() -> None:
+    """Print one row per preset."""
+    parser = Parser(description=__doc__)
+    parser.add_argument("--presets", nargs="+", default=["tiny", "small", "base", "base_pp", "large_pp"])
+    parser.add_argument("--length", type=int, default=512, help="tokens per sequence")
+    parser.add_argument("--batch", type=int, default=32, help="sequences per step")
+    parser.add_argument("--mask-ratio", type=float, default=0.15)
+    parser.add_argument("--tflops", type=float, default=989.0, help="dense bf16 rate of the device, TFLOP/s")
+    parser.add_argument("--bandwidth", type=float, default=4.8, help="memory bandwidth of the device, TB/s")
+    options = parser.parse_args()
+    parts = ["auxiliary", "encoder", "decoder", "scores", "heads"]
+    table = Table(title=f"MFLOP per token of a training step; {options.batch} x {options.length} tokens")
+    for name in ("preset", "parameters", *parts, "total", "kB/token", "ms compute", "ms memory", "tokens/s at 50%"):
+        table.add_column(name, justify="left" if name == "preset" else "right")
+    for name in options.presets:
+        config = preset(name, vocab_size=VOCABULARIES.get(name, 32_768) + options.length)
+        flops = {part: 3 * value for part, value in forward_flops(config, options.length, options.mask_ratio).items()}
+        tokens, total = options.batch * options.length, sum(flops.values())
+        moved = 2 * activation_bytes(config) + UPDATE_BYTES * parameters(config) / tokens
+        table.add_row(
+            name, f"{parameters(config) / 1e6:,.1f}M", *(f"{flops[part] / 1e6:,.0f}" for part in parts),
+            f"{total / 1e6:,.0f}", f"{moved / 1e3:,.0f}", f"{1e3 * tokens * total / (1e12 * options.tflops):.1f}",
+            f"{1e3 * tokens * moved / (1e12 * options.bandwidth):.1f}", f"{0.5e12 * options.tflops / total:,.0f}",
+        )  # fmt: skip
+    Console(width=None if Console().is_terminal else 160).print(table)
+
+
+if __name__ == "__main__":
+    main()

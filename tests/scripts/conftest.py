@@ -1,0 +1,9 @@
+"""The scripts import each other as they do when they are run: by their own folder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "scripts" / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))

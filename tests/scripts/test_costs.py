@@ -1,0 +1,43 @@
+"""The arithmetic of the costs against torch's own counter of floating-point operations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from costs import forward_flops, parameters, training_flops
+from pretrain import metro_batch, metro_loss_of
+from torch.utils.flop_counter import FlopCounterMode
+
+from metro_t0.modeling import MetroT5, ModelConfig, preset
+
+LENGTH, BATCH, MASKED = 40, 3, 6 / 40
+SMALL = preset("demo", vocab_size=600, attention_backend="eager")
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"auxiliary_layers": 2, "decoder_layers": 1}, {"rtd_head": "linear"}, {"gated_ffn": True}]
+)
+def test_flops_equal_those_torch_counts(changes: dict[str, Any]) -> None:
+    config = SMALL.replace(**changes)
+    torch.manual_seed(0)
+    model = MetroT5(config, 1)
+    batch = metro_batch(config, BATCH, LENGTH, "cpu")
+    with FlopCounterMode(display=False) as forward:
+        loss = metro_loss_of(model, batch)
+    with FlopCounterMode(display=False) as backward:
+        loss.backward()
+    expected = forward_flops(config, LENGTH, MASKED)
+    # The counter sees a causal attention's whole score matrix, and the RTD head's last layer to a single logit.
+    causal_halves = 4.0 * LENGTH * config.inner_dim * config.decoder_layers / 2
+    per_token = sum(expected.values()) + causal_halves + 2 * config.d_model
+    assert forward.get_total_flops() / (BATCH * LENGTH) == pytest.approx(per_token, rel=1e-9)
+    assert backward.get_total_flops() / (BATCH * LENGTH) == pytest.approx(2 * per_token, rel=1e-9)
+
+
+def test_the_base_preset_costs_what_the_field_reckons() -> None:
+    """1.566 GFLOP per token with causal attention counted half, and 226M + 28M parameters."""
+    config: ModelConfig = preset("base", vocab_size=33_280)
+    assert training_flops(config, 512, 0.15) == pytest.approx(1.566e9, rel=0.005)
+    assert parameters(config) == pytest.approx(254.6e6, rel=0.001)
