@@ -52,6 +52,10 @@ class PretrainingConfig(FairseqDataclass):
     )
     mask_ratio: float = _mask_field("mask_ratio")
     mean_span_length: float = _mask_field("mean_span_length")
+    pad_blocks: bool = field(
+        default=False,
+        metadata={"help": "pad every batch to tokens_per_sample, so that all have one shape (compiled layers)"},
+    )
     seed: int = II("common.seed")
 
 
@@ -62,6 +66,7 @@ class MetroPretrainingConfig(PretrainingConfig):
     mask_pattern: ChoiceEnum(["iid", "span"]) = _mask_field("mask_pattern")  # type: ignore[valid-type]
     keep_ratio: float = _mask_field("keep_ratio")
     random_ratio: float = _mask_field("random_ratio")
+    fixed_mask_count: bool = _mask_field("fixed_mask_count")
     decoding_target: ChoiceEnum(["masked_loss", "all_tokens", "masked_only"]) = field(  # type: ignore[valid-type]
         default="masked_loss", metadata={"help": "what the decoder predicts and which positions the loss counts"}
     )
@@ -83,7 +88,10 @@ class BlockDataset(FairseqDataset):
     (validation) they stay the same in every epoch.
     """
 
-    def __init__(self, blocks: Any, make_batch: BatchMaker, pad_id: int, seed: int, epoch: int) -> None:
+    def __init__(
+        self, blocks: Any, make_batch: BatchMaker, pad_id: int, seed: int, epoch: int, least_columns: int = 1
+    ) -> None:
+        self.least_columns = least_columns
         self.blocks = blocks
         self._sizes = blocks.sizes
         self.make_batch = make_batch
@@ -101,7 +109,7 @@ class BlockDataset(FairseqDataset):
         if not samples:
             return {}
         examples = [sample["id"] for sample in samples]
-        tokens = pad_rows([sample["tokens"] for sample in samples], self.pad_id)
+        tokens = pad_rows([sample["tokens"] for sample in samples], self.pad_id, self.least_columns)
         batch = self.make_batch(tokens, examples, self.stream)
         return {
             "id": torch.tensor(examples),
@@ -157,8 +165,12 @@ class BlockDataset(FairseqDataset):
             self.stream = Stream(self.stream.seed, epoch)
 
 
-def _present(batch: PretrainingBatch) -> dict[str, torch.Tensor]:
-    return {name: value for name, value in vars(batch).items() if value is not None}
+def _present(batch: PretrainingBatch) -> dict[str, Any]:
+    """The fields that are there. fairseq rounds every float32 to 16 bits under --fp16 and --bf16: not the uniforms."""
+    fields = {name: value for name, value in vars(batch).items() if value is not None}
+    if batch.sample_uniforms is not None:
+        fields["sample_uniforms"] = batch.sample_uniforms.double()
+    return fields
 
 
 class PretrainingTask(OneDictionaryTask):
@@ -218,7 +230,12 @@ class PretrainingTask(OneDictionaryTask):
         blocks = parts[0] if len(parts) == 1 else ConcatDataset(parts)
         logger.info("loaded %d blocks from %s", len(blocks), prefix)
         self.datasets[split] = BlockDataset(
-            blocks, self.make_batches(is_train), self.dictionary.pad(), self.cfg.seed, epoch if is_train else 0
+            blocks,
+            self.make_batches(is_train),
+            self.dictionary.pad(),
+            self.cfg.seed,
+            epoch if is_train else 0,
+            self.cfg.tokens_per_sample if self.cfg.pad_blocks else 1,
         )
 
     def max_positions(self) -> tuple[int, int]:

@@ -139,7 +139,7 @@ def _sample_rows(logits: Tensor, uniforms: Tensor) -> Tensor:
     probabilities = F.pad(logits.float().softmax(-1), (0, -logits.size(-1) % BLOCK)).unflatten(-1, (-1, BLOCK))
     of_blocks = probabilities.sum(-1)
     blocks = of_blocks.cumsum(-1)
-    threshold = uniforms[:, None] * blocks[:, -1:]
+    threshold = uniforms[:, None].to(blocks.dtype) * blocks[:, -1:]
     block = torch.searchsorted(blocks, threshold, right=True).clamp(max=blocks.size(-1) - 1)
     inside = probabilities.take_along_dim(block[..., None], 1).squeeze(1).cumsum(-1)
     rest = threshold - blocks.gather(-1, block) + of_blocks.gather(-1, block)

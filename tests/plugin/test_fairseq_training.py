@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 import torch
 
+from metro_t0.modeling import MetroT5, PretrainingBatch, PretrainingOutput
+
 Train = Callable[..., list[dict[str, Any]]]
 REPOSITORY = Path(__file__).resolve().parents[2]
 NO_DROPOUT = "--dropout 0 --attention-dropout 0"
@@ -104,6 +106,46 @@ def test_two_processes_equal_one_with_twice_the_batch(
     )
     assert run.returncode == 0, run.stderr[-2000:]
     assert largest_difference(tensors(one), tensors(two)) < 1e-6
+
+
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch) -> list[PretrainingBatch]:
+    """What the model is given in every forward pass."""
+    seen: list[PretrainingBatch] = []
+    forward = MetroT5.forward
+
+    def record(self: MetroT5, batch: PretrainingBatch) -> PretrainingOutput:
+        seen.append(batch)
+        return forward(self, batch)
+
+    monkeypatch.setattr(MetroT5, "forward", record)
+    return seen
+
+
+def test_full_blocks_with_a_fixed_mask_count_make_batches_of_one_shape(
+    train: Train, batches: list[PretrainingBatch], tmp_path: Path
+) -> None:
+    train(f"--save-dir {tmp_path / 'run'} --max-update 4 --no-save --sample-break-mode none --fixed-mask-count")
+    shapes = {(tuple(b.source_tokens.shape), tuple(b.masked_positions.shape), b.has_padding) for b in batches}
+    assert shapes == {((4, 32), (4 * 5,), False)}  # 15% of 32 is 5
+
+
+def test_padded_blocks_all_have_the_sample_length(
+    train: Train, batches: list[PretrainingBatch], tmp_path: Path
+) -> None:
+    train(f"--save-dir {tmp_path / 'run'} --max-update 4 --no-save --pad-blocks")
+    assert {b.source_tokens.shape for b in batches} == {torch.Size((4, 32))}
+    assert all(b.has_padding for b in batches)  # no document here fills a block
+
+
+@pytest.mark.parametrize("precision", ["", "--bf16", "--amp"])
+def test_uniform_numbers_keep_their_precision(
+    precision: str, train: Train, batches: list[PretrainingBatch], tmp_path: Path
+) -> None:
+    train(f"--save-dir {tmp_path / 'run'} --max-update 2 --no-save {precision}")
+    uniforms = torch.cat([b.sample_uniforms for b in batches])
+    assert len(uniforms.unique()) == len(uniforms)
+    assert ((uniforms * 2**10) % 1 != 0).double().mean() > 0.9  # bfloat16 has 8 bits
 
 
 @pytest.mark.parametrize(
