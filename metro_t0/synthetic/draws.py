@@ -37,7 +37,7 @@ class Draws:
         Multiply and shift of 32-bit words: no value is favoured by more than bound / 2**32.
         """
         lanes = self.lanes(int(np.prod(shape))).reshape(shape).astype(np.uint64)
-        lanes *= np.asarray(bound).astype(np.uint64)
+        lanes *= np.asarray(bound, dtype=np.int64).view(np.uint64)
         lanes >>= LANE_BITS
         return lanes.view(np.int64)
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metro_t0.synthetic.draws import Draws
-from metro_t0.synthetic.law import Law, Mask, valid
+from metro_t0.synthetic.law import Law, valid
 from metro_t0.synthetic.ragged import Examples, Index, Ragged, Tokens, exclusive_sum, row_positions
 from metro_t0.synthetic.spans import corrupt, raw_length, restore
 from metro_t0.synthetic.vocabulary import Vocabulary
@@ -27,8 +27,10 @@ LENGTH_COUNTS = (
     *(26, 30, 29, 24, 34, 18, 8, 17, 15),
 )
 OPEN_PROBABILITY = 0.4
-POSITION_BITS, NUMBER_BITS = 6, 5  # a sentence has at most 62 tokens in 31 pairs
+MOST_PAIRS = 31
+POSITION_BITS = 6  # a sentence has at most 62 tokens
 SENTENCES_PER_GROUP = 128
+GROUPS_PER_DRAW = 45  # a little more than half of 512 examples
 INPUT_LENGTH = 512
 
 
@@ -48,106 +50,103 @@ def sentences(draws: Draws, vocabulary: Vocabulary, n: int, zipf: bool = True) -
     counts = np.array(LENGTH_COUNTS)
     drawn = np.searchsorted(np.cumsum(counts), draws.below(int(counts.sum()), n), side="right")
     pairs = (drawn + SHORTEST_SENTENCE) // 2 + draws.coins(0.5, n)
-    types = _pair_types(draws, vocabulary.universe_size // 2, int(pairs.sum()), zipf)
-    opens, pair = _walk(draws, pairs)
-    heads = (vocabulary.universe_low + 2 * types).astype(np.uint16)
-    # The j-th opening of a sentence takes its j-th type; a closing takes that of the opening it closes.
-    return Ragged.contiguous(heads[pair] + (~opens).astype(np.uint16), 2 * pairs)
+    heads = 2 * _pair_types(draws, vocabulary.universe_size // 2, int(pairs.sum()), zipf)
+    closes, opening = _walk(draws, pairs)
+    tokens = np.empty(len(closes), dtype=np.uint16)
+    tokens[np.flatnonzero(closes == 0)] = heads + np.uint16(vocabulary.universe_low)
+    return Ragged.contiguous(tokens.take(opening) + closes.view(np.uint8), 2 * pairs)
 
 
 @lru_cache(maxsize=8)
-def _zipf_table(pair_types: int) -> NDArray[np.int64]:
-    return np.cumsum(pair_types // np.arange(1, pair_types + 1))
+def _zipf_table(pair_types: int) -> Tokens:
+    """Type r as often as floor(V / (r + 1)) says: a uniform draw from the table has the Zipf law."""
+    types = np.arange(pair_types)
+    return np.repeat(types, pair_types // (types + 1)).astype(np.uint16)
 
 
-def _pair_types(draws: Draws, pair_types: int, count: int, zipf: bool) -> Index:
+def _pair_types(draws: Draws, pair_types: int, count: int, zipf: bool) -> Tokens:
     if not zipf:
-        return draws.below(pair_types, count)
+        return draws.tokens(0, pair_types, count)
     table = _zipf_table(pair_types)
-    return np.searchsorted(table, draws.below(int(table[-1]), count), side="right")
+    return table.take(draws.below(len(table), count))
 
 
-def _walk(draws: Draws, pairs: Index) -> tuple[Mask, Index]:
-    """Flat over all sentences: whether a pair opens or closes here, and which pair (over all sentences) it is.
+def _closings(draws: Draws, pairs: Index) -> NDArray[np.int8]:
+    """How many pairs close after each opening, flat over the openings of all sentences.
 
-    All sentences take a step at a time: open with probability 0.4 or where nothing is open, as long as pairs are
-    left; otherwise close.
+    Opening with probability 0.4 at every step means that a geometric number of closings is tried before the next
+    opening, cut off where nothing is open. So with e = open pairs before an opening, e' = max(e + 1 - tried, 0): a
+    random walk reflected at 0, which is the walk less its running minimum. After the last opening everything closes,
+    which a fall deeper than any depth says; it also starts the next sentence from 0.
     """
-    # Long sentences first: those still running are then a prefix of every array.
-    order = np.argsort(-pairs, kind="stable")
-    left = pairs[order].astype(np.int8)
-    lengths = 2 * pairs[order]
-    depth = np.zeros(len(pairs), dtype=np.int8)
-    opens = np.zeros((int(lengths[0]), len(pairs)), dtype=bool)
-    levels = np.zeros_like(opens, dtype=np.uint16)
-    for step in range(len(opens)):
-        running = int(np.searchsorted(-lengths, -step, side="left"))
-        here, remaining = depth[:running], left[:running]
-        opening = (draws.coins(OPEN_PROBABILITY, running) | (here == 0)) & (remaining > 0)
-        opens[step, :running] = opening
-        here += opening
-        levels[step, :running] = here
-        here -= ~opening
-        remaining -= opening
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order))
-    opens = np.ascontiguousarray(opens.T)[place]
-    levels = np.ascontiguousarray(levels.T)[place]
-    inside = valid(2 * pairs, opens.shape[1])
-    within = _match(opens, levels, inside)[inside]
-    return opens[inside], np.repeat(exclusive_sum(pairs), 2 * pairs) + within
+    lanes = draws.lanes(int(pairs.sum()))
+    tried = np.zeros(len(lanes), dtype=np.int8)
+    for count in range(1, MOST_PAIRS + 1):
+        more = lanes < np.uint32(round((1 - OPEN_PROBABILITY) ** count * 2**32))
+        if not more.any():
+            break
+        tried += more
+    steps = 1 - tried
+    steps[np.cumsum(pairs) - 1] = -2 * MOST_PAIRS
+    walk = np.zeros(len(steps) + 1, dtype=np.int32)
+    np.cumsum(steps, out=walk[1:])
+    depth = walk - np.minimum.accumulate(walk)
+    return (depth[:-1] + 1 - depth[1:]).astype(np.int8)
 
 
-def _match(opens: Mask, levels: Tokens, inside: Mask) -> Tokens:
-    """(n, width): the number of the pair, within its sentence, that opens or closes at each position.
+def _walk(draws: Draws, pairs: Index) -> tuple[NDArray[np.int8], Index]:
+    """Flat over all sentences: 0 where a pair opens and 1 where it closes, and where the pair of each place opens."""
+    closings = _closings(draws, pairs)
+    closes = np.ones(2 * len(closings), dtype=np.int8)
+    closes[np.arange(len(closings)) + np.cumsum(closings, dtype=np.int64) - closings] = 0
+    # A closing stands on the level of the opening it closes: one more than what is open behind it.
+    levels = np.cumsum(1 - 2 * closes, dtype=np.int8) + closes
+    lengths = 2 * pairs
+    return closes, np.repeat(exclusive_sum(lengths), lengths) + _openings(levels.astype("<u2"), lengths)
+
+
+def _openings(levels: Tokens, lengths: Index) -> Tokens:
+    """The position within its sentence at which the pair of each position opens, flat.
 
     A pair of one level opens and closes before the next of that level opens: in the order of (level, position)
-    openings and closings alternate. The keys hold 5 bits of level, 6 of position and 5 of the pair's number.
+    openings and closings alternate, so neighbours are a pair. The opening's position is then written behind that of
+    both, and a second sort brings them back to their places.
     """
-    number = np.cumsum(opens, axis=1, dtype=np.uint16) - np.uint16(1)
-    keys = levels << np.uint16(POSITION_BITS + NUMBER_BITS)
-    keys |= np.arange(opens.shape[1], dtype=np.uint16) << np.uint16(NUMBER_BITS)
-    keys |= number
+    inside = valid(lengths, int(lengths.max()))
+    keys: Tokens = np.full(inside.shape, 2**16 - 1, dtype="<u2")
+    keys[inside] = levels << np.uint16(POSITION_BITS)
+    keys |= np.arange(keys.shape[1], dtype=np.uint16)
+    keys.sort(axis=1)
+    keys &= np.uint16(2**POSITION_BITS - 1)
+    opening = keys.view("<u4") & np.uint32(0xFFFF)  # rows have an even length: the lower half is the opening
+    opening |= opening << np.uint32(16)
+    keys <<= np.uint16(POSITION_BITS)
+    keys |= opening.view("<u2")
     keys[~inside] = 2**16 - 1
     keys.sort(axis=1)
-    number_bits = np.uint16(2**NUMBER_BITS - 1)
-    keys[:, 1::2] = (keys[:, 1::2] & ~number_bits) | (keys[:, ::2] & number_bits)
-    keys &= np.uint16(2 ** (POSITION_BITS + NUMBER_BITS) - 1)
-    keys.sort(axis=1)
-    return keys & number_bits
+    return keys[inside] & np.uint16(2**POSITION_BITS - 1)
 
 
 def sample(settings: DyckSettings, draws: Draws, law: Law, n: int) -> Examples:
     """n span-corruption examples."""
     vocabulary = law.vocabulary
     if settings.whole_sentences:
-        rows = sentences(draws, vocabulary, n, settings.zipf)
-        return _corrupt(draws, rows, vocabulary)
-    parts, have = [], 0
+        return corrupt(draws, sentences(draws, vocabulary, n, settings.zipf), vocabulary.extra(0))
+    parts, have = list[Examples](), 0
     while have < n:
-        chunks = _chunks(draws, vocabulary, (n - have) * 2 // 11 + 2, settings.zipf)
-        parts.append(chunks)
-        have += len(chunks)
-    chunks = Ragged.concatenate(parts).take(np.arange(n))
-    return _corrupt(draws, chunks, vocabulary)
+        parts.append(corrupt(draws, _chunks(draws, vocabulary, settings.zipf), vocabulary.extra(0)))
+        have += len(parts[-1])
+    return Examples.concatenate(parts).take(np.arange(n))
 
 
-def _chunks(draws: Draws, vocabulary: Vocabulary, groups: int, zipf: bool) -> Ragged:
-    """Sentences of `groups` groups of 128, every group cut into stretches; its remainder is a short one."""
-    rows = sentences(draws, vocabulary, groups * SENTENCES_PER_GROUP, zipf)
-    totals = rows.lengths.reshape(groups, SENTENCES_PER_GROUP).sum(axis=1)
+def _chunks(draws: Draws, vocabulary: Vocabulary, zipf: bool) -> Ragged:
+    """Sentences of some groups of 128, every group cut into stretches; its remainder is a short one. Flat."""
+    rows = sentences(draws, vocabulary, GROUPS_PER_DRAW * SENTENCES_PER_GROUP, zipf)
+    totals = rows.lengths.reshape(GROUPS_PER_DRAW, SENTENCES_PER_GROUP).sum(axis=1)
     size = raw_length(INPUT_LENGTH)[0]
     pieces = -(-totals // size)
-    number = row_positions(np.zeros(groups, dtype=np.int64), pieces)
-    starts = np.repeat(exclusive_sum(totals), pieces) + number * size
-    return Ragged(rows.values, starts, np.minimum(size, np.repeat(totals, pieces) - number * size))
-
-
-def _corrupt(draws: Draws, rows: Ragged, vocabulary: Vocabulary) -> Examples:
-    width = int(rows.lengths.max())
-    tokens = np.zeros((len(rows), width), dtype=np.uint16)
-    tokens.ravel()[row_positions(np.arange(len(rows)) * width, rows.lengths)] = rows.compact().values
-    return corrupt(draws, tokens, rows.lengths, vocabulary.extra(0))
+    number = row_positions(np.zeros_like(totals), pieces)
+    return Ragged.contiguous(rows.values, np.minimum(size, np.repeat(totals, pieces) - number * size))
 
 
 def is_balanced(tokens: Sequence[int], vocabulary: Vocabulary) -> bool:

@@ -1,6 +1,7 @@
 """The law that examples of one task are drawn from, and the pieces of arrays that samplers are made of.
 
-Matrices are (examples, width) with row i valid in its first `lengths[i]` columns.
+Matrices are (examples, width) with row i valid in its first `lengths[i]` columns. "Flat" arrays hold the rows of all
+examples one after the other, without padding: half as much to draw and to move as a matrix of the longest width.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from metro_t0.errors import UserError
 from metro_t0.synthetic.draws import Draws
-from metro_t0.synthetic.ragged import Examples, Index, Ragged, Tokens, row_positions
+from metro_t0.synthetic.ragged import Examples, Index, Ragged, Tokens, exclusive_sum
 from metro_t0.synthetic.vocabulary import Vocabulary
 
 Profile = Literal["authors", "paper"]
@@ -74,41 +75,55 @@ def distinct_tokens(draws: Draws, law: Law, counts: Index, width: int) -> Tokens
         kept = min(width, size)
         out[:, :kept] = order[:, :kept] + vocabulary.universe_low
         return out
-    tokens = law.tokens(draws, (len(counts), width))
-    rows = np.arange(len(counts))
+    tokens = _padded_tokens(draws, law, counts, width)
+    rows = np.flatnonzero(_has_repeat(tokens))
     while len(rows):
-        rows = rows[_has_repeat(tokens[rows], counts[rows])]
-        tokens[rows] = law.tokens(draws, (len(rows), width))
+        fresh = _padded_tokens(draws, law, counts[rows], width)
+        tokens[rows] = fresh
+        rows = rows[_has_repeat(fresh)]
     return tokens
 
 
-def _has_repeat(tokens: Tokens, counts: Index) -> Mask:
-    ordered = np.where(valid(counts, tokens.shape[1]), tokens, NO_TOKEN)
-    ordered.sort(axis=1)
-    repeated = ordered[:, 1:] == ordered[:, :-1]
-    return (repeated & valid(counts - 1, repeated.shape[1])).any(axis=1)
+def _padded_tokens(draws: Draws, law: Law, counts: Index, width: int) -> Tokens:
+    """(n, width) independent tokens in the first `counts[i]` columns, `NO_TOKEN` behind them."""
+    tokens = np.full((len(counts), width), NO_TOKEN)
+    tokens[valid(counts, width)] = law.tokens(draws, int(counts.sum()))
+    return tokens
 
 
-def shuffle(draws: Draws, labels: NDArray[np.integer], lengths: Index) -> NDArray[np.uint32]:
-    """Every row's valid labels in random order.
+def _has_repeat(tokens: Tokens) -> Mask:
+    """(n,): whether a token other than the padding is twice in its row."""
+    ordered = np.sort(tokens, axis=1)
+    return ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != NO_TOKEN)).any(axis=1)
+
+
+def shuffle(draws: Draws, labels: NDArray[np.integer], lengths: Index) -> Tokens:
+    """Every row's valid labels (at most 16 bits) in random order.
 
     One row-wise sort of (random key, label). A key has 32 bits less those of a label, so two keys of a row may be
     equal and then keep label order; where labels need more than 8 bits the keys are 64 bits wide to keep that rare.
     """
     n, width = labels.shape
     bits = max(int(labels.max(initial=0)).bit_length(), 1)
-    if bits <= 8:
-        keys: NDArray[np.unsignedinteger] = draws.lanes(n * width).reshape(n, width).copy()
-    else:
-        keys = draws.wide_lanes(n * width).reshape(n, width).copy()
-    kind = keys.dtype.type
-    keys >>= kind(bits + 1)  # one bit is left free above the key: set, it sends padding to the end
-    keys <<= kind(bits)
+    inside, count = valid(lengths, width), int(lengths.sum())
+    drawn: NDArray[np.unsignedinteger] = (draws.lanes(count) if bits <= 8 else draws.wide_lanes(count)).copy()
+    kind = drawn.dtype.type
+    drawn >>= kind(bits + 1)  # one bit is left free above the key: set, it sends padding to the end
+    drawn <<= kind(bits)
+    keys = np.full((n, width), np.iinfo(drawn.dtype).max, dtype=drawn.dtype)
+    keys[inside] = drawn
     keys |= labels.astype(keys.dtype)
-    keys[~valid(lengths, width)] = np.iinfo(keys.dtype).max
     keys.sort(axis=1)
     keys &= kind((1 << bits) - 1)
-    return keys.astype(np.uint32, copy=False)
+    return keys.astype(np.uint16)
+
+
+def group_sizes(draws: Draws, totals: Index, groups: Index) -> Index:
+    """Sizes of `groups[i]` non-empty groups of `totals[i]` members, flat: 1 + Multinomial(totals - groups, uniform)."""
+    free = totals - groups
+    chosen = draws.below(np.repeat(groups, free), int(free.sum()))
+    chosen += np.repeat(exclusive_sum(groups), free)
+    return 1 + np.bincount(chosen, minlength=int(groups.sum()))
 
 
 def group_labels(draws: Draws, totals: Index, groups: Index, width: int) -> Tokens:
@@ -159,8 +174,16 @@ def first_occurrence(tokens: Tokens, lengths: Index) -> Mask:
 
 
 def select(matrix: Tokens, kept: Mask) -> Ragged:
-    """The kept entries of every row."""
-    return Ragged.contiguous(matrix[kept], kept.sum(axis=1))
+    """The kept entries of every row, flat."""
+    # Not matrix[kept]: for a mask without long runs the two steps are several times as fast.
+    return Ragged.contiguous(
+        matrix.ravel().take(np.flatnonzero(kept)), kept.sum(axis=1, dtype=np.uint16).astype(np.int64)
+    )
+
+
+def flat(matrix: Tokens, lengths: Index) -> Ragged:
+    """The first `lengths[i]` entries of every row, flat."""
+    return Ragged.contiguous(matrix[valid(lengths, matrix.shape[1])], lengths)
 
 
 def rows_of(matrix: Tokens, lengths: Index) -> Ragged:
@@ -168,26 +191,65 @@ def rows_of(matrix: Tokens, lengths: Index) -> Ragged:
     return Ragged(np.ascontiguousarray(matrix).ravel(), np.arange(len(lengths)) * matrix.shape[1], lengths)
 
 
-def join(law: Law, parts: Sequence[Ragged], divider: int | None = None) -> Ragged:
-    """Sources: prefix, then the parts of every example with `divider` (the separator by default) between them."""
-    gap = len(parts) - 1
-    lengths = len(law.prefix) + gap + np.sum([part.lengths for part in parts], axis=0)
-    source = Ragged.contiguous(np.empty(int(lengths.sum()), dtype=np.uint16), lengths)
-    at = write_prefix(source, law)
+@dataclass(frozen=True)
+class Frame:
+    """Where the pieces of the sources lie in one flat buffer: prefix, part, divider, part, .., one row per example.
+
+    parts: lengths of each part, (n,) each.
+    A sampler fills the whole buffer at once and `sources` writes the few fixed tokens over it.
+    """
+
+    law: Law
+    parts: tuple[Index, ...]
+
+    @cached_property
+    def rows(self) -> Index:
+        """Lengths of the sources."""
+        return sum(self.parts, np.full_like(self.parts[0], len(self.law.prefix) + len(self.parts) - 1))
+
+    @cached_property
+    def starts(self) -> Index:
+        """Where each source starts."""
+        return exclusive_sum(self.rows)
+
+    @cached_property
+    def size(self) -> int:
+        return int(self.rows.sum())
+
+    def start(self, number: int) -> Index:
+        """Where part `number` of each source starts."""
+        return self.starts + len(self.law.prefix) + sum(self.parts[:number], np.full_like(self.starts, number))
+
+    def spread(self, values: NDArray) -> NDArray:
+        """One value per example -> one per token of its source."""
+        return np.repeat(values, self.rows)
+
+    def mask(self, number: int) -> Mask:
+        """(size,): True on part `number`."""
+        before = self.start(number) - self.starts
+        return stretches((False, True, False), before, self.parts[number], self.rows - before - self.parts[number])
+
+    def sources(self, values: Tokens) -> Ragged:
+        """The buffer as sources, prefix and separators written over it."""
+        for offset, token in enumerate(self.law.prefix):
+            values[self.starts + offset] = token
+        for number in range(1, len(self.parts)):
+            values[self.start(number) - 1] = self.law.vocabulary.separator
+        return Ragged(values, self.starts, self.rows)
+
+
+def stretches(flags: Sequence[bool], *lengths: Index) -> Mask:
+    """Flat mask of rows that are made of stretches: of row i the k-th has `lengths[k][i]` entries `flags[k]`."""
+    return np.repeat(np.tile(np.array(flags), len(lengths[0])), np.stack(lengths, axis=1).ravel())
+
+
+def join(law: Law, parts: Sequence[Ragged]) -> Ragged:
+    """Sources of parts whose values are flat."""
+    frame = Frame(law, tuple(part.lengths for part in parts))
+    values = np.empty(frame.size, dtype=np.uint16)
     for number, part in enumerate(parts):
-        if number:
-            source.values[at] = law.vocabulary.separator if divider is None else divider
-            at = at + 1
-        source.values[row_positions(at, part.lengths)] = part.values[row_positions(part.starts, part.lengths)]
-        at = at + part.lengths
-    return source
-
-
-def write_prefix(source: Ragged, law: Law) -> Index:
-    """Overwrite the first tokens of every row with the prefix; gives where the inputs start."""
-    for offset, token in enumerate(law.prefix):
-        source.values[source.starts + offset] = token
-    return source.starts + len(law.prefix)
+        values[frame.mask(number)] = part.values
+    return frame.sources(values)
 
 
 def numbers(law: Law, values: Index) -> Ragged:

@@ -19,14 +19,14 @@ import numpy as np
 
 from metro_t0.synthetic.draws import Draws
 from metro_t0.synthetic.law import Law
-from metro_t0.synthetic.ragged import Examples, Ragged, exclusive_sum, row_positions
+from metro_t0.synthetic.ragged import Examples, Ragged, exclusive_sum, row_positions, tokens_of
 from metro_t0.synthetic.vocabulary import Vocabulary
 
 WORDS = 5000
 SENTENCES = (7, 13)
 SENTENCE_WORDS = (5, 15)
 OPERATIONS_PER_EXAMPLE = 3
-DRAWS_PER_EXAMPLE = 192  # 32-bit words set aside for the edits of one example; the largest need is checked
+LANES_PER_REFILL = 4096
 
 Sentence = list[int]
 Document = list[Sentence]
@@ -97,14 +97,20 @@ def lexicon() -> list[str]:
 PERIOD = WORDS
 
 
-@dataclass
 class Chance:
-    """Random numbers of the edits of one example, taken one after the other from its own share."""
+    """Random numbers of the edits, taken one after the other."""
 
-    lanes: Iterator[int]
+    def __init__(self, draws: Draws) -> None:
+        self._next = self._lanes(draws).__next__
+
+    @staticmethod
+    def _lanes(draws: Draws) -> Iterator[int]:
+        while True:
+            yield from draws.lanes(LANES_PER_REFILL).tolist()
 
     def below(self, bound: int) -> int:
-        return next(self.lanes) * bound >> 32
+        """Uniform in [0, bound)."""
+        return self._next() * bound >> 32
 
     def between(self, low: int, high: int) -> int:
         return low + self.below(high - low + 1)
@@ -160,9 +166,10 @@ def _id(word: str) -> int:
 
 
 def _overwrite(sentence: Sentence, keyword: int, chance: Chance, tail: int = 1) -> None:
-    """Put a keyword over a nonsense word that is not among the last `tail` positions."""
-    free = [i for i, word in enumerate(sentence[:-tail]) if word < WORDS]
-    sentence[free[chance.below(len(free))]] = keyword
+    """Put a keyword over a random nonsense word that is not among the last `tail` positions (there is always one)."""
+    while sentence[position := chance.below(len(sentence) - tail)] >= WORDS:
+        pass
+    sentence[position] = keyword
 
 
 def _plant(operation: str, counts: tuple[int, ...], distinct: bool = False, tail: int = 1) -> Edit:
@@ -312,10 +319,9 @@ def find_marks(document: Document) -> dict[str, list[Mark]]:
     for i, sentence in enumerate(document):
         if max(sentence) == PERIOD:
             continue
-        for position, word in enumerate(sentence):
-            if word > PERIOD:
-                name, rank = owners[word]
-                found.setdefault(name, []).append(Mark(i, position, word, rank))
+        for position in [position for position, word in enumerate(sentence) if word > PERIOD]:
+            name, rank = owners[sentence[position]]
+            found.setdefault(name, []).append(Mark(i, position, sentence[position], rank))
     return found
 
 
@@ -335,22 +341,27 @@ def compose(document: Document, chance: Chance) -> Sentence:
 def documents(draws: Draws, n: int) -> list[Document]:
     counts = draws.between(*SENTENCES, n)
     sizes = draws.between(*SENTENCE_WORDS, int(counts.sum()))
-    words = draws.below(WORDS, int(sizes.sum())).tolist()
-    ends = np.cumsum(sizes).tolist()
-    starts = [0, *ends[:-1]]
-    rows = [[*words[a:b], PERIOD] for a, b in zip(starts, ends, strict=True)]
-    stops = np.cumsum(counts).tolist()
-    return [rows[a:b] for a, b in zip([0, *stops[:-1]], stops, strict=True)]
+    ends = np.cumsum(sizes + 1)
+    words = draws.below(WORDS, int(ends[-1]))
+    words[ends - 1] = PERIOD
+    row = words.tolist()
+    bounds = [0, *ends.tolist()]
+    sentences = [row[a:b] for a, b in itertools.pairwise(bounds)]
+    return [sentences[a:b] for a, b in itertools.pairwise([0, *np.cumsum(counts).tolist()])]
 
 
 def sample_words(draws: Draws, n: int) -> Examples:
     """n examples as lexicon ids."""
-    shares = draws.lanes(n * DRAWS_PER_EXAMPLE).reshape(n, DRAWS_PER_EXAMPLE).tolist()
-    sources, targets = [], []
-    for document, share in zip(documents(draws, n), shares, strict=True):
-        targets.append(compose(document, Chance(iter(share))))
-        sources.append([word for sentence in document for word in sentence])
-    return Examples(Ragged.from_lists(sources), Ragged.from_lists(targets))
+    chance = Chance(draws)
+    targets, sources = [], list[int]()
+    lengths = np.zeros(n, dtype=np.int64)
+    for number, document in enumerate(documents(draws, n)):
+        targets.append(compose(document, chance))
+        for sentence in document:
+            sources += sentence
+        lengths[number] = len(sources)
+    lengths[1:] -= lengths[:-1].copy()
+    return Examples(Ragged.contiguous(tokens_of(sources), lengths), Ragged.from_lists(targets))
 
 
 def sample(draws: Draws, law: Law, n: int) -> Examples:

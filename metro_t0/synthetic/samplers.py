@@ -13,10 +13,13 @@ import numpy as np
 
 from metro_t0.synthetic.draws import Draws
 from metro_t0.synthetic.law import (
+    Frame,
     Law,
     distinct_tokens,
     first_occurrence,
+    flat,
     group_labels,
+    group_sizes,
     join,
     numbers,
     pick,
@@ -25,17 +28,15 @@ from metro_t0.synthetic.law import (
     shuffle,
     sorted_labels,
     valid,
-    write_prefix,
 )
-from metro_t0.synthetic.ragged import Examples, Index, Ragged, Tokens, row_positions
+from metro_t0.synthetic.ragged import Examples, Index, Ragged, Tokens, exclusive_sum
 
 
 def _independent(draws: Draws, law: Law, n: int) -> tuple[Ragged, Index, Index]:
     """Sources of U{low..high} independent tokens: (sources, where the inputs start, their lengths)."""
     lengths = draws.between(law.low, law.high, n)
-    rows = lengths + len(law.prefix)
-    source = Ragged.contiguous(law.tokens(draws, int(rows.sum())), rows)
-    return source, write_prefix(source, law), lengths
+    frame = Frame(law, (lengths,))
+    return frame.sources(law.tokens(draws, frame.size)), frame.start(0), lengths
 
 
 def identity(draws: Draws, law: Law, n: int) -> Examples:
@@ -70,32 +71,36 @@ def length(draws: Draws, law: Law, n: int) -> Examples:
 
 
 def _groups(draws: Draws, law: Law, n: int) -> tuple[Index, Index, Tokens]:
-    """Of set and deduplicate: (lengths, number of groups, a token per group as (n, width)).
+    """Of set and deduplicate: (lengths, number of groups, a token per group, flat).
 
     authors: t = U{1..l} groups whose tokens may coincide; paper: t = U{1..l-1} distinct tokens.
     """
     lengths = draws.between(law.low, law.high, n)
-    width = int(lengths.max())
+    groups = draws.between(1, lengths if law.authors else lengths - 1, n)
     if law.authors:
-        groups = draws.between(1, lengths, n)
-        return lengths, groups, law.tokens(draws, (n, width))
-    groups = draws.between(1, lengths - 1, n)
-    return lengths, groups, distinct_tokens(draws, law, groups, width)
+        return lengths, groups, law.tokens(draws, int(groups.sum()))
+    width = int(groups.max())
+    return lengths, groups, flat(distinct_tokens(draws, law, groups, width), groups).values
 
 
 def unique(draws: Draws, law: Law, n: int) -> Examples:
     lengths, groups, pool = _groups(draws, law, n)
-    labels = shuffle(draws, group_labels(draws, lengths, groups, pool.shape[1]), lengths)
-    tokens = pick(pool, labels)
-    return Examples(join(law, [rows_of(tokens, lengths)]), select(tokens, first_occurrence(tokens, lengths)))
+    labels = flat(shuffle(draws, group_labels(draws, lengths, groups, int(lengths.max())), lengths), lengths).values
+    tokens = pool.take(np.repeat(exclusive_sum(groups), lengths) + labels)
+    matrix = np.zeros((n, int(lengths.max())), dtype=np.uint16)
+    matrix[valid(lengths, matrix.shape[1])] = tokens
+    return Examples(join(law, [Ragged.contiguous(tokens, lengths)]), select(matrix, first_occurrence(matrix, lengths)))
 
 
 def deduplicate(draws: Draws, law: Law, n: int) -> Examples:
     lengths, groups, pool = _groups(draws, law, n)
-    tokens = pick(pool, sorted_labels(group_labels(draws, lengths, groups, pool.shape[1]), lengths))
-    kept = valid(lengths, tokens.shape[1])
-    kept[:, 1:] &= tokens[:, 1:] != tokens[:, :-1]
-    return Examples(join(law, [rows_of(tokens, lengths)]), select(tokens, kept))
+    tokens = np.repeat(pool, group_sizes(draws, lengths, groups))
+    firsts = exclusive_sum(groups)
+    kept = np.ones(len(pool), dtype=bool)
+    np.not_equal(pool[1:], pool[:-1], out=kept[1:])
+    kept[firsts] = True
+    target = Ragged.contiguous(pool[kept], np.add.reduceat(kept, firsts, dtype=np.int64))
+    return Examples(join(law, [Ragged.contiguous(tokens, lengths)]), target)
 
 
 def sort(draws: Draws, law: Law, n: int) -> Examples:
@@ -117,8 +122,8 @@ def sort(draws: Draws, law: Law, n: int) -> Examples:
         entries = np.broadcast_to(np.arange(order_width), (n, order_width))
     positions = pick(entries, labels)
     ranks = sorted_labels(pick(_last_positions(order, k), positions), lengths)
-    sequence = rows_of(pick(order, positions), lengths)
-    return Examples(join(law, [sequence, rows_of(order, k)]), rows_of(pick(order, ranks), lengths))
+    sequence = flat(pick(order, positions), lengths)
+    return Examples(join(law, [sequence, flat(order, k)]), rows_of(pick(order, ranks), lengths))
 
 
 def _last_positions(tokens: Tokens, lengths: Index) -> Index:
@@ -148,41 +153,46 @@ def replace(draws: Draws, law: Law, n: int) -> Examples:
     key = tokens[np.arange(n), at]
     value = law.tokens(draws, n)
     changed = np.where(tokens == key[:, None], value[:, None], tokens)
-    pair = rows_of(np.stack([key, value], axis=1), np.full(n, 2))
-    return Examples(join(law, [rows_of(tokens, lengths), pair]), rows_of(changed, lengths))
+    pair = Ragged.contiguous(np.stack([key, value], axis=1).ravel(), np.full(n, 2))
+    return Examples(join(law, [flat(tokens, lengths), pair]), rows_of(changed, lengths))
 
 
 def count(draws: Draws, law: Law, n: int) -> Examples:
-    """U{0..n} copies of one token among independent ones, in random order."""
+    """U{0..n} copies of one token among independent ones, in random order.
+
+    That is the law of copies planted independently with one uniform probability per example (a beta-binomial with
+    uniform prior has uniform counts and exchangeable places), which needs no shuffle.
+    """
     lengths = draws.between(max(law.low - 2, 1), law.high - 2, n)
-    copies = draws.between(0, lengths, n)
-    width = int(lengths.max())
-    planted = shuffle(draws, valid(copies, width).view(np.uint8), lengths).astype(bool)
+    frame = Frame(law, (lengths, np.ones_like(lengths)))
     token = law.tokens(draws, n)
-    tokens = np.where(planted, token[:, None], law.tokens(draws, (n, width)))
-    found = ((tokens == token[:, None]) & valid(lengths, width)).sum(axis=1)
-    query = rows_of(token[:, None], np.ones(n, dtype=np.int64))
-    return Examples(join(law, [rows_of(tokens, lengths), query]), numbers(law, found))
+    planted = draws.lanes(frame.size) < frame.spread(draws.lanes(n))
+    everywhere = frame.spread(token)
+    values = np.where(planted, everywhere, law.tokens(draws, frame.size))
+    values[frame.start(1)] = token
+    source = frame.sources(values)
+    equal = np.add.reduceat(values == everywhere, frame.starts, dtype=np.int64)
+    outside = 1 + sum((token == name).astype(np.int64) for name in law.prefix)  # the query, and the prefix by chance
+    return Examples(source, numbers(law, equal - outside))
 
 
 def _words(draws: Draws, law: Law, n: int) -> tuple[Ragged, Index, Index]:
     """Sources of words and dividers: (sources, where each longest word starts, its length)."""
     words = draws.between(1, max(law.high // 2, 1), n)
     letters = draws.between(np.maximum(law.low - (words - 1), words), law.high - (words - 1), n)
-    width = int(letters.max())
-    labels = sorted_labels(group_labels(draws, letters, words, width), letters)
-    inside = valid(letters, width)
-    rows = np.repeat(np.arange(n), letters)
-    word_of = labels[inside].astype(np.int64)
-    sizes = np.bincount(rows * width + word_of, minlength=n * width).reshape(n, width)
-    best = sizes.argmax(axis=1)
-    before = (np.cumsum(sizes, axis=1) - sizes)[np.arange(n), best] + best
-    lengths = len(law.prefix) + letters + words - 1
-    values = np.full(int(lengths.sum()), law.vocabulary.word_divider, dtype=np.uint16)
-    source = Ragged.contiguous(values, lengths)
-    starts = write_prefix(source, law)
-    source.values[row_positions(starts, letters) + word_of] = law.tokens(draws, len(word_of))
-    return source, starts + before, sizes[np.arange(n), best]
+    sizes = group_sizes(draws, letters, words)
+    frame = Frame(law, (letters + words - 1,))
+    values = law.tokens(draws, frame.size)
+    firsts = exclusive_sum(words)
+    # Words follow each other with one place between two; the prefix of the next row takes the place of a divider.
+    starts = exclusive_sum(sizes + 1) + np.repeat((len(law.prefix) - 1) * np.arange(n) + len(law.prefix), words)
+    inner = np.ones(len(sizes), dtype=bool)
+    inner[firsts] = False
+    values[starts[inner] - 1] = law.vocabulary.word_divider
+    longest = np.maximum.reduceat(sizes, firsts)
+    candidates = np.flatnonzero(sizes == np.repeat(longest, words))
+    best = candidates[np.searchsorted(candidates, firsts)]  # the first of the longest
+    return frame.sources(values), starts[best], longest
 
 
 def longest_word(draws: Draws, law: Law, n: int) -> Examples:

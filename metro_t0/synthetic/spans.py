@@ -8,8 +8,8 @@ from functools import lru_cache
 import numpy as np
 
 from metro_t0.synthetic.draws import Draws
-from metro_t0.synthetic.law import Mask, shuffle, valid
-from metro_t0.synthetic.ragged import Examples, Index, Ragged, Tokens
+from metro_t0.synthetic.law import shuffle, valid
+from metro_t0.synthetic.ragged import Examples, Index, Ragged, Tokens, exclusive_sum, row_positions
 
 
 def noise_counts(lengths: Index, density: float = 0.15, mean_span: float = 3.0) -> tuple[Index, Index]:
@@ -33,61 +33,45 @@ def raw_length(inputs: int, density: float = 0.15, mean_span: float = 3.0) -> tu
         raw, target = raw + 1, int(noise[0]) + int(spans[0]) + 1
 
 
-def _segment_starts(draws: Draws, totals: Index, parts: Index) -> Mask:
-    """(n, longest): True at the first item of each of `parts` non-empty segments of `totals` items.
+def _segment_sizes(draws: Draws, totals: Index, parts: Index) -> Index:
+    """Sizes of `parts[i]` non-empty segments of `totals[i]` items, flat.
 
     All segmentations are equally likely: parts - 1 of the inner boundaries, without replacement.
     """
-    width = int(totals.max())
-    chosen = (np.arange(width - 1) < (parts - 1)[:, None]) if width > 1 else np.zeros((len(totals), 0), dtype=bool)
-    starts = np.zeros((len(totals), width), dtype=bool)
+    n, width = len(totals), int(totals.max())
+    firsts = np.zeros((n, width), dtype=bool)
     if width > 1:
-        inner = shuffle(draws, chosen.astype(np.uint8), totals - 1).astype(bool)
-        starts[:, 1:] = inner & valid(totals - 1, width - 1)
-    starts[:, 0] = True
-    return starts
+        chosen = valid(parts - 1, width - 1).view(np.uint8)
+        firsts[:, 1:] = shuffle(draws, chosen, totals - 1) & valid(totals - 1, width - 1)
+    firsts[:, 0] = True
+    places = np.flatnonzero(firsts)
+    ends = np.empty_like(places)
+    ends[:-1] = places[1:]
+    ends[np.cumsum(parts) - 1] = np.arange(n) * width + totals
+    return ends - places
 
 
-def _segment_sizes(draws: Draws, totals: Index, parts: Index) -> Index:
-    """(n, most parts): sizes of the segments, zero past a row's own number of parts."""
-    starts = _segment_starts(draws, totals, parts)
-    inside = valid(totals, starts.shape[1])
-    segment = np.cumsum(starts, axis=1) - 1
-    width = int(parts.max())
-    flat = (np.arange(len(totals)) * width)[:, None] + segment
-    return np.bincount(flat[inside], minlength=len(totals) * width).reshape(len(totals), width)
-
-
-def noise_mask(draws: Draws, lengths: Index) -> Mask:
-    """(n, longest): True on noise. Spans alternate and the first is not noise."""
-    noise, spans = noise_counts(lengths)
-    clean_sizes = _segment_sizes(draws, lengths - noise, spans)
-    noise_sizes = _segment_sizes(draws, noise, spans)
-    n, width = len(lengths), int(lengths.max())
-    sizes = np.stack([clean_sizes, noise_sizes], axis=2).reshape(n, -1)
-    kinds = np.tile(np.array([False, True]), n * clean_sizes.shape[1])
-    mask = np.zeros((n, width), dtype=bool)
-    mask[valid(lengths, width)] = np.repeat(kinds, sizes.ravel())
-    return mask
-
-
-def corrupt(draws: Draws, tokens: Tokens, lengths: Index, first_sentinel: int) -> Examples:
+def corrupt(draws: Draws, rows: Ragged, first_sentinel: int) -> Examples:
     """Input: every noise span becomes a sentinel. Target: every other span does. Sentinels count down.
 
-    tokens: (n, width), each row at least two tokens long.
+    Spans alternate and the first is not noise. rows: each at least two tokens long, flat.
     """
-    mask = noise_mask(draws, lengths)
-    inside = valid(lengths, tokens.shape[1])
-    return Examples(_collapse(tokens, mask, inside, first_sentinel), _collapse(tokens, ~mask, inside, first_sentinel))
+    noise, spans = noise_counts(rows.lengths)
+    clean_sizes = _segment_sizes(draws, rows.lengths - noise, spans)
+    noise_sizes = _segment_sizes(draws, noise, spans)
+    starts = exclusive_sum(np.stack([clean_sizes, noise_sizes], axis=1).ravel())
+    number = np.arange(len(clean_sizes)) - np.repeat(exclusive_sum(spans), spans)
+    # One buffer holds all tokens and, behind them, the sentinels: both sides are stretches of it.
+    buffer = np.concatenate([rows.values, (first_sentinel - number).astype(np.uint16)])
+    marks, one = len(rows.values) + np.arange(len(number)), np.ones_like(number)
+    source = _alternate(buffer, (starts[::2], marks), (clean_sizes, one))
+    target = _alternate(buffer, (marks, starts[1::2]), (one, noise_sizes))
+    return Examples(Ragged.contiguous(source, rows.lengths - noise + spans), Ragged.contiguous(target, noise + spans))
 
 
-def _collapse(tokens: Tokens, hidden: Mask, inside: Mask, first_sentinel: int) -> Ragged:
-    starts = hidden.copy()
-    starts[:, 1:] &= ~hidden[:, :-1]
-    sentinels = first_sentinel + 1 - np.cumsum(starts, axis=1, dtype=np.int32)
-    out = np.where(starts, sentinels, tokens).astype(np.uint16)
-    kept = inside & (starts | ~hidden)
-    return Ragged.contiguous(out[kept], kept.sum(axis=1))
+def _alternate(buffer: Tokens, starts: tuple[Index, Index], sizes: tuple[Index, Index]) -> Tokens:
+    """Stretches of the buffer, one of the first kind and one of the second in turns."""
+    return buffer.take(row_positions(np.stack(starts, axis=1).ravel(), np.stack(sizes, axis=1).ravel()))
 
 
 def restore(source: Sequence[int], target: Sequence[int], first_sentinel: int) -> list[int]:

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
-from metro_t0.synthetic import dyck, lime, nonsense
+from metro_t0.synthetic import dyck, lime, nonsense, spans
 from metro_t0.synthetic.draws import Draws
+from metro_t0.synthetic.ragged import Ragged
 from metro_t0.synthetic.spans import corrupt, raw_length, restore
 from metro_t0.synthetic.stream import StreamSettings
 from metro_t0.synthetic.tasks import TASKS
@@ -70,6 +72,24 @@ def test_dyck_sentences_are_balanced_and_follow_the_published_statistics():
     assert np.mean(np.array(distances) == 1) == pytest.approx(0.63, abs=0.01)
 
 
+def test_dyck_walk_has_the_law_of_the_stack():
+    """Shapes of three pairs: open with probability 0.4 where something is open and pairs are left."""
+    shapes = {"000111": 0.16, "001011": 0.24 * 0.4, "001101": 0.24 * 0.6, "010011": 0.24, "010101": 0.36}
+    closes, _ = dyck._walk(Draws("shapes"), np.full(30_000, 3))
+    found = ["".join(map(str, row)) for row in closes.reshape(-1, 6).tolist()]
+    counts = [found.count(shape) for shape in shapes]
+    assert sum(counts) == len(found)
+    assert stats.chisquare(counts, np.array([*shapes.values()]) * len(found)).pvalue > 1e-4
+
+
+def test_segmentations_are_equally_likely():
+    sizes = spans._segment_sizes(Draws("segments"), np.full(20_000, 6), np.full(20_000, 3)).reshape(-1, 3)
+    assert (sizes.sum(1) == 6).all()
+    counts = np.unique(sizes, axis=0, return_counts=True)[1]
+    assert len(counts) == 10  # ways to write 6 as a sum of three positive numbers
+    assert stats.chisquare(counts).pvalue > 1e-4
+
+
 def test_zipf_pairs_are_skewed():
     rows = dyck.sentences(Draws("zipf"), FULL, 20_000, zipf=True)
     heads = (rows.values.astype(int) - FULL.universe_low) // 2
@@ -95,10 +115,10 @@ def test_lengths_of_span_corruption():
 @given(st.lists(st.integers(2, 600), min_size=1, max_size=5), st.integers(0, 2**32))
 def test_span_corruption_is_invertible(lengths, seed):
     rng = np.random.default_rng(seed)
-    tokens = rng.integers(10, 30_000, (len(lengths), max(lengths))).astype(np.uint16)
-    examples = corrupt(Draws(seed), tokens, np.array(lengths), 32_099)
-    for row, length, source, target in zip(tokens, lengths, examples.sources, examples.targets, strict=True):
-        assert restore(source.tolist(), target.tolist(), 32_099) == row[:length].tolist()
+    rows = Ragged.from_lists([rng.integers(10, 30_000, length).tolist() for length in lengths])
+    examples = corrupt(Draws(seed), rows, 32_099)
+    for row, length, source, target in zip(rows, lengths, examples.sources, examples.targets, strict=True):
+        assert restore(source.tolist(), target.tolist(), 32_099) == row.tolist()
         assert target[0] == 32_099
         noise = (target < 32_000).sum()
         assert noise == min(max(round(0.15 * length), 1), length - 1)

@@ -104,6 +104,29 @@ def test_branches_of_search_and_delete():
     assert np.mean(planted) == pytest.approx(0.821, abs=0.012)
 
 
+def test_counts_are_uniform_and_their_places_exchangeable():
+    """Copies are planted one by one with a probability of their own per example: U{0..n} copies, anywhere."""
+    parts = blocks("count", 20, length_min=12, length_max=12)
+    prefix = len(stream("count").streams[0].law.prefix)
+    bodies = np.array([source[prefix:] for part in parts for source in part.sources])
+    hits = bodies[:, :10] == bodies[:, -1:]
+    assert stats.chisquare(np.bincount(hits.sum(1), minlength=11)).pvalue > 1e-4
+    assert stats.chisquare(hits[hits.sum(1) == 3].sum(0)).pvalue > 1e-4
+
+
+def test_groups_have_the_multinomial_law():
+    """deduplicate with l = 12: the first of two groups has 1 + Binomial(10, 1/2) tokens."""
+    parts = blocks("deduplicate", 40, length_min=12, length_max=12)
+    prefix = len(stream("deduplicate").streams[0].law.prefix)
+    pairs = [s[prefix:] for part in parts for s, t in zip(part.sources, part.targets, strict=True) if len(t) == 2]
+    first = np.array([(body == body[0]).sum() for body in pairs])
+    inner = (first > 2) & (first < 10)  # the outermost sizes are too rare for a chi-square test
+    wanted = stats.binom.pmf(np.arange(2, 9), 10, 0.5)
+    counts = np.bincount(first[inner] - 3, minlength=7)
+    assert stats.chisquare(counts, wanted / wanted.sum() * inner.sum()).pvalue > 1e-4
+    assert inner.mean() == pytest.approx(wanted.sum(), abs=0.02)
+
+
 def test_tokens_and_lengths_are_uniform():
     parts = blocks("identity", 40)
     lengths = np.concatenate([p.targets.lengths for p in parts])
@@ -148,9 +171,9 @@ def digest(parts):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_golden_hash(name):
-    """The first 2,048 training examples of every task and profile, on any platform and numpy."""
+    """The first 10,240 training examples of every task and profile, on any platform and numpy."""
     golden = json.loads(GOLDEN.read_text())
-    found = {profile: digest(blocks(name, 2, profile=profile)) for profile in ("authors", "paper")}
+    found = {profile: digest(blocks(name, 10, profile=profile)) for profile in ("authors", "paper")}
     assert found == golden[name]
 
 
