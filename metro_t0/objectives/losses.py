@@ -90,4 +90,4 @@ def _copy_losses(batch: PretrainingBatch, output: PretrainingOutput, copy_logits
 
 
 def _count(like: Tensor) -> Tensor:
-    return torch.tensor(like.numel(), device=like.device)
+    return torch.full((), like.numel(), device=like.device)  # torch.tensor would copy, and make a GPU wait
