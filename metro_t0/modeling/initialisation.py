@@ -3,19 +3,21 @@
 metro: linear weights normal with variance 1 / (fan_in + fan_out), embeddings normal with deviation 0.02, relative
 biases zero, the auxiliary as BERT (normal, 0.02), the last layer of the RTD head zero (the authors' release; it writes
 the linear variance as 1 / (2 fan_out) for square and non-square matrices alike, which we read as an oversight).
-t5: the laws of T5's own implementation.
+t5: the laws of T5X, in which the published T5 models and their random baselines start.
 """
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 from metro_t0.modeling.attention import Attention, RelativeBias
 from metro_t0.modeling.config import ModelConfig
+from metro_t0.modeling.encoder_decoder import T5
 from metro_t0.modeling.heads import CopyGate, RtdHead
 from metro_t0.modeling.layers import FeedForward
 
 EMBEDDING_DEVIATION = 0.02
+CUT_NORMAL_DEVIATION = 0.87962566103423978  # of a standard normal distribution cut at -2 and 2
 
 
 def initialise(model: nn.Module, config: ModelConfig) -> None:
@@ -46,7 +48,11 @@ def initialise_as_bert(auxiliary: nn.Module) -> None:
 
 
 def _initialise_t5(model: nn.Module, config: ModelConfig) -> None:
-    """Mesh TensorFlow's laws: queries carry the missing 1 / sqrt(head_dim), embeddings have unit variance."""
+    """Wu, Li and Liang 2022, appendix: queries carry the missing 1 / sqrt(head_dim), embeddings have unit variance.
+
+    Feed-forward weights and an untied projection: normal, cut at two deviations, with variance 1 / fan_in after the
+    cut. Relative biases: uniform with variance 2 / (heads + buckets).
+    """
     for module in model.modules():
         if isinstance(module, Attention):
             nn.init.normal_(module.q.weight, std=(config.d_model * config.head_dim) ** -0.5)
@@ -54,15 +60,20 @@ def _initialise_t5(model: nn.Module, config: ModelConfig) -> None:
             nn.init.normal_(module.v.weight, std=config.d_model**-0.5)
             nn.init.normal_(module.o.weight, std=config.inner_dim**-0.5)
         elif isinstance(module, FeedForward):
-            nn.init.normal_(module.wi.weight, std=config.d_model**-0.5)
-            if module.gate is not None:
-                nn.init.normal_(module.gate.weight, std=config.d_model**-0.5)
-            nn.init.normal_(module.wo.weight, std=config.ffn_dim**-0.5)
+            for linear in (module.wi, module.gate, module.wo):
+                if linear is not None:
+                    _cut_normal(linear.weight, linear.in_features**-0.5)
+        elif isinstance(module, T5) and not config.tied_head:
+            _cut_normal(module.head.weight, config.d_model**-0.5)
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=1.0)
     for module in model.modules():
         if isinstance(module, RelativeBias):
-            nn.init.normal_(module.table.weight, std=config.d_model**-0.5)
-    head = getattr(model, "head", None)
-    if isinstance(head, nn.Linear):
-        nn.init.normal_(head.weight, std=config.d_model**-0.5)
+            bound = (3 * 2 / sum(module.table.weight.shape)) ** 0.5
+            nn.init.uniform_(module.table.weight, -bound, bound)
+
+
+def _cut_normal(weight: Tensor, deviation: float) -> None:
+    """Normal, cut at two of its deviations, scaled so that `deviation` is left after the cut."""
+    scale = deviation / CUT_NORMAL_DEVIATION
+    nn.init.trunc_normal_(weight, std=scale, a=-2 * scale, b=2 * scale)
