@@ -1,4 +1,4 @@
-"""fairseq criterion `prompt_cross_entropy`: cross-entropy with optional label smoothing, and held-out accuracies.
+"""fairseq criterion `prompt_cross_entropy`: cross-entropy, optional label smoothing and z-loss, held-out accuracies.
 
 `exact_match` is the share of examples whose every target token, the end token included, is the model's first choice
 given the tokens before it: exactly those examples whose greedy decoding gives the target.
@@ -23,6 +23,7 @@ class PromptCrossEntropyConfig(FairseqDataclass):
     """Options of `--criterion prompt_cross_entropy`."""
 
     label_smoothing: float = field(default=0.0, metadata={"help": "probability spread evenly over the vocabulary"})
+    z_loss: float = field(default=0.0, metadata={"help": "weight of log(sum of exp of the logits) squared, per token"})
 
 
 @register_criterion("prompt_cross_entropy", dataclass=PromptCrossEntropyConfig)
@@ -32,6 +33,7 @@ class PromptCrossEntropyCriterion(FairseqCriterion):
     def __init__(self, cfg: PromptCrossEntropyConfig, task: Any) -> None:
         super().__init__(task)
         self.label_smoothing = cfg.label_smoothing
+        self.z_loss = cfg.z_loss
 
     @classmethod
     def build_criterion(cls, cfg: PromptCrossEntropyConfig, task: Any) -> "PromptCrossEntropyCriterion":
@@ -61,11 +63,17 @@ class PromptCrossEntropyCriterion(FairseqCriterion):
         return loss, sample["ntokens"], log
 
     def _losses(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """(rows, vocabulary), (rows,) -> what is minimised and the negative log-likelihood, summed over all tokens.
+
+        The z-loss keeps the normaliser of the softmax near 1 (T5X; Wu, Li and Liang 2022 fine-tune with 1e-4).
+        """
         settings: dict[str, Any] = {"ignore_index": self.padding_idx, "reduction": "sum"}
-        nll = functional.cross_entropy(logits, target, **settings)
-        if not self.label_smoothing:
-            return nll, nll
-        return functional.cross_entropy(logits, target, label_smoothing=self.label_smoothing, **settings), nll
+        loss = nll = functional.cross_entropy(logits, target, **settings)
+        if self.label_smoothing:
+            loss = functional.cross_entropy(logits, target, label_smoothing=self.label_smoothing, **settings)
+        if self.z_loss:
+            loss = loss + self.z_loss * logits[target.ne(self.padding_idx)].logsumexp(-1).square().sum()
+        return loss, nll
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -186,8 +187,8 @@ def test_plain_pairs_of_a_jsonl_file(prompted: Path, tmp_path: Path) -> None:
     assert len(load(tmp_path, "valid")) == 4
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_the_criterion_against_slow_definitions(prompted: Path, smoothing: float) -> None:
+@pytest.mark.parametrize(("smoothing", "z_loss"), [(0.0, 0.0), (0.1, 0.0), (0.0, 1e-4), (0.1, 0.02)])
+def test_the_criterion_against_slow_definitions(prompted: Path, smoothing: float, z_loss: float) -> None:
     task = make_task(prompted)
     dataset = load(prompted)
     sample = dataset.collater([dataset[i] for i in (0, 30, 70, 100)])
@@ -197,9 +198,9 @@ def test_the_criterion_against_slow_definitions(prompted: Path, smoothing: float
     logits[0].scatter_(-1, target[0].unsqueeze(-1), 20.0)  # the first example is predicted in full
     model: Any = lambda **_: (logits, {})  # noqa: E731
     model.get_targets = lambda sample, _: sample["target"]
-    criterion = PromptCrossEntropyCriterion(PromptCrossEntropyConfig(label_smoothing=smoothing), task)
+    criterion = PromptCrossEntropyCriterion(PromptCrossEntropyConfig(label_smoothing=smoothing, z_loss=z_loss), task)
     loss, size, log = criterion(model, sample)
-    expected = hits = 0.0
+    expected = nll = hits = 0.0
     exact = 0
     for row in range(len(target)):
         right = []
@@ -207,11 +208,14 @@ def test_the_criterion_against_slow_definitions(prompted: Path, smoothing: float
             label = int(target[row, place])
             if label != 1:
                 log_probs = functional.log_softmax(logits[row, place].double(), -1)
+                nll -= float(log_probs[label])
                 expected += float(-(1 - smoothing) * log_probs[label] - smoothing * log_probs.mean())
+                expected += z_loss * math.log(logits[row, place].double().exp().sum()) ** 2
                 right.append(int(logits[row, place].argmax()) == label)
         hits += sum(right)
         exact += all(right)
     assert loss.item() == pytest.approx(expected, rel=1e-5)
+    assert log["nll_loss"].item() == pytest.approx(nll, rel=1e-5)
     assert size == sample["ntokens"]
     assert int(log["token_hits"]) == hits
     assert int(log["example_hits"]) == exact == 1

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 pytest.importorskip("fairseq")
 
@@ -152,3 +153,10 @@ def test_starts_from_statistics(train, tmp_path, capsys):
         train(*common, "--init-from", statistics, "--save-dir", tmp_path / "third", "--encoder-layers", 2)
     assert ended.value.code == 2
     assert "another architecture" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "fairseq_plugins/configs/synthetic").glob("*.yaml")), ids=str)
+def test_z_loss_of_the_recipes(path):
+    """Wu et al. 2022: 1e-4 in fine-tuning, none in pretraining."""
+    criterion = yaml.safe_load(path.read_text())["criterion"]
+    assert criterion["z_loss"] == (1e-4 if path.stem.startswith("finetune_") else 0.0)
