@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import compress, count, repeat
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,30 @@ CHARACTERS_AT_ONCE = 1 << 24
 PARTS_AT_ONCE = 1 << 16
 
 
+class Growing:
+    """A numpy array that grows at its end without being copied each time."""
+
+    def __init__(self, dtype: type[np.generic]) -> None:
+        self._room = np.empty(1024, dtype)
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
+    def values(self) -> NDArray[Any]:
+        """All values so far."""
+        return self._room[: self._size]
+
+    def extend(self, values: NDArray[Any]) -> None:
+        """Add values at the end."""
+        size = self._size + len(values)
+        if size > len(self._room):
+            self._room = np.concatenate((self.values, np.empty(size, self._room.dtype)))
+        self._room[self._size : size] = values
+        self._size = size
+
+
 class WordCache:
     """Encode batches of texts through a table of their parts."""
 
@@ -40,9 +65,11 @@ class WordCache:
         self._characters = 0
         # Part p has the number n = numbers[p] and the ids ids[starts[n]:starts[n] + lengths[n]]; plain parts that
         # differ only in case share a number where the vocabulary is uncased.
-        self._ids: NDArray[np.int32] = np.empty(0, np.int32)
-        self._starts: NDArray[np.int64] = np.empty(0, np.int64)
-        self._lengths: NDArray[np.int64] = np.empty(0, np.int64)
+        self._ids = Growing(np.int32)
+        self._starts = Growing(np.int64)
+        self._lengths = Growing(np.int64)
+        self._ends_with_quote = Growing(np.bool_)
+        self._has_word_mark = Growing(np.bool_)
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         """Ids of all texts back to back, (total,) int32, and the number of ids of each text, (texts,) int64."""
@@ -54,7 +81,7 @@ class WordCache:
             self._clear()
         parts = cut_into_parts(texts)
         numbers = self._number(parts.distinct)
-        whole = _texts_to_encode_whole(parts)
+        whole = self._texts_to_encode_whole(numbers, parts)
         ids, sizes = self._look_up(numbers, parts)
         return self._replace(texts, whole, ids, sizes) if whole.size else (ids, sizes)
 
@@ -82,13 +109,26 @@ class WordCache:
     def _add(self, parts: list[str], encoded: Encoded) -> None:
         ids, lengths = encoded
         self._numbers.update(zip(parts, count(len(self._starts)), strict=False))
-        self._starts = np.concatenate((self._starts, len(self._ids) + np.cumsum(lengths) - lengths))
-        self._lengths = np.concatenate((self._lengths, lengths))
-        self._ids = np.concatenate((self._ids, ids))
+        self._starts.extend(len(self._ids) + np.cumsum(lengths) - lengths)
+        self._lengths.extend(lengths)
+        self._ids.extend(ids)
+        self._ends_with_quote.extend(np.fromiter((part[-1] in SINGLE_QUOTES for part in parts), np.bool_, len(parts)))
+        self._has_word_mark.extend(np.fromiter((WORD_MARK in part for part in parts), np.bool_, len(parts)))
+
+    def _texts_to_encode_whole(self, numbers: NDArray[np.int64], parts: Parts) -> NDArray[np.int64]:
+        """Places of the texts in which a rule may look beyond a part."""
+        indices = parts.indices
+        after = np.flatnonzero(self._ends_with_quote.values[numbers][indices[:-1]]) + 1
+        followers = np.unique(indices[after]).tolist()
+        joinable = [follower for follower in followers if JOINABLE_WORD.match(parts.distinct[follower])]
+        # A quote that ends one text and a contraction that begins the next cost a needless exact pass, no error.
+        joined = after[np.isin(indices[after], joinable)]
+        marked = np.flatnonzero(self._has_word_mark.values[numbers][indices])
+        return np.unique(np.searchsorted(parts.text_ends, np.concatenate((joined, marked)), side="right") - 1)
 
     def _look_up(self, numbers: NDArray[np.int64], parts: Parts) -> Encoded:
-        lengths = self._lengths[numbers]
-        starts = self._starts[numbers]
+        lengths = self._lengths.values[numbers]
+        starts = self._starts.values[numbers]
         ends = np.zeros(len(parts.indices) + 1, np.int64)
         np.cumsum(lengths[parts.indices], out=ends[1:])
         ids = np.empty(ends[-1], np.int32)
@@ -98,7 +138,9 @@ class WordCache:
             # Position in the output minus position in the table is constant within a part.
             positions = np.repeat(starts[indices] - ends[first : first + len(indices)], lengths[indices])
             positions += np.arange(start, end)
-            np.take(self._ids, positions, out=ids[start:end], mode="clip")  # quicker; no position is out of bounds
+            np.take(
+                self._ids.values, positions, out=ids[start:end], mode="clip"
+            )  # quicker; no position is out of bounds
         return ids, np.diff(ends[parts.text_ends])
 
     def _replace(
@@ -115,16 +157,3 @@ class WordCache:
         sizes = sizes.copy()
         sizes[whole] = list(map(len, encoded))
         return np.concatenate([*pieces, ids[kept:]]), sizes
-
-
-def _texts_to_encode_whole(parts: Parts) -> NDArray[np.int64]:
-    """Places of the texts in which a rule may look beyond a part."""
-    distinct, indices = parts.distinct, parts.indices
-    quoted = np.fromiter((part[-1] in SINGLE_QUOTES for part in distinct), np.bool_, len(distinct))
-    after = np.flatnonzero(quoted[indices[:-1]]) + 1
-    followers = np.unique(indices[after]).tolist()
-    joinable = [follower for follower in followers if JOINABLE_WORD.match(distinct[follower])]
-    marked = [index for index, part in enumerate(distinct) if WORD_MARK in part]
-    # A quote that ends one text and a contraction that begins the next cost a needless exact pass, no error.
-    found = np.concatenate((after[np.isin(indices[after], joinable)], np.flatnonzero(np.isin(indices, marked))))
-    return np.unique(np.searchsorted(parts.text_ends, found, side="right") - 1)
