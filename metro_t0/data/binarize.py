@@ -78,7 +78,7 @@ def binarize(settings: BinarizeSettings, tokenizer: Tokenizer, workers: int) -> 
         bad = BadLines()
         totals: dict[str, Counts] = {}
         count = 0
-        for head in progress(_encode_all(settings, tokenizer.directory, work, workers), "binarize"):
+        for head in progress(_encode_all(settings, tokenizer, work, workers), "binarize"):
             count += 1
             bad.merge(head.bad.counts, head.bad.examples)
             for name, counts in head.parts.items():
@@ -135,7 +135,7 @@ class _Head:
     bad: BadLines
 
 
-def _encode_all(settings: BinarizeSettings, vocabulary: Path, work: Path, workers: int) -> Iterator[_Head]:
+def _encode_all(settings: BinarizeSettings, tokenizer: Tokenizer, work: Path, workers: int) -> Iterator[_Head]:
     def tasks() -> Iterator[_Task]:
         number = 0
         for inputs, split in settings.splits():
@@ -145,7 +145,7 @@ def _encode_all(settings: BinarizeSettings, vocabulary: Path, work: Path, worker
                     yield _Task(None if path.is_file() else unit, split, path)
                     number += 1
 
-    return ordered_map(_work, tasks(), workers, _load_tokenizer, (vocabulary,))
+    return ordered_map(_work, tasks(), workers, _set_tokenizer, (tokenizer,))
 
 
 def _unit_path(work: Path, number: int) -> Path:
@@ -155,8 +155,8 @@ def _unit_path(work: Path, number: int) -> Path:
 _tokenizers: list[Tokenizer] = []  # of this process, see `ordered_map`
 
 
-def _load_tokenizer(directory: Path) -> None:
-    _tokenizers[:] = [Tokenizer.load(directory)]
+def _set_tokenizer(tokenizer: Tokenizer) -> None:
+    _tokenizers[:] = [tokenizer]
 
 
 def _work(task: _Task) -> _Head:

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from metro_t0.data.sources import Unit
@@ -47,15 +48,11 @@ def documents(unit: Unit, bad: BadLines) -> Iterator[list[str]]:
 
 
 def _text_documents(unit: Unit, bad: BadLines) -> Iterator[list[str]]:
-    document: list[str] = []
-    for line in _decoded_lines(unit, bad):
-        if line and not line.isspace():
-            document.append(line)
-        elif document:
-            yield document
-            document = []
-    if document:
-        yield document
+    lines = list(_decoded_lines(unit, bad))
+    blank = [number for number, line in enumerate(lines) if not line or line.isspace()]
+    for start, end in pairwise([-1, *blank, len(lines)]):
+        if end - start > 1:
+            yield lines[start + 1 : end]
 
 
 def _decoded_lines(unit: Unit, bad: BadLines) -> Iterator[str]:

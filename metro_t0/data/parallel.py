@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -24,7 +26,8 @@ def ordered_map(
 ) -> Iterator[R]:
     """Yield function(item) in the order of the items; at most a few items are in flight.
 
-    With one worker everything runs in this process. `initializer(*initargs)` runs once in every process.
+    With one worker everything runs in this process. `initializer(*initargs)` runs once in every process. On Linux the
+    processes are forked, so that they start with what this one has imported and loaded.
     """
     # One process per core is the parallelism; threads below it would only compete.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -32,9 +35,13 @@ def ordered_map(
         initializer(*initargs)
         yield from map(function, items)
         return
-    context = multiprocessing.get_context("spawn")
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     pending: deque[Future[R]] = deque()
     with ProcessPoolExecutor(workers, context, initializer, initargs) as pool:
+        pool.submit(int)  # forks now, before reading the items may start threads in this process
         try:
             for item in items:
                 pending.append(pool.submit(function, item))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +20,6 @@ from metro_t0.tokenization import Tokenizer
 VALID = "valid"
 # Documents with the same beginning go to the same side of the split, and no document need be held in memory.
 HASHED_CHARACTERS = 4096
-CHARACTERS_AT_ONCE = 1 << 20
 
 
 @dataclass
@@ -92,42 +90,26 @@ def encode_unit(unit: Unit, tokenizer: Tokenizer, split: Split) -> EncodedUnit:
 
 
 def _encode_lines(lines: list[str], tokenizer: Tokenizer, counts: Counts) -> Part:
-    dtype = token_dtype(len(tokenizer))
-    pieces = [_with_ends(*tokenizer.encode_flat(batch), batch, tokenizer.eos_id) for batch in _batches(lines)]
-    tokens = np.concatenate([piece[0] for piece in pieces]).astype(dtype)
-    sizes = np.concatenate([piece[1] for piece in pieces]).astype(np.int32)
+    characters = np.fromiter(map(len, lines), np.int64, len(lines))
+    ids, sizes = tokenizer.encode_flat(lines)
+    # Lines that have no tokens, unlike the empty separators, are dropped.
+    sizes = sizes[(sizes > 0) | (characters == 0)]
+    tokens = _with_ends(ids, sizes, tokenizer.eos_id).astype(token_dtype(len(tokenizer)))
     counts.items, counts.tokens = len(sizes), len(tokens)
     counts.unknown = int((tokens == tokenizer.unk_id).sum())
-    counts.characters = sum(map(len, lines))
-    return Part(tokens, sizes, counts)
+    counts.characters = int(characters.sum())
+    return Part(tokens, (sizes + 1).astype(np.int32), counts)
 
 
-def _batches(lines: list[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    size = 0
-    for line in lines:
-        batch.append(line)
-        size += len(line)
-        if size >= CHARACTERS_AT_ONCE:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
-def _with_ends(
-    ids: NDArray[np.int32], sizes: NDArray[np.int64], lines: list[str], eos_id: int
-) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Put `</s>` after each item; lines that have no tokens, unlike the empty separators, are dropped."""
-    separator = np.fromiter((not line for line in lines), np.bool_, len(lines))
-    sizes = sizes[separator | (sizes > 0)] + 1
-    ends = np.cumsum(sizes) - 1
+def _with_ends(ids: NDArray[np.int32], sizes: NDArray[np.int64], eos_id: int) -> NDArray[np.int32]:
+    """Put `</s>` after each item."""
+    ends = np.cumsum(sizes + 1) - 1
     tokens = np.empty(len(ids) + len(sizes), np.int32)
     inner = np.ones(len(tokens), np.bool_)
     inner[ends] = False
     tokens[ends] = eos_id
     tokens[inner] = ids
-    return tokens, sizes
+    return tokens
 
 
 def save_unit(encoded: EncodedUnit, path: Path) -> None:

@@ -21,6 +21,9 @@ from metro_t0.tokenization.vocabulary import SPECIAL_TOKENS, UNK_ID, Vocabulary
 
 NORMAL, USER_DEFINED = 1, 4
 UNIGRAM = 1
+# Of a piece: field 1 of wire type 2, and field 2 of wire type 5.
+TEXT_KEY, SCORE_KEY = 0x0A, 0x15
+SCORE = struct.Struct("<f")
 # Far below every piece, so that the text "<s>" is never read as the token.
 SPECIAL_SCORE = -1000.0
 
@@ -86,10 +89,9 @@ def _parse(message: bytes) -> SentencePieceModel:
     model = SentencePieceModel()
     for number, value in _fields(message):
         if number == 1 and isinstance(value, bytes):
-            piece = dict(_fields(value))
-            text, kind = _bytes(piece[1]).decode("utf-8"), piece.get(3, NORMAL)
+            text, score, kind = _piece(value)
             if kind in (NORMAL, USER_DEFINED):
-                model.scores[text] = struct.unpack("<f", _bytes(piece.get(2, b"\0\0\0\0")))[0]
+                model.scores[text] = score
             if kind == USER_DEFINED:
                 model.user_defined.append(text)
         elif number == 2 and isinstance(value, bytes):
@@ -102,6 +104,17 @@ def _parse(message: bytes) -> SentencePieceModel:
             model.characters_map = _bytes(options.get(2, b""))
             model.plain_options = all(options.get(option, 1) for option in (3, 4, 5))
     return model
+
+
+def _piece(message: bytes) -> tuple[str, float, int]:
+    """Text, score and kind of a piece."""
+    if message[0] == TEXT_KEY and message[1] < 0x80 and message[message[1] + 2] == SCORE_KEY:
+        end = message[1] + 2
+        if len(message) == end + 5:  # nearly all pieces: text and score, nothing else
+            return message[2:end].decode("utf-8"), SCORE.unpack_from(message, end + 1)[0], NORMAL
+    piece = dict(_fields(message))
+    score = SCORE.unpack(_bytes(piece.get(2, b"\0\0\0\0")))[0]
+    return _bytes(piece[1]).decode("utf-8"), score, _int(piece.get(3, NORMAL))
 
 
 def _bytes(value: int | bytes) -> bytes:

@@ -47,7 +47,11 @@ class Vocabulary:
             raise UserError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
         if lines and not lines[-1]:
             lines.pop()
-        pieces = tuple(_piece(path, number, line) for number, line in enumerate(lines, 1))
+        split = [line.rstrip().rpartition(" ") for line in lines]
+        for number, (piece, _, count) in enumerate(split, 1):
+            if not piece or not count.isdigit():
+                raise UserError(f"{path}:{number}: expected 'PIECE COUNT', found {lines[number - 1][:60]!r}")
+        pieces = tuple([piece for piece, _, _ in split])
         if not pieces:
             raise UserError(f"{path}: empty vocabulary")
         seen = set(SPECIAL_TOKENS)
@@ -56,13 +60,6 @@ class Vocabulary:
                 raise UserError(f"{path}:{number}: piece {piece!r} occurs twice or is a special token")
             seen.add(piece)
         return cls(pieces, hashlib.sha256(content).hexdigest())
-
-
-def _piece(path: Path, number: int, line: str) -> str:
-    piece, _, count = line.rstrip().rpartition(" ")
-    if not piece or not count.isdigit():
-        raise UserError(f"{path}:{number}: expected 'PIECE COUNT', found {line[:60]!r}")
-    return piece
 
 
 def write_vocabulary(path: Path, pieces: Iterable[tuple[str, int]]) -> None:
