@@ -83,6 +83,7 @@ class MetroT5Model(BaseFairseqModel):
             start(model.metro, cfg, task.cfg.seed)
             return model
 
+    @clear_errors()
     def forward(self, **inputs: Any) -> PretrainingOutput | tuple[Tensor, dict[str, Any]]:
         """The fields of a `PretrainingBatch`, or src_tokens, src_lengths and prev_output_tokens (logits, extra)."""
         if "src_tokens" not in inputs:

@@ -9,6 +9,9 @@ import torch
 from fairseq.optim import FairseqOptimizer, register_optimizer
 from fairseq.optim.adam import FairseqAdam, FairseqAdamConfig
 
+from fairseq_plugins.errors import clear_errors
+from metro_t0.errors import UserError
+
 
 @dataclass
 class FusedAdamWConfig(FairseqAdamConfig):
@@ -27,3 +30,12 @@ class FusedAdamW(FairseqAdam):
     def supports_flat_params(self) -> bool:
         """The update is elementwise, so it may run on one flat copy of all parameters (fp16)."""
         return True
+
+    @property
+    @clear_errors()
+    def supports_memory_efficient_fp16(self) -> bool:
+        """No: torch keeps the moments in the dtype of the weights. fairseq asks only where that mode was chosen."""
+        raise UserError(
+            "--memory-efficient-fp16 and --memory-efficient-bf16 need fp32 moments beside 16-bit weights, which "
+            "--optimizer fused_adamw does not keep: use --optimizer adam, or plain --fp16 / --bf16"
+        )

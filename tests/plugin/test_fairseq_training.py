@@ -194,7 +194,7 @@ def test_validation_keeps_its_masks(train: Train, tmp_path: Path, capfd: pytest.
 
     def note(tokens: Any, examples: Any, stream: Any) -> Any:
         seen.append(stream)
-        return type("Batch", (), {})()
+        return PretrainingBatch(*[torch.zeros(0)] * 4)
 
     for epoch in (0, 1):
         data = BlockDataset(blocks, note, 1, seed=7, epoch=epoch)  # type: ignore[arg-type]
@@ -212,6 +212,9 @@ def test_validation_keeps_its_masks(train: Train, tmp_path: Path, capfd: pytest.
         ("--auxiliary-layers 0 --rtd none", "needs an auxiliary"),
         ("--decoding-target masked_only --clm-head copy", "masked_only does not go with clm_head=copy"),
         ("--rtd none --weighted-clm", "weighted_clm needs the RTD head"),
+        ("--memory-efficient-bf16", "fused_adamw does not keep: use --optimizer adam"),
+        ("--attention-backend flex --attention-dropout 0.1", "attention_backend is flex, which has no dropout"),
+        ("--attention-backend flex", "flex, which trains on CUDA only"),
     ],
 )
 def test_bad_options_give_one_line_and_status_2(
