@@ -1,4 +1,4 @@
-"""`metro-t0-synthetic downstream` and `plot-norms`: fine-tuning data, and figure 6."""
+"""`metro-t0-synthetic downstream`, `plot-norms` and `plot-schemes`: fine-tuning data, and the paper's figures."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from pathlib import Path
 from metro_t0.errors import UserError
 from metro_t0.synthetic.downstream import TASKS, write_split
 from metro_t0.synthetic.norm_figure import plot_norms
+from metro_t0.synthetic.scheme_figure import plot_schemes
 
 SPLITS = {"train": "train", "validation": "valid", "test": "test"}
 
 
 def register(commands: argparse._SubParsersAction) -> None:
-    """Add both commands."""
+    """Add the three commands."""
     _register_downstream(commands)
     _register_norms(commands)
+    _register_schemes(commands)
 
 
 def _register_downstream(commands: argparse._SubParsersAction) -> None:
@@ -64,3 +66,21 @@ def _norms(options: argparse.Namespace) -> None:
         raise UserError("give every model as LABEL=MODEL, with labels that differ")
     plot_norms({label: Path(path) for label, path in named.items()}, options.output)
     print(f"{options.output} and {options.output.with_suffix('.csv')}")
+
+
+def _register_schemes(commands: argparse._SubParsersAction) -> None:
+    text = (
+        "Draw the gap that synthetic pretraining closes (printed tables), and our starting points beside the printed."
+    )
+    example = "example:\n  metro-t0-synthetic plot-schemes results/init_schemes --source set --output schemes.png\n"
+    parser = commands.add_parser("plot-schemes", help=text, description=text, epilog=example)
+    parser.add_argument("runs", type=Path, help="OUTPUT of scripts/benchmarks/init_schemes.py")
+    parser.add_argument("--source", choices=("lime", "set", "identity"), default="set", help="the checkpoint's task")
+    parser.add_argument("--metric", choices=("accuracy", "exact_match"), default="accuracy", help="of our runs")
+    parser.add_argument("--output", type=Path, required=True, help="PNG to write; SVG and CSV lie beside it")
+    parser.set_defaults(body=_schemes)
+
+
+def _schemes(options: argparse.Namespace) -> None:
+    paths = plot_schemes(options.runs, options.output, options.source, options.metric)
+    print(" and ".join(map(str, paths)))

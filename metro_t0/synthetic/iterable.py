@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class ExampleReader:
-    """Example i of a stream, the latest block being kept."""
+    """Examples of a stream by their number, the latest block being kept."""
 
     def __init__(self, mixture: Mixture, split: Split) -> None:
         self.mixture = mixture
@@ -30,10 +30,22 @@ class ExampleReader:
     def __call__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """(source, target) of example `index`, each closed by the end-of-sequence token."""
         number, row = divmod(index, BLOCK)
+        block = self._read(number)
+        end = np.uint16(vocabulary_of(self.mixture).eos)
+        return np.append(block.sources[row], end), np.append(block.targets[row], end)
+
+    def range(self, begin: int, end: int) -> Examples:
+        """Examples begin .. end - 1, without the end-of-sequence token."""
+        parts = []
+        for number in range(begin // BLOCK, -(-end // BLOCK)):
+            first = number * BLOCK
+            parts.append(self._read(number).take(np.arange(max(begin - first, 0), min(end - first, BLOCK))))
+        return parts[0] if len(parts) == 1 else Examples.concatenate(parts)
+
+    def _read(self, number: int) -> Examples:
         if self._block is None or number != self._number:
             self._number, self._block = number, self.mixture.block(self.split, number)
-        end = vocabulary_of(self.mixture).eos
-        return np.append(self._block.sources[row], np.uint16(end)), np.append(self._block.targets[row], np.uint16(end))
+        return self._block
 
 
 def vocabulary_of(mixture: Mixture) -> Vocabulary:
@@ -83,21 +95,21 @@ class SyntheticIterableDataset(IterableDataset):
                 self._step = 0
                 return
             self._step = step + 1
-            rows = [read(index) for index in range(begin, end)]
-            yield self._example(rows[0]) if self.batch_size is None else self._batch(rows)
+            yield self._example(read(begin)) if self.batch_size is None else self._batch(read.range(begin, end))
             step += turns
 
     def _example(self, row: tuple[np.ndarray, np.ndarray]) -> dict[str, torch.Tensor]:
         source, target = (torch.from_numpy(side.astype(np.int64)) for side in row)
         return {"input_ids": source, "labels": target}
 
-    def _batch(self, rows: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, torch.Tensor]:
-        sources, targets = (pad_rows(side) for side in zip(*rows, strict=True))
-        pad = vocabulary_of(self.mixture).pad
+    def _batch(self, examples: Examples) -> dict[str, torch.Tensor]:
+        vocabulary = vocabulary_of(self.mixture)
+        sources = torch.from_numpy(examples.sources.padded(vocabulary.pad, vocabulary.eos))
+        lengths = torch.from_numpy(examples.sources.lengths + 1)
         return {
-            "input_ids": sources.masked_fill(sources < 0, pad),
-            "attention_mask": (sources >= 0).long(),
-            "labels": targets.masked_fill(targets < 0, -100),
+            "input_ids": sources,
+            "attention_mask": (torch.arange(sources.shape[1]) < lengths[:, None]).long(),
+            "labels": torch.from_numpy(examples.targets.padded(-100, vocabulary.eos)),
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -109,14 +121,6 @@ class SyntheticIterableDataset(IterableDataset):
         if state["stream"] != self.mixture.describe():
             raise UserError("the saved state belongs to a stream of other tasks, seed, lengths or vocabulary")
         self._step = int(state["step"])
-
-
-def pad_rows(rows: tuple[np.ndarray, ...]) -> torch.Tensor:
-    """Rows of ids as one int64 matrix, -1 past their ends."""
-    out = np.full((len(rows), max(len(row) for row in rows)), -1, dtype=np.int64)
-    for line, row in zip(out, rows, strict=True):
-        line[: len(row)] = row
-    return torch.from_numpy(out)
 
 
 def _generate(blocks: list[int], mixture: Mixture, split: Split) -> Iterator[dict[str, Any]]:

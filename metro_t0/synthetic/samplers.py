@@ -87,8 +87,7 @@ def unique(draws: Draws, law: Law, n: int) -> Examples:
     lengths, groups, pool = _groups(draws, law, n)
     labels = flat(shuffle(draws, group_labels(draws, lengths, groups, int(lengths.max())), lengths), lengths).values
     tokens = pool.take(np.repeat(exclusive_sum(groups), lengths) + labels)
-    matrix = np.zeros((n, int(lengths.max())), dtype=np.uint16)
-    matrix[valid(lengths, matrix.shape[1])] = tokens
+    matrix = _rows(tokens, lengths)
     return Examples(join(law, [Ragged.contiguous(tokens, lengths)]), select(matrix, first_occurrence(matrix, lengths)))
 
 
@@ -146,15 +145,24 @@ def _last_positions(tokens: Tokens, lengths: Index) -> Index:
 def replace(draws: Draws, law: Law, n: int) -> Examples:
     """The key is uniform over the distinct tokens of the sequence, the value over the universe."""
     lengths = draws.between(max(law.low - 3, 1), law.high - 3, n)
-    tokens = law.tokens(draws, (n, int(lengths.max())))
-    first = first_occurrence(tokens, lengths)
-    chosen = draws.below(first.sum(axis=1), n)
-    at = (np.cumsum(first, axis=1, dtype=np.uint16) == (chosen + 1)[:, None].astype(np.uint16)).argmax(axis=1)
-    key = tokens[np.arange(n), at]
-    value = law.tokens(draws, n)
-    changed = np.where(tokens == key[:, None], value[:, None], tokens)
-    pair = Ragged.contiguous(np.stack([key, value], axis=1).ravel(), np.full(n, 2))
-    return Examples(join(law, [flat(tokens, lengths), pair]), rows_of(changed, lengths))
+    frame = Frame(law, (lengths, np.full(n, 2)))
+    values = law.tokens(draws, frame.size)
+    tokens = values[frame.mask(0)]
+    matrix = _rows(tokens, lengths)
+    first = first_occurrence(matrix, lengths)
+    distinct = first.sum(axis=1, dtype=np.uint16).astype(np.int64)
+    chosen = np.flatnonzero(first)[exclusive_sum(distinct) + draws.below(distinct, n)]
+    key, value = matrix.ravel()[chosen], law.tokens(draws, n)
+    values[frame.start(1)], values[frame.start(1) + 1] = key, value
+    changed = np.where(tokens == np.repeat(key, lengths), np.repeat(value, lengths), tokens)
+    return Examples(frame.sources(values), Ragged.contiguous(changed, lengths))
+
+
+def _rows(tokens: Tokens, lengths: Index) -> Tokens:
+    """Flat tokens as a matrix (n, longest), zero behind the rows."""
+    matrix = np.zeros((len(lengths), int(lengths.max())), dtype=np.uint16)
+    matrix[valid(lengths, matrix.shape[1])] = tokens
+    return matrix
 
 
 def count(draws: Draws, law: Law, n: int) -> Examples:

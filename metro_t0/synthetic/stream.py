@@ -31,7 +31,7 @@ VALID_EXAMPLES = VALID_BLOCKS * BLOCK
 ROWS_PER_DRAW = 512  # half a block at a time: its temporary arrays stay in the cache
 SPARE_DRAWS = 64
 SMALLEST_RATE = Fraction(1, 512)
-QUICK_BITS = 20  # 1 MB; of other sources one in a hundred falls on a marked place
+QUICK_BITS = 18  # 256 kB stay in the cache; of other sources 4% fall on a marked place
 
 
 @dataclass(frozen=True)
