@@ -13,10 +13,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import jinja2
 from jinja2 import meta, nodes
+from jinja2.runtime import Context
 from jinja2.sandbox import SecurityError
 
 from metro_t0.errors import UserError
-from metro_t0.prompts.sandbox import DRAWS, Draws, PromptEnvironment
+from metro_t0.prompts.sandbox import DRAWS, SHORTEN, Draws, PromptEnvironment
 
 SEPARATOR = "|||"
 MAX_VARIABLE_LENGTH = 2048
@@ -76,9 +77,7 @@ class Template:
     @cached_property
     def required_columns(self) -> frozenset[str]:
         """The names that the template reads from a row."""
-        texts = [self._prompt_text] if self.answer_choices is None else [self._prompt_text, self.answer_choices]
-        names = self._translate(lambda: set().union(*(_free_names(text) for text in texts)))
-        return frozenset(names - {"answer_choices"})
+        return self._columns.required
 
     def render(self, row: Mapping[str, Any], seed_key: tuple[int | str, ...] = ()) -> Rendered | None:
         """The prompted example of one row, or None where the template gives no source or no target for it.
@@ -100,23 +99,32 @@ class Template:
         """
         if "answer_choices" in row:
             raise UserError(f"{self.title}: the rows have a column 'answer_choices', a reserved name; rename it")
-        if not self.required_columns <= row.keys():
-            missing = ", ".join(sorted(self.required_columns - row.keys()))
-            raise MissingColumnError(f"{self.title}: no column {missing} in the row (it has {', '.join(row)})")
-        variables = {
-            key: value.replace(SEPARATOR, PROTECTED_SEPARATOR) if isinstance(value, str) else value
-            for key, value in row.items()
-        }
+        variables = self._variables(row)
         variables[DRAWS] = Draws(seed_key)
         choices = None
-        if self._compiled_choices is not None:
+        if self._fixed_choices is not None:
+            choices = self._fixed_choices.copy()
+        elif self._compiled_choices is not None:
             choices = _split(self._run(self._compiled_choices, variables))
         variables["answer_choices"] = choices
         return _split(self._run(self._compiled_prompt, variables)), choices
 
+    def _variables(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """What the template can read: the environment's own names, and the columns that occur in it."""
+        variables: dict[str, Any] = ENVIRONMENT.globals.copy()
+        columns = self._columns
+        if not columns.required <= row.keys():
+            missing = ", ".join(sorted(columns.required - row.keys()))
+            raise MissingColumnError(f"{self.title}: no column {missing} in the row (it has {', '.join(row)})")
+        for name in columns.read:
+            if name in row:
+                value = row[name]
+                variables[name] = value.replace(SEPARATOR, PROTECTED_SEPARATOR) if isinstance(value, str) else value
+        return variables
+
     def compile(self) -> None:
         """Compile now rather than on first use. Raises `UserError` where the text does not parse."""
-        _ = self._compiled_prompt, self._compiled_choices, self.required_columns
+        _ = self._compiled_prompt, self._compiled_choices, self._fixed_choices, self._columns
 
     def __getstate__(self) -> dict[str, Any]:
         # Compiled Jinja cannot be pickled; a process that receives the template compiles it once, see `_compile`.
@@ -126,6 +134,20 @@ class Template:
     def title(self) -> str:
         """How messages name the template."""
         return f"template {self.name!r} of {self.dataset}"
+
+    @cached_property
+    def _columns(self) -> Columns:
+        texts = [self._prompt_text] if self.answer_choices is None else [self._prompt_text, self.answer_choices]
+        found = self._translate(lambda: [_columns_of(text) for text in texts])
+        required = frozenset().union(*(columns.required for columns in found)) - {"answer_choices"}
+        return Columns(required, frozenset().union(*(columns.read for columns in found)) - {"answer_choices"})
+
+    @cached_property
+    def _fixed_choices(self) -> list[str] | None:
+        """The choices where they are plain text, the same for all rows."""
+        if self._compiled_choices is None or self.answer_choices is None or "{" in self.answer_choices:
+            return None
+        return _split(self._run(self._compiled_choices, {}))
 
     @cached_property
     def _compiled_prompt(self) -> jinja2.Template:
@@ -143,11 +165,13 @@ class Template:
         # Plain text replacement, as in promptsource: the filters bind to the last operand of an expression only.
         if self.max_variable_length is None:
             return self.jinja
-        return self.jinja.replace("}}", f" | string | truncate({self.max_variable_length}) }}}}")
+        return self.jinja.replace("}}", f" | {SHORTEN}({self.max_variable_length}) }}}}")
 
     def _run(self, compiled: jinja2.Template, variables: dict[str, Any]) -> str:
         try:
-            return compiled.render(variables)
+            # What compiled.render(variables) does, without copying names into a new dictionary one by one.
+            context = Context(ENVIRONMENT, variables, None, compiled.blocks)
+            return "".join(compiled.root_render_func(context))
         except SecurityError as error:
             raise UserError(f"{self.title}: reaches outside the sandbox ({error}); it will not be run") from None
         except Exception as error:  # a template is a program: whatever it raises is its own failure on this row
@@ -167,9 +191,17 @@ def _compile(text: str) -> jinja2.Template:
     return ENVIRONMENT.from_string(text)
 
 
+class Columns(NamedTuple):
+    """Names in a Jinja text that may stand for columns of a row."""
+
+    required: frozenset[str]
+    """Read, and never set nor tested with `is defined`."""
+    read: frozenset[str]
+    """All names that are looked up when the text is rendered."""
+
+
 @lru_cache(maxsize=TEXTS_KEPT)
-def _free_names(text: str) -> set[str]:
-    """Names that the Jinja text reads but never sets nor tests with `is defined`."""
+def _columns_of(text: str) -> Columns:
     tree = ENVIRONMENT.parse(text)
     stored = {name.name for name in tree.find_all(nodes.Name) if name.ctx != "load"}
     tested = {
@@ -177,11 +209,17 @@ def _free_names(text: str) -> set[str]:
         for test in tree.find_all(nodes.Test)
         if test.name in ("defined", "undefined") and isinstance(test.node, nodes.Name)
     }
-    return meta.find_undeclared_variables(tree) - stored - tested - ENVIRONMENT.globals.keys()
+    undeclared = frozenset(meta.find_undeclared_variables(tree))
+    # A column may have the name of a function of the environment, and is then meant.
+    functions = ENVIRONMENT.globals.keys() & {name.name for name in tree.find_all(nodes.Name)}
+    return Columns(undeclared - stored - tested, undeclared | functions)
 
 
 def _split(text: str) -> list[str]:
-    return [part.replace(PROTECTED_SEPARATOR, SEPARATOR).strip() for part in text.split(SEPARATOR)]
+    parts = [part.strip() for part in text.split(SEPARATOR)]
+    if PROTECTED_SEPARATOR in text:
+        parts = [part.replace(PROTECTED_SEPARATOR, SEPARATOR) for part in parts]
+    return parts
 
 
 def _one_line(error: Exception) -> str:

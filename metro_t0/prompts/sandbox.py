@@ -10,9 +10,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from jinja2 import pass_context
+from jinja2 import Environment, pass_context, pass_environment
+from jinja2.filters import do_truncate
 from jinja2.runtime import Context, Undefined
 from jinja2.sandbox import SandboxedEnvironment, SecurityError
+from markupsafe import soft_str
 
 from metro_t0.randomness import keyed_seed
 
@@ -22,6 +24,9 @@ LARGEST_EXPONENT = 64
 # The name under which `choice` finds its keys among the variables. Jinja identifiers hold no spaces, so that
 # no template can read or replace it.
 DRAWS = "draws of choice"
+# The name of the filter `shorten`.
+SHORTEN = "shorten"
+DICT_ATTRIBUTES = frozenset(dir(dict))
 
 
 class Draws:
@@ -65,6 +70,13 @@ def highlight(text: str) -> str:
     return "<span style='color: #F08080'>" + text + "</span>"
 
 
+@pass_environment
+def shorten(environment: Environment, value: Any, length: int) -> str:
+    """The same as Jinja's `value | string | truncate(length)`, quicker for what is short enough."""
+    text = value if value.__class__ is str else soft_str(value)
+    return text if len(text) <= length else do_truncate(environment, text, length)
+
+
 class PromptEnvironment(SandboxedEnvironment):
     """Jinja's sandbox with promptsource's filters, which refuses loudly and bounds `*` and `**`.
 
@@ -78,6 +90,13 @@ class PromptEnvironment(SandboxedEnvironment):
         super().__init__()
         self.globals.update(zip=zip)
         self.filters.update(choice=choice, most_frequent=most_frequent, highlight=highlight)
+        self.filters[SHORTEN] = shorten
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """The sandbox's attribute access; a key of a plain dict is found without trying its attributes first."""
+        if obj.__class__ is dict and attribute not in DICT_ATTRIBUTES and attribute in obj:
+            return obj[attribute]
+        return super().getattr(obj, attribute)
 
     def unsafe_undefined(self, obj: Any, attribute: str) -> Undefined:
         raise SecurityError(f"access to attribute {attribute!r} of a {type(obj).__name__}")

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jinja2 import Environment, StrictUndefined, UndefinedError
+from jinja2.sandbox import SandboxedEnvironment, SecurityError
 
 from metro_t0.errors import UserError
 from metro_t0.prompts.names import DatasetName, task_name
@@ -86,6 +88,46 @@ def test_a_missing_column_is_named() -> None:
 def test_names_that_a_template_sets_or_tests_are_not_required() -> None:
     template = make("{% set a = b %}{% if c is defined %}{{ c }}{% endif %}{% for d in zip(b, b) %}{{ d }}{% endfor %}")
     assert template.required_columns == {"b"}
+
+
+def test_columns_that_the_template_also_sets_or_tests_are_read() -> None:
+    assert make("{{ a }}{% set a = 'x' %}{{ a }} ||| y").render({"a": "r"}) == ("rx", "y", None)
+    assert make("{% if c is defined %}{{ c }}{% else %}none{% endif %} ||| y").render({"c": 3}) == ("3", "y", None)
+    assert make("{{ range }}{{ zip is string }} ||| y").render({"range": "r", "zip": "z"}) == ("rTrue", "y", None)
+
+
+def test_fixed_choices_are_a_new_list_for_every_row() -> None:
+    template = make("{{ answer_choices.append(a) or a }} ||| y", " No ||| Yes ")
+    assert template.render({"a": "1"}) == ("1", "y", ["No", "Yes", "1"])
+    assert template.render({"a": "2"}) == ("2", "y", ["No", "Yes", "2"])
+
+
+KEYS = ["text", "items", "keys", "get", "_x", "__class__", "__len__", "missing"]
+
+
+@given(st.sets(st.sampled_from(KEYS)), st.sampled_from(KEYS))
+def test_attributes_of_dicts_are_those_of_the_stock_sandbox(present: set[str], name: str) -> None:
+    row = {"d": dict.fromkeys(present, "value")}
+    try:
+        # The name once more where the stock sandbox would hide what is forbidden.
+        expected = SandboxedEnvironment(undefined=StrictUndefined).from_string(f"{{{{ d.{name} }}}}").render(row)
+    except (SecurityError, UndefinedError):
+        expected = None
+    try:
+        parts, _ = make(f"{{{{ d.{name} }}}}").render_parts(row)
+    except UserError:
+        parts = [""]
+    assert parts == [expected or ""]
+
+
+@given(st.text(st.sampled_from("ab \n."), max_size=40), st.integers(3, 30))
+def test_shortening_is_jinjas_truncation(text: str, length: int) -> None:
+    expected = Environment().from_string(f"{{{{ text | string | truncate({length}) }}}}").render(text=text)
+    template = Template(name="t", dataset="d", jinja="{{ text }}", max_variable_length=length)
+    assert template.render_parts({"text": text})[0] == [expected.strip()]
+    assert template.render_parts({"text": [text]})[0] == [
+        Environment().from_string(f"{{{{ text | string | truncate({length}) }}}}").render(text=[text]).strip()
+    ]
 
 
 def test_failures_on_a_row_are_one_line() -> None:
