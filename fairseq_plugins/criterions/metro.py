@@ -53,7 +53,7 @@ class MetroCriterion(FairseqCriterion):
         if isinstance(task, MetroPretrainingTask):
             target = str(task.cfg.decoding_target)
             with clear_errors():
-                check_target(task.model_config, target, cfg.weighted_clm)  # type: ignore[arg-type]
+                check_target(task.model_config, target, cfg.weighted_clm, task.cfg.within_documents)  # type: ignore[arg-type]
             if target == "all_tokens":
                 self.over_all_positions.add("clm")
 

@@ -67,6 +67,13 @@ class MetroPretrainingConfig(PretrainingConfig):
     keep_ratio: float = _mask_field("keep_ratio")
     random_ratio: float = _mask_field("random_ratio")
     fixed_mask_count: bool = _mask_field("fixed_mask_count")
+    within_documents: bool = field(
+        default=False,
+        metadata={
+            "help": "with sample_break_mode none or complete, whose blocks hold several documents: attention keeps to "
+            "each document, positions begin anew in it"
+        },
+    )
     decoding_target: ChoiceEnum(["masked_loss", "all_tokens", "masked_only"]) = field(  # type: ignore[valid-type]
         default="masked_loss", metadata={"help": "what the decoder predicts and which positions the loss counts"}
     )
@@ -257,7 +264,14 @@ class MetroPretrainingTask(PretrainingTask):
     def make_batches(self, is_train: bool) -> MetroBatches:
         """Validation also looks at unmasked positions, for their accuracy."""
         target = str(self.cfg.decoding_target)
-        return MetroBatches(self.masking, self.words, self.words.mask_id, target, probe_unmasked=not is_train)  # type: ignore[arg-type]
+        return MetroBatches(
+            self.masking,
+            self.words,
+            self.words.mask_id,
+            target,  # type: ignore[arg-type]
+            probe_unmasked=not is_train,
+            document_end=self.dictionary.eos() if self.cfg.within_documents else None,
+        )
 
 
 @register_task("t5_pretraining", dataclass=T5PretrainingConfig)

@@ -2,6 +2,9 @@
 
 Shapes: B batch, Q query length, S key length, H heads, K features per head, D model width. The bias depends on the
 distance key - query alone, so that it travels as (H, Q + S - 1) numbers, one for each distance (`RelativeBias`).
+
+`valid` says which keys a query sees: (B, S) True on real tokens; or, for several documents in one row, (B, S) int64
+numbers of the documents, 0 on padding, with as many queries as keys: then a query sees its own document only.
 """
 
 from __future__ import annotations
@@ -57,7 +60,7 @@ class Attention(nn.Module):
         causal: bool = False,
         cache: KeyValueCache | None = None,
     ) -> Tensor:
-        """x (B, Q, D), memory (B, S, D), bias (H, Q + S - 1), valid (B, S) True on real keys -> (B, Q, D)."""
+        """x (B, Q, D), memory (B, S, D), bias (H, Q + S - 1), valid (B, S) -> (B, Q, D)."""
         queries = self._heads(self.q(x))
         if cache is not None and cache.filled():
             keys, values = cache.read()
@@ -91,7 +94,7 @@ def attend(
 ) -> Tensor:
     """softmax(scale * q k^T + bias) v over valid (and, if causal, earlier) keys.
 
-    q (B, H, Q, K); k, v (B, H, S, K); bias (H, Q + S - 1) by distance, learned; valid (B, S) True on real keys.
+    q (B, H, Q, K); k, v (B, H, S, K); bias (H, Q + S - 1) by distance, learned; valid (B, S), see above.
     Queries are aligned with the last keys: a causal query i sees keys up to i + S - Q.
     """
     if backend == "flex":
@@ -105,12 +108,16 @@ def attend(
     if bias is None and valid is None and q.size(2) == k.size(2):
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal, dropout_p=dropout, scale=scale)
     if bias is None and not causal:
-        mask = None if valid is None else valid[:, None, None, :]
+        mask = None
+        if valid is not None:
+            mask = ~_other_documents(valid) if has_documents(valid) else valid[:, None, None, :]
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
     mask = q.new_zeros(1, 1, q.size(2), k.size(2)) if bias is None else bias.to(q.dtype)
     if causal:
         mask = mask.masked_fill(_future(q.size(2), k.size(2), q.device), -math.inf)
-    if valid is not None:
+    if valid is not None and has_documents(valid):
+        mask = mask.masked_fill(_other_documents(valid), -math.inf)
+    elif valid is not None:
         q, k = _hide_padding_in_features(q, k, valid)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
 
@@ -118,6 +125,23 @@ def attend(
 def padding_mask(valid: Tensor) -> Tensor | None:
     """None where nothing is padded, so that attention can skip masking. Asking costs a sync on a GPU: there, never."""
     return None if valid.device.type == "cpu" and bool(valid.all()) else valid
+
+
+def has_documents(valid: Tensor) -> bool:
+    """True for numbers of documents, False for a mask of real tokens."""
+    return valid.dtype != torch.bool
+
+
+def positions_within(documents: Tensor) -> Tensor:
+    """(B, S) document numbers -> (B, S) positions that count from 0 in every document."""
+    index = torch.arange(documents.size(1), device=documents.device)
+    begins = F.pad(documents[:, 1:] != documents[:, :-1], (1, 0))
+    return index - torch.where(begins, index, 0).cummax(1).values
+
+
+def _other_documents(documents: Tensor) -> Tensor:
+    """(B, S) -> (B, 1, S, S) True where query and key belong to different documents."""
+    return documents[:, None, :, None] != documents[:, None, None, :]
 
 
 def _hide_padding_in_features(q: Tensor, k: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
@@ -152,7 +176,8 @@ def _attend_eager(
     if causal:
         scores = scores.masked_fill(_future(q.size(2), k.size(2), q.device), -math.inf)
     if valid is not None:
-        scores = scores.masked_fill(~valid[:, None, None, :], torch.finfo(scores.dtype).min)
+        hidden = _other_documents(valid) if has_documents(valid) else ~valid[:, None, None, :]
+        scores = scores.masked_fill(hidden, torch.finfo(scores.dtype).min)
     return F.dropout(scores.softmax(-1), dropout).to(v.dtype) @ v
 
 
@@ -170,7 +195,10 @@ def _attend_flex(
     def score(scores: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
         if bias is not None:
             scores = scores + bias[h, j - i + queries - 1]
-        return scores if valid is None else torch.where(valid[b, j], scores, -math.inf)
+        if valid is None:
+            return scores
+        seen = valid[b, i] == valid[b, j] if has_documents(valid) else valid[b, j]
+        return torch.where(seen, scores, -math.inf)
 
     mask = _causal_blocks(queries, keys, q.device) if causal else None
     return _flex_kernel(q.is_cuda)(q, k, v, score_mod=score, block_mask=mask, scale=scale)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from metro_t0.errors import UserError
-from metro_t0.modeling.attention import KeyValueCache, RelativeBias
+from metro_t0.modeling.attention import KeyValueCache, RelativeBias, has_documents, positions_within
 from metro_t0.modeling.config import ModelConfig
 from metro_t0.modeling.layers import Layer, make_norm
 
@@ -78,9 +78,12 @@ class Stack(nn.Module):
     ) -> Tensor:
         """tokens (B, T) ids or (B, T, D) embeddings; memory (B, S, D) of the encoder -> (B, T, D).
 
-        valid (B, offset + T) and memory_valid (B, S) are True on real tokens; None where all are real.
+        valid (B, offset + T) and memory_valid (B, S) are True on real tokens; None where all are real; or the numbers
+        of the documents (see `attention`), in each of which positions begin anew.
         caches: per layer (self-attention, cross-attention) for incremental decoding after `offset` tokens.
         """
+        if positions is None and valid is not None and has_documents(valid):
+            positions = positions_within(valid)
         x = self.embeddings(tokens, offset, positions)
         biases = [table(x.size(1), offset + x.size(1)) for table in self.relative_biases]
         for number, layer in enumerate(self.layers):
@@ -118,9 +121,14 @@ class T5(nn.Module):
     def forward(
         self, source: Tensor, decoder_input: Tensor, source_valid: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """source (B, S), decoder_input (B, T) ids -> decoder output (B, T, D), encoder output (B, S, D)."""
+        """source (B, S), decoder_input (B, T) ids -> decoder output (B, T, D), encoder output (B, S, D).
+
+        Padding of the decoder is on the right, where causal attention hides it. With document numbers in source_valid
+        T is S, and the decoder keeps to its documents too.
+        """
         memory = self.encoder(source, source_valid)
-        return self.decoder(decoder_input, memory=memory, memory_valid=source_valid), memory
+        documents = source_valid if source_valid is not None and has_documents(source_valid) else None
+        return self.decoder(decoder_input, documents, memory, source_valid), memory
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Decoder output (..., D) -> vocabulary logits (..., V). Give it only the positions whose logits are needed."""

@@ -45,6 +45,8 @@ class PretrainingBatch:
     """(M,) masked positions of the source."""
     sample_uniforms: Tensor | None = None
     """(M,) uniform numbers in [0, 1) that decide the sample at each masked position."""
+    documents: Tensor | None = None
+    """(B, S) number of the document of each token, 0 on padding: attention keeps to documents. None: one per row."""
     has_padding: bool = True
     """False where every source token is real, which spares attention the masking. Known without asking a GPU."""
 
@@ -92,7 +94,9 @@ class MetroT5(nn.Module):
     def forward(self, batch: PretrainingBatch) -> PretrainingOutput:
         """Run one pretraining step's forward pass."""
         valid = batch.source_tokens != self.pad_id
-        mask = valid if batch.has_padding else None
+        mask = batch.documents
+        if mask is None and batch.has_padding:
+            mask = valid
         source = batch.source_tokens
         extra: dict[str, Any] = {}
         if self.config.auxiliary_layers:

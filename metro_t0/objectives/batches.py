@@ -36,7 +36,9 @@ MetroTarget = Literal["masked_loss", "all_tokens", "masked_only"]
 T5Target = Literal["spans", "all_tokens"]
 
 
-def check_target(config: ModelConfig, target: MetroTarget, weighted_by_rtd: bool = False) -> None:
+def check_target(
+    config: ModelConfig, target: MetroTarget, weighted_by_rtd: bool = False, within_documents: bool = False
+) -> None:
     """Refuse combinations that make no sense, with the reason."""
     if weighted_by_rtd and config.rtd == "none":
         raise UserError("weighted_clm needs the RTD head's probabilities, but the model field rtd is none")
@@ -46,6 +48,7 @@ def check_target(config: ModelConfig, target: MetroTarget, weighted_by_rtd: bool
         (config.clm_head == "copy", "clm_head=copy"),
         (config.rtd == "decoder", "rtd=decoder"),
         (weighted_by_rtd, "weighted_clm"),
+        (within_documents, "within_documents"),
     ):
         if wrong:
             raise UserError(
@@ -55,13 +58,18 @@ def check_target(config: ModelConfig, target: MetroTarget, weighted_by_rtd: bool
 
 @dataclass(frozen=True)
 class MetroBatches:
-    """Makes METRO batches. `probe_unmasked` adds logits at as many unmasked positions, for metrics in validation."""
+    """Makes METRO batches.
+
+    probe_unmasked adds logits at as many unmasked positions, for metrics in validation. document_end, the id whose
+    second occurrence in a row ends a document (fairseq's empty line), keeps attention within documents.
+    """
 
     masking: MaskingConfig
     words: Vocabulary
     decoder_start: int
     target: MetroTarget = "masked_loss"
     probe_unmasked: bool = False
+    document_end: int | None = None
 
     def __call__(self, tokens: Ids, examples: Sequence[int], stream: Stream) -> PretrainingBatch:
         """tokens (B, T) padded on the right; examples: their indices in the data set."""
@@ -78,8 +86,18 @@ class MetroBatches:
             masked_tokens=torch.from_numpy(masked),
             masked_positions=flat(chosen),
             sample_uniforms=torch.from_numpy(uniforms[chosen]),
+            documents=self._documents(tokens),
             has_padding=bool((tokens == self.words.pad_id).any()),
         )
+
+    def _documents(self, tokens: Ids) -> Tensor | None:
+        if self.document_end is None:
+            return None
+        ends = tokens == self.document_end
+        after_two = np.zeros_like(ends)
+        after_two[:, 2:] = ends[:, 1:-1] & ends[:, :-2]
+        numbers = 1 + after_two.cumsum(1)
+        return torch.from_numpy(np.where(tokens == self.words.pad_id, 0, numbers))
 
     def _decoder_side(
         self, tokens: Ids, chosen: Flags, examples: Sequence[int], stream: Stream

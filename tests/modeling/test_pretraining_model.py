@@ -245,13 +245,14 @@ def test_activation_checkpointing_changes_no_gradient() -> None:
 
 def test_compiled_layers_change_no_gradient() -> None:
     batch, gradients = make_batch(), []
+    counters = torch._dynamo.utils.counters
+    counters.clear()
     for flag in (False, True):
         encoder = make_model(compile_layers=flag).main.encoder
         encoder(batch.source_tokens, batch.source_tokens != PAD).square().sum().backward()
         gradients.append([p.grad for p in encoder.parameters()])
     for plain, compiled in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, compiled, rtol=1e-4, atol=1e-4)
-    counters = torch._dynamo.utils.counters
     assert counters["stats"]["unique_graphs"] == 1, "both layers share one graph"
     assert not counters["graph_break"]
 
@@ -293,6 +294,38 @@ def test_padding_changes_nothing() -> None:
     wider.decoder_input = widen(wider.decoder_input)
     wider.masked_positions, wider.clm_positions = move(wider.masked_positions), move(wider.clm_positions)
     torch.testing.assert_close(fast_loss(model, batch), fast_loss(model, wider))
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "eager", "flex"])
+@torch.no_grad()
+def test_documents_in_one_row_are_as_if_each_stood_alone(backend: str) -> None:
+    model = make_model(attention_backend=backend)
+    lengths, width = [5, 1, 4], 12
+    row = torch.randint(4, WORDS, (1, width))
+    documents = torch.tensor([[1] * 5 + [2] + [3] * 4 + [0] * 2])
+    shifted = torch.randint(4, WORDS, (1, width))
+    decoded, encoded = model.main(row, shifted, documents)
+    hidden = model.auxiliary.stack(row, documents)
+    begin = 0
+    for length in lengths:
+        here = slice(begin, begin + length)
+        alone_decoded, alone_encoded = model.main(row[:, here], shifted[:, here])
+        torch.testing.assert_close(decoded[:, here], alone_decoded, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(encoded[:, here], alone_encoded, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(hidden[:, here], model.auxiliary.stack(row[:, here]), atol=1e-5, rtol=1e-5)
+        begin += length
+
+
+def test_documents_end_at_the_second_end_token() -> None:
+    words = Vocabulary(pad_id=PAD, mask_id=WORDS, first_word=4, end_of_words=WORDS)
+    make = MetroBatches(MaskingConfig(), words, WORDS, document_end=2)
+    tokens = np.array([[0, 5, 2, 6, 2, 2, 7, 2, 2, 8], [0, 5, 2, 2, 2, 6, PAD, PAD, PAD, PAD]])
+    batch = make(tokens, [0, 1], Stream(1, 1))
+    assert batch.documents is not None
+    assert batch.documents.tolist() == [[1, 1, 1, 1, 1, 1, 2, 2, 2, 3], [1, 1, 1, 1, 2, 3, 0, 0, 0, 0]]
+    loss = fast_loss(make_model(), batch)
+    loss.backward()
+    assert math.isfinite(loss.item())
 
 
 def test_metrics_count_by_hand() -> None:

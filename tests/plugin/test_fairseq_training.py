@@ -154,7 +154,8 @@ def test_uniform_numbers_keep_their_precision(
         "--decoding-target all_tokens", "--decoding-target masked_only", "--clm-head copy", "--rtd decoder",
         "--rtd decoder --clm-head projection", "--mask-pattern span", "--weighted-clm", "--rtd-head linear",
         "--keep-ratio 0.1 --random-ratio 0.1", "--auxiliary-sharing tokens", "--bf16", "--amp",
-        "--activation-checkpointing", "--sample-break-mode none", "--optimizer adam --adam-betas (0.9,0.98)",
+        "--activation-checkpointing", "--sample-break-mode none", "--sample-break-mode complete --within-documents",
+        "--optimizer adam --adam-betas (0.9,0.98)",
     ],
 )  # fmt: skip
 def test_every_option_trains(variant: str, train: Train, tmp_path: Path) -> None:
@@ -211,6 +212,7 @@ def test_validation_keeps_its_masks(train: Train, tmp_path: Path, capfd: pytest.
         ("--tokens-per-sample 700", "sequences of 700 tokens do not fit max_positions 512"),
         ("--auxiliary-layers 0 --rtd none", "needs an auxiliary"),
         ("--decoding-target masked_only --clm-head copy", "masked_only does not go with clm_head=copy"),
+        ("--decoding-target masked_only --within-documents", "masked_only does not go with within_documents"),
         ("--rtd none --weighted-clm", "weighted_clm needs the RTD head"),
         ("--memory-efficient-bf16", "fused_adamw does not keep: use --optimizer adam"),
         ("--attention-backend flex --attention-dropout 0.1", "attention_backend is flex, which has no dropout"),
