@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 from collections import Counter
 from itertools import product
@@ -11,12 +12,14 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import normalizers
+from tokenizers import Tokenizer as RustTokenizer
+from tokenizers import models, normalizers
 
 from metro_t0.data.python_docs import documents
 from metro_t0.files import open_bytes
-from metro_t0.tokenization import Tokenizer, word_cache
+from metro_t0.tokenization import Tokenizer, parts, word_cache
 from metro_t0.tokenization.encoder import RustEncoder
+from metro_t0.tokenization.normalization import build_normalizer, word_splitter
 from metro_t0.tokenization.parts import cut_into_parts
 from metro_t0.tokenization.training import BpeSettings, train_bpe
 
@@ -83,22 +86,23 @@ def test_made_text(tokenizer: Tokenizer, encoder: RustEncoder, texts: list[str])
 @settings(deadline=None, max_examples=500)
 @given(texts=TEXTS)
 def test_parts_put_together_are_the_words(texts: list[str]) -> None:
-    parts = cut_into_parts(texts)
-    assert len(set(parts.distinct)) == len(parts.distinct)
-    for text, start, end in zip(texts, parts.text_ends[:-1], parts.text_ends[1:], strict=True):
-        found = [parts.distinct[index] for index in parts.indices[start:end]]
+    cut = cut_into_parts(texts)
+    assert len(set(cut.distinct)) == len(cut.distinct)
+    for text, start, end in zip(texts, cut.text_ends[:-1], cut.text_ends[1:], strict=True):
+        found = [cut.distinct[index] for index in cut.indices[start:end]]
         assert "".join(found) == "".join(text.split())
         assert all(part.split() == [part] for part in found)
 
 
 def test_where_words_are_cut() -> None:
     def cut(text: str) -> list[str]:
-        parts = cut_into_parts([text])
-        return [parts.distinct[index] for index in parts.indices]
+        found = cut_into_parts([text])
+        return [found.distinct[index] for index in found.indices]
 
     assert cut('("Well-known," he said...)') == ['("', "Well-known", ',"', "he", "said", "...)"]
     assert cut("'s ('tis dogs' 'LL-x.") == ["'s", "('tis", "dogs", "'", "'LL-x", "."]
     assert cut("“café.” .é é. ---") == ["“café.”", ".é", "é.", "---"]
+    assert cut("'em 'tis ''em 'll") == ["'", "em", "'tis", "''", "em", "'ll"]
     assert cut(" \t\x1c ") == cut("") == []
 
 
@@ -107,7 +111,9 @@ def test_batches_of_any_size_are_the_same(
 ) -> None:
     texts = ["", *lines[:2_000], "the dogs' s", "", ""]
     expected_ids, expected_sizes = tokenizer.encode_flat(texts)
-    monkeypatch.setattr(word_cache, "CHARACTERS_AT_ONCE", 50)
+    monkeypatch.setattr(word_cache, "CHARACTERS_AT_ONCE", 5_000)
+    monkeypatch.setattr(word_cache, "PARTS_AT_ONCE", 7)
+    monkeypatch.setattr(parts, "CHARACTERS_AT_ONCE", 50)
     ids, sizes = tokenizer.encode_flat(texts)
     assert np.array_equal(ids, expected_ids)
     assert np.array_equal(sizes, expected_sizes)
@@ -122,6 +128,41 @@ def test_normalisation_that_changes_ascii_is_not_left_out(tokenizer: Tokenizer, 
     cache = word_cache.WordCache(changed)
     ids, _ = cache.encode(["The good dog's (bone)."])
     assert [ids.tolist()] == changed.encode_texts(["The good dog's (bone)."])
+
+
+PLAIN_WORD = re.compile(r"[0-9A-Za-z](?:[!-~]*[0-9A-Za-z])?|[!-/:-@\[-`{-~]+")
+
+
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(words=st.lists((ASCII | SNIPPETS | ANY).map(lambda text: "".join(text.split())).filter(bool), min_size=1))
+def test_which_words_are_plain(encoder: RustEncoder, words: list[str]) -> None:
+    expected = [bool(PLAIN_WORD.fullmatch(word)) and "''" not in word and "``" not in word for word in words]
+    assert encoder.are_plain(words).tolist() == expected
+
+
+@given(texts=st.lists(st.text(max_size=9), max_size=30), size=st.integers(1, 40))
+def test_runs_of_texts_are_whole_and_bounded(texts: list[str], size: int) -> None:
+    runs = list(parts.batches(texts, size))
+    assert [text for run in runs for text in run] == texts
+    assert all(sum(map(len, run)) < 2 * size + 9 for run in runs)
+
+
+@given(st.lists(st.lists(st.integers(0, 99), max_size=1_500), max_size=6))
+def test_growing_array(rows: list[list[int]]) -> None:
+    growing = word_cache.Growing(np.int32)
+    for row in rows:
+        growing.extend(np.array(row, np.int32))
+    assert growing.values.tolist() == [value for row in rows for value in row]
+    assert len(growing) == sum(map(len, rows))
+
+
+def test_a_piece_across_word_marks_is_never_used() -> None:
+    pieces = [("<unk>", -20.0), ("▁", -3.0), ("a", -3.0), ("b", -3.0), ("▁a", -4.0), ("▁b", -4.0), ("▁a▁b", -1.0)]
+    rust = RustTokenizer(models.Unigram(pieces, unk_id=0))
+    rust.normalizer, rust.pre_tokenizer = build_normalizer([], lowercase=True), word_splitter()
+    ids, lengths = RustEncoder(rust).encode_plain_forms(["a", "b", "ab"])
+    assert [ids.tolist()] == RustEncoder(rust).encode_texts(["a b ab"])
+    assert lengths.tolist() == [1, 1, 2]
 
 
 def test_plain_words_take_no_regular_expressions(
