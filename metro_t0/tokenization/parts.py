@@ -55,16 +55,21 @@ class Parts:
 def cut_into_parts(texts: Sequence[str]) -> Parts:
     """Cut texts into parts. Raises `UnicodeEncodeError` for a lone surrogate."""
     portions = [_number(portion) for portion in batches(texts, CHARACTERS_AT_ONCE)]
-    coded = pa.chunked_array([portion[0] for portion in portions]).unify_dictionaries()
+    chunks = [portion[0] for portion in portions]
+    if len(chunks) > 1:
+        chunks = pa.chunked_array(chunks).unify_dictionaries().chunks
     # Arrow's own to_numpy would import pandas.
-    indices = [np.frombuffer(chunk.indices.buffers()[1], np.int32, len(chunk)) for chunk in coded.chunks]
+    indices = [np.frombuffer(chunk.indices.buffers()[1], np.int32, len(chunk)) for chunk in chunks]
     sizes = np.concatenate([portion[1] for portion in portions])
-    distinct = _to_list(coded.chunk(0).dictionary)
+    distinct = _to_list(chunks[0].dictionary)
     return Parts(distinct, np.concatenate(indices), np.concatenate((np.zeros(1, np.int64), np.cumsum(sizes))))
 
 
 def batches(texts: Sequence[str], characters_at_once: int) -> Iterator[Sequence[str]]:
     """Cut a sequence of texts into runs of about so many characters; no texts are one empty run."""
+    if len(texts) < 2:
+        yield texts
+        return
     ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)))
     edges = np.flatnonzero(np.diff(ends // characters_at_once)) + 1
     for start, end in pairwise([0, *edges.tolist(), len(texts)]):

@@ -118,12 +118,14 @@ class WordCache:
     def _texts_to_encode_whole(self, numbers: NDArray[np.int64], parts: Parts) -> NDArray[np.int64]:
         """Places of the texts in which a rule may look beyond a part."""
         indices = parts.indices
+        marked = np.flatnonzero(self._has_word_mark.values[numbers][indices])
         after = np.flatnonzero(self._ends_with_quote.values[numbers][indices[:-1]]) + 1
+        if not len(marked) and not len(after):
+            return marked
         followers = np.unique(indices[after]).tolist()
         joinable = [follower for follower in followers if JOINABLE_WORD.match(parts.distinct[follower])]
         # A quote that ends one text and a contraction that begins the next cost a needless exact pass, no error.
         joined = after[np.isin(indices[after], joinable)]
-        marked = np.flatnonzero(self._has_word_mark.values[numbers][indices])
         return np.unique(np.searchsorted(parts.text_ends, np.concatenate((joined, marked)), side="right") - 1)
 
     def _look_up(self, numbers: NDArray[np.int64], parts: Parts) -> Encoded:
