@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from hf_helpers import TEXT
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from tokenizers import normalizers, processors
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedTokenizerFast
@@ -103,6 +103,7 @@ def test_any_texts_and_options(
     options: dict[str, Any],
     sides: tuple[str, str],
 ) -> None:
+    assume(not options.get("stride") or options.get("max_length", 64) > 4)  # on which Rust panics
     for tokenizer in (fast, stock):
         tokenizer.padding_side, tokenizer.truncation_side = sides
     check(fast, stock, texts, **options)
@@ -197,8 +198,8 @@ def test_real_lines(real_data: Path, name: str) -> None:
         model_input_names=["input_ids", "attention_mask"],
     )  # fmt: skip
     with open_bytes(real_data / "corpus" / "train-04.txt.zst") as stream:
-        lines = stream.read(400_000).decode(errors="ignore").split("\n")
-    assert len(lines) > 1_500
+        lines = stream.read(200_000).decode(errors="ignore").split("\n")
+    assert len(lines) > 500
     batch, expected = fast(lines), stock(lines)
     assert isinstance(batch, PlainBatch)
     assert batch.data == expected.data
