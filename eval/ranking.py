@@ -7,25 +7,33 @@ so the work is arranged around the prompt:
     encoder                         once per prompt
     cross-attention keys, values    once per prompt
     tokens all choices begin with   once per prompt (at the least, the decoder's start token)
-    the rest                        once per distinct choice
+    the rest                        once per distinct choice, all reading the prompt's one copy of keys and values
 
 The same numbers come out as from running the whole model on every (prompt, choice) pair.
 
-Shapes: P prompts, C choices of all prompts, S source tokens, T target tokens, V vocabulary.
+Shapes: P prompts, C choices of all prompts, G most choices of a prompt, S source tokens, T target tokens,
+V vocabulary, H heads, K features per head.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from transformers import Cache, EncoderDecoderCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from eval.batching import length_sorted_batches
 from metro_t0.errors import UserError
+
+TARGET_TOKEN = 8
+"""Source tokens that weigh as much as the logits of one target token, roughly (32,000 pieces, base size)."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +67,10 @@ def score_choices(
     """Score all choices of a batch of prompts.
 
     decoder_start: ids fed to the decoder before the first token of a choice, never scored.
-    max_tokens: upper bound of (choices decoded together) x (source and target tokens), which bounds the memory
-        of the expanded cross-attention. All prompts of `questions` are encoded together: see `eval.batching`.
+    max_tokens: budget of tokens decoded together, which bounds the memory of the logits: a target token counts as
+        `TARGET_TOKEN` source tokens. A model whose attention is not torch's fused one (SDPA) needs a copy of the
+        prompt's keys and values for every choice; there the prompt's tokens count too. All prompts of `questions`
+        are encoded together: see `eval.batching`.
     Returns, per prompt, the scores in the order of its choices. Equal choices of one prompt get equal scores.
     """
     device = model.device
@@ -84,21 +94,25 @@ def score_choices(
     log_p_PTV = prefix.logits[:, len(decoder_start) - 1 :].float().log_softmax(-1)
     score_C = log_p_PTV[owner_C[:, None], step_T, first_CT].sum(-1)
 
+    sharing = model.config._attn_implementation == "sdpa"
     unfinished = [c for c, choice in enumerate(choices) if len(choice) > shared + 1]
-    lengths = [source_PS.shape[1] + len(choices[c]) for c in unfinished]
+    copied = 0 if sharing else source_PS.shape[1]
+    lengths = [TARGET_TOKEN * (len(choices[c]) - shared - 1) + copied for c in unfinished]
     for batch in length_sorted_batches(lengths, max_tokens):
-        group = [unfinished[index] for index in batch]
+        group = sorted(unfinished[index] for index in batch)
         rows_C = owner_C[group]
+        prompts_P, member_C = rows_C.unique(return_inverse=True) if sharing else (rows_C, torch.arange(len(group)))
         target_CT, target_mask_CT = pad_right([choices[c][shared:] for c in group], pad_id, device)
-        rest = model(
-            encoder_outputs=BaseModelOutput(last_hidden_state=encoded[0].index_select(0, rows_C)),
-            attention_mask=mask_PS.index_select(0, rows_C),
-            decoder_input_ids=target_CT[:, :-1],
-            past_key_values=_select_rows(prefix.past_key_values, rows_C),
-            use_cache=True,
-        )
-        log_p_CTV = rest.logits.float().log_softmax(-1)
-        log_p_CT = log_p_CTV.gather(-1, target_CT[:, 1:, None])[..., 0]
+        with SharedCrossAttention(member_C.to(device)):
+            rest = model(
+                # Not read, its keys being in the cache; its shape says how many rows the mask has.
+                encoder_outputs=BaseModelOutput(last_hidden_state=encoded[0][:1].expand(len(group), -1, -1)),
+                attention_mask=mask_PS.index_select(0, rows_C),
+                decoder_input_ids=target_CT[:, :-1],
+                past_key_values=_select_rows(prefix.past_key_values, rows_C, prompts_P),
+                use_cache=True,
+            )
+        log_p_CT = -F.cross_entropy(rest.logits.float().transpose(1, 2), target_CT[:, 1:], reduction="none")
         score_C[group] += (log_p_CT * target_mask_CT[:, 1:]).sum(-1)
 
     score_of = iter(score_C.tolist())
@@ -132,15 +146,56 @@ def pad_right(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) 
     return ids.to(device), mask.to(device)
 
 
-def _select_rows(cache: EncoderDecoderCache, rows_C: torch.Tensor) -> EncoderDecoderCache:
-    """A new cache whose row c is row `rows_C[c]` of the old one, which stays as it was."""
+class SharedCrossAttention(TorchFunctionMode):
+    """Within it, C rows of queries attend to the keys and values of P <= C prompts, which are nowhere repeated.
 
-    def selected(part: Cache) -> Cache:
+    The queries of a prompt's choices are laid side by side: G choices of T tokens are G * T queries. Any model can
+    be run in it whose attention is `torch.nn.functional.scaled_dot_product_attention`; calls in which queries and keys
+    have as many rows (self-attention) are left alone.
+    """
+
+    def __init__(self, prompt_C: Tensor) -> None:
+        """prompt_C: the prompt of each choice, counted from 0, ascending and without gaps."""
+        super().__init__()
+        counts_P = prompt_C.bincount()
+        self.prompt_C = prompt_C
+        self.place_C = torch.arange(len(prompt_C), device=prompt_C.device) - (counts_P.cumsum(0) - counts_P)[prompt_C]
+        # A prompt with fewer choices than others repeats its last one, and nobody reads what comes out.
+        first_P = counts_P.cumsum(0) - counts_P
+        place_G = torch.arange(int(counts_P.max()), device=prompt_C.device)
+        self.choice_PG = first_P[:, None] + torch.minimum(place_G, counts_P[:, None] - 1)
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Called by torch for every function while the mode is on."""
+        kwargs = kwargs or {}
+        if function is F.scaled_dot_product_attention and args[0].size(0) != args[1].size(0):
+            return self._attend(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, **settings: Any) -> Tensor:
+        """q (C, H, T, K), k and v (P, H, S, K), attn_mask to be broadcast to (C, H, T, S) -> (C, H, T, K)."""
+        if attn_mask is not None:
+            attn_mask = self._side_by_side(attn_mask.expand(q.size(0), -1, q.size(2), -1))
+        attended = F.scaled_dot_product_attention(self._side_by_side(q), k, v, attn_mask=attn_mask, **settings)
+        return attended.unflatten(2, (-1, q.size(2)))[self.prompt_C, :, self.place_C]
+
+    def _side_by_side(self, x: Tensor) -> Tensor:
+        """(C, H, T, K) -> (P, H, G * T, K)."""
+        return x[self.choice_PG].transpose(1, 2).flatten(2, 3)
+
+
+def _select_rows(cache: EncoderDecoderCache, rows_C: Tensor, prompts_P: Tensor) -> EncoderDecoderCache:
+    """A new cache: self-attention of the rows `rows_C`, cross-attention of the rows `prompts_P` of the old one."""
+
+    def selected(part: Cache, rows: Tensor) -> Cache:
         part = copy.copy(part)
         part.layers = [copy.copy(layer) for layer in part.layers]
         for layer in part.layers:
-            layer.keys = layer.keys.index_select(0, rows_C)
-            layer.values = layer.values.index_select(0, rows_C)
+            layer.keys = layer.keys.index_select(0, rows)
+            layer.values = layer.values.index_select(0, rows)
         return part
 
-    return EncoderDecoderCache(selected(cache.self_attention_cache), selected(cache.cross_attention_cache))
+    own, cross = cache.self_attention_cache, cache.cross_attention_cache
+    return EncoderDecoderCache(selected(own, rows_C), selected(cross, prompts_P))

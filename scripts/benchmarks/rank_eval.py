@@ -32,7 +32,12 @@ from metro_t0.prompts.datasets import load_rows
 TASKS = {
     "copa (2 choices)": Task("copa", dataset_name("super_glue/copa"), "validation", ("more likely",)),
     "rte (2 choices)": Task("rte", dataset_name("super_glue/rte"), "validation", ("GPT-3 style",)),
-    "hellaswag (4 choices)": Task("hellaswag", dataset_name("hellaswag"), "validation", ("if_begins_how_continues",)),
+    "hellaswag (4 names)": Task("hellaswag", dataset_name("hellaswag"), "validation", ("if_begins_how_continues",)),
+    "hellaswag (4 endings)": Task("hellaswag", dataset_name("hellaswag"), "validation", ("Predict ending with hint",)),
+    "trec (6 choices)": Task("trec", dataset_name("trec"), "test", ("trec1",)),
+    "dbpedia (14 choices)": Task(
+        "dbpedia", dataset_name("dbpedia_14"), "test", ("pick_one_category_for_the_following_text",)
+    ),
     "mmlu (4 choices)": Task(
         "mmlu",
         dataset_name("mmlu"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,14 @@ from hypothesis import strategies as st
 from transformers import AutoModelForSeq2SeqLM, MT5Config, MT5ForConditionalGeneration, PreTrainedModel
 
 from eval.loading import decoder_start_ids
-from eval.ranking import ChoiceScore, Question, predict, score_choices, shared_prefix_length
+from eval.ranking import (
+    ChoiceScore,
+    Question,
+    SharedCrossAttention,
+    predict,
+    score_choices,
+    shared_prefix_length,
+)
 from metro_t0.hf import MetroT5Config, MetroT5ForConditionalGeneration
 
 END = 2
@@ -100,6 +108,72 @@ def test_scores_do_not_depend_on_the_batch(model: PreTrainedModel) -> None:
         expected = [s.log_probability for s in together[i]]
         assert [s.log_probability for s in shuffled[position]] == pytest.approx(expected, rel=1e-6, abs=2e-5)
         assert [s.log_probability for s in alone[i]] == pytest.approx(expected, rel=1e-6, abs=2e-5)
+
+
+@pytest.mark.parametrize("max_tokens", [1, 300, 100_000])
+def test_models_without_fused_attention_score_the_same(model: PreTrainedModel, max_tokens: int) -> None:
+    """Their prompts' keys and values are copied for every choice instead of shared."""
+    questions = random_questions(12, seed=3)
+    start = decoder_start_ids(model)
+    fused = score_choices(model, questions, start, 1, max_tokens)
+    before = model.config._attn_implementation
+    assert before == "sdpa"
+    model.set_attn_implementation("eager")
+    try:
+        eager = score_choices(model, questions, start, 1, max_tokens)
+    finally:
+        model.set_attn_implementation(before)
+    for row, expected in zip(eager, fused, strict=True):
+        values = [score.log_probability for score in expected]
+        assert [score.log_probability for score in row] == pytest.approx(values, rel=1e-6, abs=2e-5)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    counts=st.lists(st.integers(1, 5), min_size=1, max_size=5),
+    heads=st.sampled_from([1, 4]),
+    rows_of_mask=st.sampled_from(["one", "all", "none"]),
+    queries_of_mask=st.sampled_from([1, 3]),
+)
+def test_shared_keys_give_what_repeated_keys_give(
+    counts: list[int], heads: int, rows_of_mask: str, queries_of_mask: int
+) -> None:
+    torch.manual_seed(len(counts))
+    prompt_C = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    q = torch.randn(sum(counts), 4, 3, 8)
+    k, v = torch.randn(2, len(counts), 4, 7, 8)
+    mask = {
+        "one": torch.randn(1, heads, queries_of_mask, 7),
+        "all": torch.randn(sum(counts), heads, queries_of_mask, 7),
+        "none": None,
+    }[rows_of_mask]
+    attention = torch.nn.functional.scaled_dot_product_attention
+    expected = attention(q, k[prompt_C], v[prompt_C], attn_mask=mask, scale=1.0)
+    with SharedCrossAttention(prompt_C):
+        shared = attention(q, k, v, attn_mask=mask, scale=1.0)
+        alone = attention(q, q, q)
+    torch.testing.assert_close(shared, expected)
+    torch.testing.assert_close(alone, attention(q, q, q))
+
+
+def test_keys_of_a_prompt_are_not_copied_for_its_choices(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """20 choices of a prompt and 3 of another attend to two rows of keys."""
+    questions = [
+        Question([9, 8, 7, END], [(11 + i, 12, 13, END) for i in range(20)]),
+        Question([9, 9, END], [(11 + i, 14, END) for i in range(3)]),
+    ]
+    rows: list[tuple[int, int]] = []
+    original = SharedCrossAttention._attend
+
+    def note(self: SharedCrossAttention, q: torch.Tensor, k: torch.Tensor, *rest: Any, **settings: Any) -> torch.Tensor:
+        rows.append((q.size(0), k.size(0)))
+        return original(self, q, k, *rest, **settings)
+
+    monkeypatch.setattr(SharedCrossAttention, "_attend", note)
+    score_choices(model, questions, decoder_start_ids(model), 1, 100_000)
+    assert set(rows) == {(23, 2)}
 
 
 def test_bart_reads_its_forced_first_token_without_scoring_it(model_directories: dict[str, Path]) -> None:
