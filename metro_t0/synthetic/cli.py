@@ -198,6 +198,8 @@ def _register_verify(commands: argparse._SubParsersAction) -> None:
 def _verify(options: argparse.Namespace) -> int:
     if options.path.is_dir():
         return _verify_directory(options)
+    if not options.path.is_file():
+        raise UserError(f"{options.path}: no such file or directory")
     if options.task is None or options.vocabulary is None:
         raise UserError(f"{options.path}: to check a single file, give --task and --vocabulary")
     task = get_task(options.task)

@@ -82,7 +82,7 @@ def test_verify_a_single_file_of_the_authors_layout(tmp_path, capsys):
         (["inspect", "nonsense_summary", "--vocabulary", "compact:20"], "too few for"),
         (["inspect", "length", "--vocabulary", "t5"], "the number 0 are not known"),
         (["inspect", "set", *SHORT, "--num-tokens", "1"], "num_tokens is 1"),
-        (["verify", "nowhere"], "give --task"),
+        (["verify", "nowhere"], "nowhere: no such file or directory"),
     ],
 )
 def test_bad_input(arguments, message, capsys):
