@@ -57,7 +57,7 @@ def plot_schemes(directory: Path, output: Path, source: str, metric: str) -> lis
     left.set_xlabel("gap to T5 closed, mean of six tasks (%)")
     left.set_title("Printed results")
     _draw_schemes(right, printed, ours)
-    right.set_title(f"What a scheme keeps of full transfer from {source}")
+    right.set_title(f"Kept of full transfer ({source})")
     rows: list[dict[str, Any]] = [
         {"panel": "gap closed", "name": name, "origin": "paper", "percent": f"{gap:.1f}", "sd": ""}
         for name, gap in gaps.items()
