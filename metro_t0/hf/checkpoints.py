@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import pickle
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,8 +88,12 @@ def load_plain(path: Path) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).split("\n")[0]
-        raise UserError(f"{path}: holds more than tensors and plain values, so it is not loaded ({reason})") from None
+        # torch's own words advise to load it without the safeguard.
+        wanted = re.search(r"GLOBAL (\S+)", str(error))
+        if wanted is None:
+            raise UserError(f"{path}: not a checkpoint that torch saved") from None
+        message = f"{path}: holds more than tensors and plain values ({wanted[1]}), so it is not loaded"
+        raise UserError(message) from None
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         raise UserError(f"{path}: truncated or not a checkpoint ({str(error).splitlines()[0]})") from None
 
