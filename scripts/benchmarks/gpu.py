@@ -23,6 +23,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -176,9 +177,9 @@ def results_of(name: str, options: Any, ceilings: dict[str, float]) -> Iterable[
     """One result per path, then the peer's."""
     config = preset(name, vocab_size=VOCABULARIES.get(name, 32_768) + options.length)
     for path in applicable(options.device):
-        yield attempt(lambda path=path: run_path(path, name, config, options, ceilings), name, path.name, path.dtype)  # type: ignore[misc]
+        yield attempt(partial(run_path, path, name, config, options, ceilings), name, path.name, path.dtype)
     if importlib.util.find_spec("transformers"):
-        yield attempt(lambda: run_peer(name, config, options, ceilings), name, "Hugging Face T5", "bf16")
+        yield attempt(partial(run_peer, name, config, options, ceilings), name, "Hugging Face T5", "bf16")
 
 
 def profile_fastest(results: list[Result], options: Any) -> str:
