@@ -15,7 +15,7 @@ from transformers import BatchEncoding
 from transformers.tokenization_utils_base import PaddingStrategy, TruncationStrategy
 
 # Smaller batches take less time in Rust than the checks before the other way.
-MIN_CHARACTERS = 1 << 13
+MIN_CHARACTERS = 1 << 11
 TENSORS = (None, "np", "pt")
 
 Ids = NDArray[np.int32]

@@ -6,15 +6,17 @@ import string
 from itertools import chain
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from tokenizers import Tokenizer as RustTokenizer
 
+from metro_t0.tokenization.arrow_strings import LINE_END, content_of, from_list, lines_of, to_list
 from metro_t0.tokenization.normalization import WORD_MARK
 from metro_t0.tokenization.parts import ALPHANUMERIC, BYTE_CLASSES, OTHER
 
 WORDS_PER_TEXT = 32
 ASCII_VISIBLE = string.digits + string.ascii_letters + string.punctuation
-LINE_END = ord("\n")
 DOUBLED = np.frombuffer(b"'`", np.uint8)
 
 Encoded = tuple[NDArray[np.int32], NDArray[np.int64]]
@@ -42,28 +44,28 @@ class RustEncoder:
         Word rules apart it maps character by character, so that every character in turn tells.
         """
         words = [f"a{character}a" for character in ASCII_VISIBLE]
-        expected = self.plain_forms(words)
+        expected = to_list(self.plain_forms(from_list(words)))
         return all(
             self._rust.normalizer.normalize_str(word) == WORD_MARK + form
             for word, form in zip(words, expected, strict=True)
         )
 
-    def plain_forms(self, words: list[str]) -> list[str]:
+    def plain_forms(self, words: pa.LargeStringArray) -> pa.LargeStringArray:
         """The normalised forms of plain words, without the word mark."""
-        return "\n".join(words).lower().split("\n") if self._lowercase and words else words
+        return pc.ascii_lower(words) if self._lowercase else words
 
-    def are_plain(self, words: list[str]) -> NDArray[np.bool_]:
+    def are_plain(self, words: pa.LargeStringArray) -> NDArray[np.bool_]:
         """Whether each word is normalised by `plain_forms` alone: (words,).
 
         No rule applies to ASCII between two letters or digits, nor to ASCII symbols alone, but for doubled quotes.
         Words must not be empty nor hold white space.
         """
-        if not self._plain_known:
+        if not self._plain_known or not len(words):
             return np.zeros(len(words), np.bool_)
-        joined = "\n".join([*words, ""]).encode()
+        joined = lines_of(words)
         content = np.frombuffer(joined, np.uint8)
         classes = np.frombuffer(joined.translate(BYTE_CLASSES), np.uint8)
-        ends = np.flatnonzero(content == LINE_END)
+        ends = np.flatnonzero(content == ord(LINE_END))
         starts = np.concatenate((np.zeros(1, np.int64), ends[:-1] + 1))
         symbols = ~np.logical_or.reduceat(classes == ALPHANUMERIC, starts)
         plain = symbols | ((classes[starts] == ALPHANUMERIC) & (classes[ends - 1] == ALPHANUMERIC))
@@ -76,18 +78,25 @@ class RustEncoder:
         """The ids of each text."""
         return [encoding.ids for encoding in self._rust.encode_batch_fast(texts, add_special_tokens=False)]
 
-    def encode_plain_forms(self, forms: list[str]) -> Encoded:
+    def encode_plain_forms(self, forms: pa.LargeStringArray) -> Encoded:
         """Ids of all words back to back, and the number of ids of each; `forms` are plain forms of plain words.
 
         Sorted words are encoded a quarter faster: the model finds in the processor's cache what it needs.
         """
-        rows = [forms[start : start + WORDS_PER_TEXT] for start in range(0, len(forms), WORDS_PER_TEXT)]
-        ids, _ = flatten(self._encode_normalised([WORD_MARK + WORD_MARK.join(row) for row in rows]))
+        ids, _ = flatten(self._encode_normalised(self._marked(forms, WORDS_PER_TEXT)))
         # The mark is the first character of a word and no other, so as many marked pieces as words begin one each.
         starts = np.flatnonzero(self._begins_word[ids])
         if len(starts) != len(forms):  # the mark itself is an unknown character somewhere
-            return flatten(self._encode_normalised([WORD_MARK + form for form in forms]))
+            return flatten(self._encode_normalised(self._marked(forms, 1)))
         return ids, np.diff(starts, append=len(ids))
+
+    def _marked(self, forms: pa.LargeStringArray, at_once: int) -> list[str]:
+        """Texts of so many words with the mark before each."""
+        content, offsets = content_of(forms)
+        separators = np.full(len(forms), ord(" "), np.uint8)
+        separators[::at_once] = ord(LINE_END)
+        texts = np.insert(content, offsets[:-1], separators).tobytes().decode()
+        return texts.replace(" ", WORD_MARK).replace(LINE_END, LINE_END + WORD_MARK).split(LINE_END)[1:]
 
     def _encode_normalised(self, texts: list[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self._bare.encode_batch_fast(texts, add_special_tokens=False)]

@@ -18,12 +18,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from metro_t0.tokenization.arrow_strings import codes_of, from_content
+
 # Texts are cut in portions whose arrays fit into a processor's cache.
 CHARACTERS_AT_ONCE = 1 << 20
 # What str.split() splits at, of ASCII.
 ASCII_SPACE = b"\t\n\v\f\r\x1c\x1d\x1e\x1f "
 SPACE, ALPHANUMERIC, PUNCTUATION, OTHER = range(4)
-QUOTE, SEPARATOR = b"' "
+QUOTE = ord("'")
 BEGINS_CONTRACTION = np.isin(np.arange(256), np.frombuffer(b"smdtlrvSMDTLRV", np.uint8))
 
 
@@ -47,7 +49,7 @@ class Parts:
     text_ends: (texts + 1,); text t has the parts text_ends[t]:text_ends[t + 1].
     """
 
-    distinct: list[str]
+    distinct: pa.LargeStringArray
     indices: NDArray[np.int32]
     text_ends: NDArray[np.int64]
 
@@ -58,11 +60,9 @@ def cut_into_parts(texts: Sequence[str]) -> Parts:
     chunks = [portion[0] for portion in portions]
     if len(chunks) > 1:
         chunks = pa.chunked_array(chunks).unify_dictionaries().chunks
-    # Arrow's own to_numpy would import pandas.
-    indices = [np.frombuffer(chunk.indices.buffers()[1], np.int32, len(chunk)) for chunk in chunks]
     sizes = np.concatenate([portion[1] for portion in portions])
-    distinct = _to_list(chunks[0].dictionary)
-    return Parts(distinct, np.concatenate(indices), np.concatenate((np.zeros(1, np.int64), np.cumsum(sizes))))
+    text_ends = np.concatenate((np.zeros(1, np.int64), np.cumsum(sizes)))
+    return Parts(chunks[0].dictionary, np.concatenate([codes_of(chunk) for chunk in chunks]), text_ends)
 
 
 def batches(texts: Sequence[str], characters_at_once: int) -> Iterator[Sequence[str]]:
@@ -82,21 +82,9 @@ def _number(texts: Sequence[str]) -> tuple[pa.DictionaryArray, NDArray[np.int64]
     encoded = [text.encode() if text.isascii() else " ".join(text.split()).encode() for text in texts]
     joined = b"\n".join([b"", *encoded, b""])
     starts, offsets = _cuts(joined)
-    content = joined.translate(None, ASCII_SPACE)
-    buffers = [None, pa.py_buffer(np.append(offsets, len(content))), pa.py_buffer(content)]
-    coded = pa.Array.from_buffers(pa.large_string(), len(offsets), buffers).dictionary_encode()
+    coded = from_content(joined.translate(None, ASCII_SPACE), offsets).dictionary_encode()
     text_starts = np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)) + 1)
     return coded, np.diff(np.searchsorted(starts, text_starts), prepend=0)
-
-
-def _to_list(parts: pa.LargeStringArray) -> list[str]:
-    """The same as `to_pylist`, much faster; parts hold no spaces and are not empty."""
-    if not len(parts):
-        return []
-    _, ends, content = parts.buffers()
-    offsets = np.frombuffer(ends, np.int64, len(parts) + 1)
-    characters = np.frombuffer(content, np.uint8, offsets[-1])
-    return np.insert(characters, offsets[1:-1], SEPARATOR).tobytes().decode().split(chr(SEPARATOR))
 
 
 def _cuts(joined: bytes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

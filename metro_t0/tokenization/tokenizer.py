@@ -14,7 +14,7 @@ from tokenizers import Tokenizer as RustTokenizer
 
 from metro_t0.errors import UserError
 from metro_t0.files import atomic_path
-from metro_t0.tokenization.encoder import RustEncoder
+from metro_t0.tokenization.encoder import RustEncoder, flatten
 from metro_t0.tokenization.normalization import WORD_MARK, word_splitter
 from metro_t0.tokenization.sentencepiece_model import convert, read_sentencepiece_model
 from metro_t0.tokenization.vocabulary import (
@@ -33,6 +33,8 @@ from metro_t0.tokenization.word_cache import WordCache
 DICT_NAME = "dict.txt"
 TOKENIZER_NAME = "tokenizer.json"
 SENTENCEPIECE_NAME = "sp.model"
+# Less text is encoded sooner without the word table.
+MIN_CHARACTERS = 400
 
 
 class Tokenizer:
@@ -50,7 +52,8 @@ class Tokenizer:
         self.vocabulary = vocabulary
         self._tokens = vocabulary.tokens()
         self._rust = complete(rust)
-        self._cache = WordCache(RustEncoder(self._rust))
+        self._encoder = RustEncoder(self._rust)
+        self._cache = WordCache(self._encoder)
 
     @classmethod
     def load(cls, directory: str | Path) -> Tokenizer:
@@ -94,6 +97,8 @@ class Tokenizer:
 
     def encode_flat(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """Ids of all texts back to back, (total,) int32, and the number of ids of each text, (texts,) int64."""
+        if sum(map(len, texts)) < MIN_CHARACTERS:
+            return flatten(self._encoder.encode_texts(list(texts)))
         return self._cache.encode(texts)
 
     def decode(self, ids: Iterable[int]) -> str:

@@ -10,14 +10,15 @@ the word mark itself.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import compress, count, repeat
-from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
+from metro_t0.tokenization.arrow_strings import codes_of, content_of, matches, select, to_list
 from metro_t0.tokenization.encoder import Encoded, RustEncoder, flatten
 from metro_t0.tokenization.normalization import JOINABLE_WORD, SINGLE_QUOTES, WORD_MARK
+from metro_t0.tokenization.part_table import Growing, PartTable, alphabetical_order
 from metro_t0.tokenization.parts import Parts, batches, cut_into_parts
 
 # Bounds of the memory that the table takes (about 150 MB at these), whatever the amount of text.
@@ -29,30 +30,6 @@ CHARACTERS_AT_ONCE = 1 << 24
 PARTS_AT_ONCE = 1 << 16
 
 
-class Growing:
-    """A numpy array that grows at its end without being copied each time."""
-
-    def __init__(self, dtype: type[np.generic]) -> None:
-        self._room = np.empty(1024, dtype)
-        self._size = 0
-
-    def __len__(self) -> int:
-        return self._size
-
-    @property
-    def values(self) -> NDArray[Any]:
-        """All values so far."""
-        return self._room[: self._size]
-
-    def extend(self, values: NDArray[Any]) -> None:
-        """Add values at the end."""
-        size = self._size + len(values)
-        if size > len(self._room):
-            self._room = np.concatenate((self.values, np.empty(size, self._room.dtype)))
-        self._room[self._size : size] = values
-        self._size = size
-
-
 class WordCache:
     """Encode batches of texts through a table of their parts."""
 
@@ -61,9 +38,9 @@ class WordCache:
         self._clear()
 
     def _clear(self) -> None:
-        self._numbers: dict[str, int] = {}
+        self._table = PartTable()
         self._characters = 0
-        # Part p has the number n = numbers[p] and the ids ids[starts[n]:starts[n] + lengths[n]]; plain parts that
+        # Part p has the number n = table.find(p) and the ids ids[starts[n]:starts[n] + lengths[n]]; plain parts that
         # differ only in case share a number where the vocabulary is uncased.
         self._ids = Growing(np.int32)
         self._starts = Growing(np.int64)
@@ -77,7 +54,7 @@ class WordCache:
         return np.concatenate(ids), np.concatenate(sizes)
 
     def _encode(self, texts: Sequence[str]) -> Encoded:
-        if len(self._numbers) > MAX_PARTS or self._characters > MAX_CHARACTERS:
+        if len(self._table) > MAX_PARTS or self._characters > MAX_CHARACTERS:
             self._clear()
         parts = cut_into_parts(texts)
         numbers = self._number(parts.distinct)
@@ -85,35 +62,45 @@ class WordCache:
         ids, sizes = self._look_up(numbers, parts)
         return self._replace(texts, whole, ids, sizes) if whole.size else (ids, sizes)
 
-    def _number(self, parts: list[str]) -> NDArray[np.int64]:
-        """Places of parts in the table, once it holds them all."""
-        numbers = np.fromiter(map(self._numbers.get, parts, repeat(-1)), np.int64, len(parts))
-        unknown = np.flatnonzero(numbers < 0)
-        if unknown.size:
-            new = [parts[i] for i in unknown.tolist()]
-            self._learn(new)
-            numbers[unknown] = [self._numbers[part] for part in new]
+    def _number(self, parts: pa.LargeStringArray) -> NDArray[np.int64]:
+        """Numbers of distinct parts, once the table holds them all."""
+        numbers = self._table.find(parts)
+        if (unknown := np.flatnonzero(numbers < 0)).size:
+            numbers[unknown] = self._learn(select(parts, unknown))
         return numbers
 
-    def _learn(self, new: list[str]) -> None:
+    def _learn(self, new: pa.LargeStringArray) -> NDArray[np.int64]:
+        numbers = np.empty(len(new), np.int64)
         plain = self._encoder.are_plain(new)
-        if others := list(compress(new, ~plain)):
-            self._add(others, flatten(self._encoder.encode_texts(others)))
-        words = list(compress(new, plain))
-        forms = self._encoder.plain_forms(words)
-        if new_forms := sorted(set(forms).difference(self._numbers)):
-            self._add(new_forms, self._encoder.encode_plain_forms(new_forms))
-        self._numbers.update(zip(words, map(self._numbers.__getitem__, forms), strict=True))
-        self._characters += sum(map(len, new))
+        others = select(new, ~plain)
+        numbers[~plain] = self._add(others, flatten(self._encoder.encode_texts(to_list(others))))
+        numbers[plain] = self._learn_plain(self._encoder.plain_forms(select(new, plain)))
+        unknown = np.flatnonzero(self._table.find(new) < 0)
+        self._table.insert(select(new, unknown), numbers[unknown])
+        self._characters += len(content_of(new)[0])
+        return numbers
 
-    def _add(self, parts: list[str], encoded: Encoded) -> None:
+    def _learn_plain(self, forms: pa.LargeStringArray) -> NDArray[np.int64]:
+        """Numbers of plain forms, among which may be equal ones and known ones."""
+        coded = forms.dictionary_encode()
+        numbers = self._table.find(coded.dictionary)
+        fresh = np.flatnonzero(numbers < 0)
+        new = select(coded.dictionary, fresh)
+        order = alphabetical_order(new)
+        numbers[fresh[order]] = self._add(select(new, order), self._encoder.encode_plain_forms(select(new, order)))
+        return numbers[codes_of(coded)]
+
+    def _add(self, parts: pa.LargeStringArray, encoded: Encoded) -> NDArray[np.int64]:
+        """Give new numbers to new distinct parts."""
         ids, lengths = encoded
-        self._numbers.update(zip(parts, count(len(self._starts)), strict=False))
+        numbers = np.arange(len(self._starts), len(self._starts) + len(lengths))
+        self._table.insert(parts, numbers)
         self._starts.extend(len(self._ids) + np.cumsum(lengths) - lengths)
         self._lengths.extend(lengths)
         self._ids.extend(ids)
-        self._ends_with_quote.extend(np.fromiter((part[-1] in SINGLE_QUOTES for part in parts), np.bool_, len(parts)))
-        self._has_word_mark.extend(np.fromiter((WORD_MARK in part for part in parts), np.bool_, len(parts)))
+        self._ends_with_quote.extend(matches(parts, f"[{SINGLE_QUOTES}]$"))
+        self._has_word_mark.extend(matches(parts, WORD_MARK))
+        return numbers
 
     def _texts_to_encode_whole(self, numbers: NDArray[np.int64], parts: Parts) -> NDArray[np.int64]:
         """Places of the texts in which a rule may look beyond a part."""
@@ -122,8 +109,9 @@ class WordCache:
         after = np.flatnonzero(self._ends_with_quote.values[numbers][indices[:-1]]) + 1
         if not len(marked) and not len(after):
             return marked
-        followers = np.unique(indices[after]).tolist()
-        joinable = [follower for follower in followers if JOINABLE_WORD.match(parts.distinct[follower])]
+        followers = np.unique(indices[after])
+        words = zip(followers.tolist(), to_list(select(parts.distinct, followers)), strict=True)
+        joinable = [follower for follower, word in words if JOINABLE_WORD.match(word)]
         # A quote that ends one text and a contraction that begins the next cost a needless exact pass, no error.
         joined = after[np.isin(indices[after], joinable)]
         return np.unique(np.searchsorted(parts.text_ends, np.concatenate((joined, marked)), side="right") - 1)

@@ -111,6 +111,7 @@ def test_ids_on_made_text(pair: Pair, text: str) -> None:
     expected = pair.oracle.encode(text)
     [whole] = pair.whole([text])
     assert pair.ours.encode(text) == whole
+    assert pair.ours._cache.encode([text])[0].tolist() == whole
     assert whole == expected or is_tie(pair, whole, expected)
 
 
