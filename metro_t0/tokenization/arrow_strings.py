@@ -1,4 +1,8 @@
-"""Arrow's string arrays as numpy sees them: many strings, no Python object for any of them."""
+"""Arrow's string arrays as numpy sees them: many strings, no Python object for any of them.
+
+Arrow's own ways from and to Python (`pa.array`, `to_numpy`) import pandas, which takes as long as all else that a
+command imports; the buffers are used instead.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +32,9 @@ def from_content(content: bytes, starts: NDArray[np.int64]) -> pa.LargeStringArr
 
 def from_list(strings: list[str]) -> pa.LargeStringArray:
     """Raises `UnicodeEncodeError` for half a surrogate pair."""
-    return pa.array(strings, pa.large_string())
+    encoded = [string.encode() for string in strings]
+    lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
+    return from_content(b"".join(encoded), np.cumsum(lengths) - lengths)
 
 
 def lines_of(strings: pa.LargeStringArray) -> bytes:
@@ -44,11 +50,12 @@ def to_list(strings: pa.LargeStringArray) -> list[str]:
 
 def select(strings: pa.LargeStringArray, places: NDArray[np.integer[Any]] | NDArray[np.bool_]) -> pa.LargeStringArray:
     """The strings at these places, or those where a mask is true."""
-    return strings.take(pa.array(np.flatnonzero(places) if places.dtype == np.bool_ else places))
+    places = np.flatnonzero(places) if places.dtype == np.bool_ else places.astype(np.int64)
+    return strings.take(pa.Array.from_buffers(pa.int64(), len(places), [None, pa.py_buffer(places)]))
 
 
 def codes_of(coded: pa.DictionaryArray) -> NDArray[np.int32]:
-    """Which of the distinct strings each one is. (Arrow's own `to_numpy` would import pandas.)"""
+    """Which of the distinct strings each one is."""
     return np.frombuffer(coded.indices.buffers()[1], np.int32, len(coded), 4 * coded.indices.offset)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -74,3 +77,13 @@ def test_arrow_strings(strings: list[str], start: int) -> None:
     assert matches(array, "[’'a]$").tolist() == [string[-1:] in tuple("’'a") for string in strings]
     heads = [string.encode()[:8].ljust(8, b"\0") for string in strings]
     assert [heads[place] for place in alphabetical_order(array)] == sorted(heads)
+
+
+def test_pandas_is_not_imported() -> None:
+    """Arrow imports it on the way from and to Python objects, for half a second."""
+    code = (
+        "import sys; from metro_t0.tokenization.arrow_strings import from_list, matches, select, to_list;"
+        "strings = select(from_list(['a', 'b']), matches(from_list(['a', 'b']), 'b'));"
+        "assert to_list(strings) == ['b'] and 'pandas' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
