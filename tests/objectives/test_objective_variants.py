@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from metro_t0.errors import UserError
-from metro_t0.modeling import MetroT5, ModelConfig
+from metro_t0.modeling import MetroT5, ModelConfig, PretrainingBatch
 from metro_t0.objectives.batches import (
     MetroBatches,
     MetroTarget,
@@ -320,6 +321,46 @@ def test_variant_trains_and_every_loss_falls(name: str) -> None:
             assert last < 0.7 * first, (key, first, last)
     if "rtd" in history[0]:  # the task becomes harder as the auxiliary learns, so only the beginning is sure
         assert history[10]["rtd"] < history[0]["rtd"]
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", [*METRO_VARIANTS, "t5_spans", "documents"])
+def test_a_training_step_neither_waits_for_the_device_nor_leaves_it(name: str, backend: str) -> None:
+    """On the device that holds no values, whatever a GPU would have to be waited for is an error.
+
+    So is a tensor that was made on the host. Both would go unseen on the CPU.
+    """
+    baseline = Variant({"auxiliary_layers": 0, "rtd": "none"})
+    variant = {"t5_spans": baseline, "documents": Variant(), **METRO_VARIANTS}[name]
+    config = TINY.replace(**variant.model, dropout=0.1, attention_dropout=0.1, attention_backend=backend)
+    model = MetroT5(config, PAD).to("meta")
+    make: MetroBatches | SpanCorruptionBatches = batches_of(variant, probe=True)
+    if name == "documents":
+        make = replace(make, document_end=EOS)
+    if name == "t5_spans":
+        make = SpanCorruptionBatches(variant.masking, WORDS, WORDS.mask_id, EOS)
+    made = vars(make(pad_rows(texts(), PAD), EXAMPLES, STREAM))
+    batch = PretrainingBatch(**{k: v.to("meta") if isinstance(v, Tensor) else v for k, v in made.items()})
+    optimizer = torch.optim.AdamW(model.parameters())
+
+    output = model(batch)
+    losses = [clm_loss(batch, output, variant.weighted)]
+    if output.mlm_logits is not None:
+        losses.append(mlm_loss(batch, output))
+    if output.rtd_logits is not None:
+        losses.append(rtd_loss(output))
+    counts = pretraining_metrics(batch, output)
+    torch.stack([part.mean for part in losses]).sum().backward()
+    optimizer.step()
+
+    assert {p.grad.device.type for p in model.parameters() if p.grad is not None} == {"meta"}
+    assert {number.device.type for pair in counts.values() for number in pair} == {"meta"}
+
+
+@pytest.mark.parametrize("step", [Tensor.item, Tensor.nonzero, lambda x: x[x > 0], lambda x: x + torch.ones(2)])
+def test_what_the_step_must_not_do_is_an_error(step: Callable[[Tensor], Any]) -> None:
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        step(torch.ones(2, device="meta"))
 
 
 @pytest.mark.parametrize("name", ["metro", "copy", "masked_only", "all_tokens", "rtd_on_decoder"])
