@@ -13,12 +13,12 @@ from rich.console import Console
 from finetune.building import MIXTURE_FILE, Builder
 from finetune.listing import PLAIN_WIDTH, list_datasets, list_mixtures, list_templates
 from finetune.mixtures import CapRule, choose_datasets, load_mixture
-from finetune.parallel import workers
 from finetune.report import print_build, print_scores
 from finetune.settings import BuildSettings, PromptSource, ValidationRule
 from finetune.showing import show_examples
 from metro_t0.command import Parser, run
 from metro_t0.files import write_json
+from metro_t0.parallel import workers
 from metro_t0.prompts.hub import parse_dataset_name
 from metro_t0.prompts.rendering import MAX_VARIABLE_LENGTH
 from metro_t0.tokenization import Tokenizer

@@ -12,17 +12,18 @@ import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from metro_t0.command import progress
 from metro_t0.data.documents import BadLines
-from metro_t0.data.parallel import ordered_map
 from metro_t0.data.sources import MAX_DOCUMENT_BYTES, UNIT_BYTES, Input, Unit
 from metro_t0.data.token_files import TokenFileWriter, token_dtype
 from metro_t0.data.units import VALID, Counts, Split, encode_unit, load_unit, save_unit
 from metro_t0.errors import UserError
 from metro_t0.files import read_json, sha256_of, write_json
+from metro_t0.parallel import WorkerDied, workers
 from metro_t0.tokenization import Tokenizer
 
 WORK_NAME = ".binarize"
@@ -62,11 +63,11 @@ class BinarizeSettings:
         return [(self.valid_inputs, Split(1.0, self.shards)), (self.inputs, Split(0.0, self.shards))]
 
 
-def binarize(settings: BinarizeSettings, tokenizer: Tokenizer, workers: int) -> dict[str, Any]:
+def binarize(settings: BinarizeSettings, tokenizer: Tokenizer, processes: int) -> dict[str, Any]:
     """Write the data directory and return what its info.json says.
 
-    Raises `UserError`, leaving nothing behind, where the input gives no text, a set would be empty or the directory
-    holds something else. Where it holds this very data set already, nothing is done.
+    Raises `WorkerDied`, after which the same call goes on, and `UserError`, leaving nothing behind, where the input
+    gives no text, a set would be empty or the directory holds something else. Where it holds this very data set already, nothing is done.
     """
     plan = settings.plan(tokenizer)
     output, work = settings.output, settings.output / WORK_NAME
@@ -78,13 +79,15 @@ def binarize(settings: BinarizeSettings, tokenizer: Tokenizer, workers: int) -> 
         bad = BadLines()
         totals: dict[str, Counts] = {}
         count = 0
-        for head in progress(_encode_all(settings, tokenizer, work, workers), "binarize"):
+        for head in progress(_encode_all(settings, tokenizer, work, processes), "binarize"):
             count += 1
             bad.merge(head.bad.counts, head.bad.examples)
             for name, counts in head.parts.items():
                 totals.setdefault(name, Counts()).add(counts)
         _check_sets(settings, totals, bad)
         info = _merge(settings, tokenizer, work, count, totals, bad, plan)
+    except WorkerDied:
+        raise  # the finished units are kept for the next run
     except UserError:
         shutil.rmtree(work, ignore_errors=True)
         if not existed:
@@ -135,7 +138,7 @@ class _Head:
     bad: BadLines
 
 
-def _encode_all(settings: BinarizeSettings, tokenizer: Tokenizer, work: Path, workers: int) -> Iterator[_Head]:
+def _encode_all(settings: BinarizeSettings, tokenizer: Tokenizer, work: Path, processes: int) -> Iterator[_Head]:
     def tasks() -> Iterator[_Task]:
         number = 0
         for inputs, split in settings.splits():
@@ -145,14 +148,15 @@ def _encode_all(settings: BinarizeSettings, tokenizer: Tokenizer, work: Path, wo
                     yield _Task(None if path.is_file() else unit, split, path)
                     number += 1
 
-    return ordered_map(_work, tasks(), workers, _set_tokenizer, (tokenizer,))
+    with workers(processes, partial(_set_tokenizer, tokenizer), fork=True) as pool:
+        yield from pool.in_order(_work, tasks())
 
 
 def _unit_path(work: Path, number: int) -> Path:
     return work / f"unit-{number:08d}.npy"
 
 
-_tokenizers: list[Tokenizer] = []  # of this process, see `ordered_map`
+_tokenizers: list[Tokenizer] = []  # of this process, see `metro_t0.parallel`
 
 
 def _set_tokenizer(tokenizer: Tokenizer) -> None:

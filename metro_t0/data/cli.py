@@ -12,10 +12,10 @@ from rich.table import Table
 from metro_t0.command import Parser, run
 from metro_t0.data.binarize import BinarizeSettings, binarize
 from metro_t0.data.inspection import print_documents
-from metro_t0.data.parallel import default_workers
 from metro_t0.data.sources import resolve_inputs
 from metro_t0.data.training_text import words_of
 from metro_t0.errors import UserError
+from metro_t0.parallel import default_workers
 from metro_t0.tokenization import Tokenizer
 from metro_t0.tokenization.training import BpeSettings, train_bpe
 

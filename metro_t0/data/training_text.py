@@ -7,15 +7,16 @@ from collections.abc import Iterator, Sequence
 
 from metro_t0.command import progress
 from metro_t0.data.documents import BadLines, documents
-from metro_t0.data.parallel import ordered_map
 from metro_t0.data.sources import Input, Unit
+from metro_t0.parallel import workers
 
 
-def words_of(inputs: Sequence[Input], max_mb: int, workers: int) -> Counter[str]:
+def words_of(inputs: Sequence[Input], max_mb: int, processes: int) -> Counter[str]:
     """Counts of white-space separated words in the first `max_mb` MB of text."""
     total: Counter[str] = Counter()
-    for counts in progress(ordered_map(_count, _units(inputs, max_mb), workers, _no_preparation, ()), "count words"):
-        total.update(counts)
+    with workers(processes, fork=True) as pool:
+        for counts in progress(pool.in_order(_count, _units(inputs, max_mb)), "count words"):
+            total.update(counts)
     return total
 
 
@@ -35,7 +36,3 @@ def _count(unit: Unit) -> Counter[str]:
         for line in document:
             counts.update(line.split())
     return counts
-
-
-def _no_preparation() -> None:
-    """A process that counts words needs nothing loaded."""

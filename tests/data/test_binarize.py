@@ -169,6 +169,36 @@ def test_result_does_not_depend_on_workers_and_is_not_made_twice(
     assert (tmp_path / "one" / "train.bin").stat().st_mtime_ns != before
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other processes inherit the changed function by fork")
+def test_a_worker_that_is_killed_loses_no_finished_unit(
+    text_file: Path,
+    vocabulary: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    share = ["--valid-fraction", "0.2"]
+    encode, units = binarize_module.encode_unit, []
+    with monkeypatch.context() as patch:
+        patch.setattr(sources, "UNIT_BYTES", 1 << 16)
+        patch.setattr(binarize_module, "encode_unit", lambda *given: units.append(given) or encode(*given))
+        assert binarize(text_file, vocabulary, tmp_path / "whole", *share) == 0
+        last = units[-1][0]
+        patch.setattr(
+            binarize_module,
+            "encode_unit",
+            lambda *given: os.kill(os.getpid(), signal.SIGKILL) if given[0] == last else encode(*given),
+        )
+        assert binarize(text_file, vocabulary, tmp_path / "cut", *share, workers=2) == 2
+        error = capsys.readouterr().err
+        assert "a worker process was killed (out of memory?); run the command again, with fewer --workers" in error
+        assert "Traceback" not in error
+        assert list((tmp_path / "cut" / ".binarize").glob("unit-*.npy"))
+        patch.setattr(binarize_module, "encode_unit", encode)
+        assert binarize(text_file, vocabulary, tmp_path / "cut", *share) == 0
+    assert tree(tmp_path / "cut") == tree(tmp_path / "whole")
+
+
 SLOW_RUN = """
 import sys, time
 from metro_t0.data import binarize, sources
