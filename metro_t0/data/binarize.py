@@ -67,7 +67,8 @@ def binarize(settings: BinarizeSettings, tokenizer: Tokenizer, processes: int) -
     """Write the data directory and return what its info.json says.
 
     Raises `WorkerDied`, after which the same call goes on, and `UserError`, leaving nothing behind, where the input
-    gives no text, a set would be empty or the directory holds something else. Where it holds this very data set already, nothing is done.
+    gives no text, a set would be empty or the directory holds something else. Where it holds this very data set
+    already, nothing is done.
     """
     plan = settings.plan(tokenizer)
     output, work = settings.output, settings.output / WORK_NAME
