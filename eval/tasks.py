@@ -7,10 +7,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from eval.mmlu import as_arc
 from metro_t0.errors import UserError
+from metro_t0.files import read_yaml
 from metro_t0.prompts.datasets import DatasetName
 from metro_t0.prompts.names import nearest
 
@@ -68,12 +67,7 @@ def load_tasks(path: Path, split: str | None = None, built_in: bool = False) -> 
     The file has `name` (optional), `defaults` (optional, fields that all tasks share) and `tasks`, a list of
     mappings with the fields of `Task`; `dataset` is written NAME or NAME/SUBSET. Raises `UserError`.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from None
+    content = read_yaml(path)
     if not isinstance(content, dict) or not isinstance(content.get("tasks"), list) or not content["tasks"]:
         raise UserError(f"{path}: needs a list 'tasks' of at least one data set, see docs/evaluation.md")
     defaults = content.get("defaults") or {}

@@ -8,10 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from metro_t0.errors import UserError
-from metro_t0.files import read_json
+from metro_t0.files import read_json, read_yaml
 from metro_t0.prompts.hub import parse_dataset_name
 from metro_t0.prompts.names import DatasetName, nearest
 from metro_t0.prompts.templates import templated_datasets
@@ -111,12 +109,7 @@ def _datasets_of_groups(groups: set[str]) -> Iterable[DatasetName]:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file (--mixture)") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from None
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise UserError(f"{path}: must hold a mapping with the field 'train'")
     return content

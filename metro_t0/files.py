@@ -58,6 +58,18 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise UserError(f"{path}: not a JSON file ({error})") from None
 
 
+def read_yaml(path: str | os.PathLike[str]) -> Any:
+    """Read one YAML file of plain data. Raises `UserError` where it cannot be read or is not YAML."""
+    import yaml  # most commands read none
+
+    try:
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: {(error.strerror or 'cannot be read').lower()}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from None
+
+
 @contextmanager
 def open_bytes(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Open a file for reading bytes, decompressing by its suffix (`.gz`, `.zst`, otherwise plain)."""

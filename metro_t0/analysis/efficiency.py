@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import yaml
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from metro_t0.analysis.figures import STYLE, look, new_figure, save
 from metro_t0.analysis.training_log import read_log
 from metro_t0.errors import UserError
-from metro_t0.files import read_json
+from metro_t0.files import read_json, read_yaml
 
 COSTS = {"hours": "pretraining wall time (hours)", "tokens": "pretraining tokens"}
 
@@ -53,12 +52,7 @@ def read_runs(path: Path) -> list[Point]:
 
 
 def _runs(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML ({str(error).splitlines()[0]})") from None
+    content = read_yaml(path)
     runs = content.get("runs") if isinstance(content, dict) else None
     if not isinstance(runs, dict) or not runs:
         raise UserError(f"{path}: give runs: {{NAME: {{log: FILE, checkpoints: {{UPDATES: DIRECTORY}}}}}}")

@@ -12,9 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from metro_t0.errors import UserError
+from metro_t0.files import read_yaml
 from metro_t0.prompts.names import DatasetName, nearest
 from metro_t0.prompts.rows import ParquetRows, Row
 
@@ -41,7 +40,7 @@ class HubSource:
 @cache
 def hub_sources() -> dict[DatasetName, HubSource]:
     """The whole table, by historical name."""
-    entries = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
+    entries = read_yaml(TABLE)
     return {parse_dataset_name(name): HubSource(**entry) for name, entry in entries.items()}
 
 

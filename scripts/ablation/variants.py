@@ -8,9 +8,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from metro_t0.errors import UserError
+from metro_t0.files import read_yaml
 
 BUILT_IN = Path(__file__).parent / "variants.yaml"
 MIXTURES = ("T0", "T0+", "T0++")
@@ -54,12 +53,7 @@ def choose(variants: dict[str, Variant], names: Sequence[str] | None) -> list[Va
 
 
 def _read(path: Path) -> dict[str, Variant]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML ({str(error).splitlines()[0]})") from None
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise UserError(f"{path}: give NAME: {{title: TEXT, options: {{task: ...}}}}")
     return {name: _variant(path, name, entry) for name, entry in content.items()}
