@@ -81,8 +81,8 @@ class RustEncoder:
     def encode_plain_forms(self, forms: pa.LargeStringArray) -> Encoded:
         """Ids of all words back to back, and the number of ids of each; `forms` are plain forms of plain words.
 
-        Sorted words are encoded a quarter faster: the model finds in the processor's cache what it needs. What a word is
-        cut into does not depend on the words before it, not even in a tie: a model's scores are float32, whose sums
+        Sorted words are encoded a quarter faster: the model finds in the processor's cache what it needs. What a word
+        is cut into does not depend on the words before it, not even in a tie: a model's scores are float32, whose sums
         over so few pieces are exact in the float64 that they are added in.
         """
         ids, _ = flatten(self._encode_normalised(self._marked(forms, WORDS_PER_TEXT)))
