@@ -65,7 +65,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     text = str(error).lower()
-    return "out of memory" in text or "not enough memory" in text
+    return any(words in text for words in ("out of memory", "not enough memory", "alloc_failed"))
 
 
 def _release_cached_memory() -> None:

@@ -112,7 +112,8 @@ def score_choices(
                 past_key_values=_select_rows(prefix.past_key_values, rows_C, prompts_P),
                 use_cache=True,
             )
-        log_p_CT = -F.cross_entropy(rest.logits.float().transpose(1, 2), target_CT[:, 1:], reduction="none")
+        flat = rest.logits.flatten(0, 1).float()
+        log_p_CT = -F.cross_entropy(flat, target_CT[:, 1:].flatten(), reduction="none").view_as(target_CT[:, 1:])
         score_C[group] += (log_p_CT * target_mask_CT[:, 1:]).sum(-1)
 
     score_of = iter(score_C.tolist())

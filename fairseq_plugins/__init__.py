@@ -1,7 +1,8 @@
 """What `fairseq-train --user-dir fairseq_plugins` loads: thin adapters over `metro_t0`.
 
 Importing this package registers the criterions and optimizers, and all tasks and models (`import_tasks` and
-`import_models` import every module of these folders), and installs what `checkpoints` and `hardware` mend.
+`import_models` import every module of these folders), and installs what `checkpoints`, `hardware` and
+`optim.half_precision` mend.
 """
 
 from pathlib import Path
@@ -14,6 +15,7 @@ import fairseq_plugins.criterions.metro
 import fairseq_plugins.criterions.prompt_cross_entropy
 import fairseq_plugins.hardware
 import fairseq_plugins.optim.fused_adamw
+import fairseq_plugins.optim.half_precision
 import fairseq_plugins.optim.t5_adafactor
 
 # fairseq does the same for a user directory, but not where this package was imported before.
@@ -21,3 +23,4 @@ import_tasks(str(Path(__file__).parent / "tasks"), "fairseq_plugins.tasks")
 import_models(str(Path(__file__).parent / "models"), "fairseq_plugins.models")
 fairseq_plugins.checkpoints.install()
 fairseq_plugins.hardware.install()
+fairseq_plugins.optim.half_precision.install()

@@ -18,6 +18,7 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 from torch import Tensor
 
+from fairseq_plugins.criterions.logging import summed
 from fairseq_plugins.errors import clear_errors
 from fairseq_plugins.tasks.pretraining import MetroPretrainingTask
 from metro_t0.modeling import PretrainingBatch, PretrainingOutput
@@ -94,25 +95,18 @@ class MetroCriterion(FairseqCriterion):
     def reduce_metrics(logging_outputs: list[dict[str, Any]]) -> None:
         """Exact means over all devices and steps, in nats; `loss` is what was differentiated, per masked position."""
 
-        def total(key: str) -> Any:
-            return sum(log.get(key, 0) for log in logging_outputs)
-
-        sample_size = total("sample_size")
-        metrics.log_scalar("loss", total("loss") / max(sample_size, 1), sample_size, round=4)
+        total = summed(logging_outputs)
+        sample_size = total["sample_size"]
+        metrics.log_scalar("loss", total["loss"] / max(sample_size, 1), sample_size, round=4)
         for name in LOSSES:
-            if any(f"{name}_count" in log for log in logging_outputs):
-                count = total(f"{name}_count")
-                metrics.log_scalar(f"{name}_loss", total(f"{name}_total") / _at_least_one(count), count, round=4)
-        names = {key.removesuffix("/hits") for log in logging_outputs for key in log if key.endswith("/hits")}
-        for name in sorted(names):
-            positions = total(f"{name}/positions")
-            metrics.log_scalar(name, total(f"{name}/hits") / _at_least_one(positions), positions, round=4)
+            if f"{name}_count" in total:
+                count = total[f"{name}_count"]
+                metrics.log_scalar(f"{name}_loss", total[f"{name}_total"] / max(count, 1), count, round=4)
+        for name in sorted(key.removesuffix("/hits") for key in total if key.endswith("/hits")):
+            if positions := total[f"{name}/positions"]:
+                metrics.log_scalar(name, total[f"{name}/hits"] / positions, positions, round=4)
 
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:
         """All values are sums."""
         return True
-
-
-def _at_least_one(count: Any) -> Any:
-    return count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1)

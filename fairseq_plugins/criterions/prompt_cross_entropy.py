@@ -15,7 +15,8 @@ from fairseq.logging import metrics
 from torch import Tensor
 from torch.nn import functional
 
-SUMS = ("loss", "nll_loss", "sample_size", "ntokens", "nsentences", "token_hits", "example_hits")
+from fairseq_plugins.criterions.logging import summed
+from metro_t0.objectives.cross_entropy import token_losses
 
 
 @dataclass
@@ -46,8 +47,7 @@ class PromptCrossEntropyCriterion(FairseqCriterion):
         logits = net_output[0]
         target = model.get_targets(sample, net_output)
         counted = target.ne(self.padding_idx)
-        flat = logits.float().flatten(0, 1)
-        loss, nll = self._losses(flat, target.flatten())
+        loss, nll = self._losses(logits.flatten(0, 1), target.flatten())
         with torch.no_grad():
             hits = logits.argmax(-1).eq(target)
             example_hits = (hits | ~counted).all(1)
@@ -67,18 +67,26 @@ class PromptCrossEntropyCriterion(FairseqCriterion):
 
         The z-loss keeps the normaliser of the softmax near 1 (T5X; Wu, Li and Liang 2022 fine-tune with 1e-4).
         """
-        settings: dict[str, Any] = {"ignore_index": self.padding_idx, "reduction": "sum"}
-        loss = nll = functional.cross_entropy(logits, target, **settings)
+        counted = target.ne(self.padding_idx)
+        of_tokens = token_losses(logits, target)
+        loss = nll = (of_tokens * counted).sum()
         if self.label_smoothing:
-            loss = functional.cross_entropy(logits, target, label_smoothing=self.label_smoothing, **settings)
+            loss = functional.cross_entropy(
+                logits.float(),
+                target,
+                label_smoothing=self.label_smoothing,
+                ignore_index=self.padding_idx,
+                reduction="sum",
+            )
         if self.z_loss:
-            loss = loss + self.z_loss * logits[target.ne(self.padding_idx)].logsumexp(-1).square().sum()
+            normaliser = of_tokens + logits.gather(-1, target[:, None]).squeeze(-1)
+            loss = loss + self.z_loss * (normaliser * counted).square().sum()
         return loss, nll
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
         """Sums of all devices and steps -> loss, nll_loss (nats per token), accuracy and exact_match (percent)."""
-        total = {key: sum(float(log.get(key, 0)) for log in logging_outputs) for key in SUMS}
+        total = summed(logging_outputs)
         tokens, examples = max(total["ntokens"], 1.0), max(total["nsentences"], 1.0)
         metrics.log_scalar("loss", total["loss"] / tokens, tokens, round=4)
         metrics.log_scalar("nll_loss", total["nll_loss"] / tokens, tokens, round=4)

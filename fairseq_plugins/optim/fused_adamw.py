@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 from fairseq.optim import FairseqOptimizer, register_optimizer
 from fairseq.optim.adam import FairseqAdam, FairseqAdamConfig
+from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from fairseq_plugins.errors import clear_errors
 from metro_t0.errors import UserError
@@ -25,6 +27,16 @@ class FusedAdamW(FairseqAdam):
     def __init__(self, cfg: FusedAdamWConfig, params: Iterable[torch.nn.Parameter]) -> None:
         FairseqOptimizer.__init__(self, cfg)
         self._optimizer = torch.optim.AdamW(params, fused=True, **self.optimizer_config)
+
+    def clip_grad_norm(self, max_norm: float, aggregate_norm_fn: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """fairseq's, with the norms of all gradients in one kernel (fairseq wants NVIDIA's apex for that)."""
+        parameters = [p for p in self.params if p.grad is not None]
+        norm = get_total_norm([p.grad for p in parameters])
+        if aggregate_norm_fn is not None:
+            norm = aggregate_norm_fn(norm)
+        if max_norm > 0:
+            clip_grads_with_norm_(parameters, max_norm, norm)
+        return norm
 
     @property
     def supports_flat_params(self) -> bool:

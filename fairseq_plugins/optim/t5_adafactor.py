@@ -30,13 +30,22 @@ class T5AdafactorConfig(FairseqDataclass):
     lr: list[float] = II("optimization.lr")
 
 
+class _Adafactor(Adafactor):
+    """That of transformers, which asks the device for the scale of every parameter in turn."""
+
+    @staticmethod
+    def _get_lr(param_group: dict[str, Any], param_state: dict[str, Any]) -> Any:
+        scale = param_state["RMS"].clamp(min=param_group["eps"][1]) if param_group["scale_parameter"] else 1.0
+        return scale * param_group["lr"]
+
+
 @register_optimizer("t5_adafactor", dataclass=T5AdafactorConfig)
 class T5Adafactor(FairseqOptimizer):
     """Adafactor with a schedule from outside."""
 
     def __init__(self, cfg: T5AdafactorConfig, params: Iterable[torch.nn.Parameter]) -> None:
         super().__init__(cfg)
-        self._optimizer = Adafactor(params, **self.optimizer_config)
+        self._optimizer = _Adafactor(params, **self.optimizer_config)
 
     @property
     def optimizer_config(self) -> dict[str, Any]:

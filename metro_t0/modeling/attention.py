@@ -234,13 +234,16 @@ class RelativeBias(nn.Module):
         self.max_distance = config.relative_max_distance
         self.table = nn.Embedding(config.relative_buckets, config.num_heads)
 
-    def forward(self, queries: int, keys: int) -> Tensor:
-        """(H, Q + S - 1) for Q queries aligned with the last of S keys: distances -(S - 1) to Q - 1.
+    def forward(self, buckets: Tensor) -> Tensor:
+        """(Q + S - 1,) buckets by distance, the same for all tables of a stack -> (H, Q + S - 1).
 
         Looking up distances instead of pairs lets the backward pass scatter Q + S - 1 rows instead of Q * S.
         """
-        distances = torch.arange(-(keys - 1), queries, device=self.table.weight.device)
-        return self.table(self.buckets(distances)).t()
+        return self.table(buckets).t()
+
+    def buckets_between(self, queries: int, keys: int) -> Tensor:
+        """(Q + S - 1,) for Q queries aligned with the last of S keys: distances -(S - 1) to Q - 1."""
+        return self.buckets(torch.arange(-(keys - 1), queries, device=self.table.weight.device))
 
     def buckets(self, distances: Tensor) -> Tensor:
         """Bucket of each distance (key position minus query position), int64 of the same shape."""
@@ -250,8 +253,16 @@ class RelativeBias(nn.Module):
 
 
 def bias_matrix(by_distance: Tensor, queries: int, keys: int) -> Tensor:
-    """(H, Q + S - 1) -> (1, H, Q, S): the numbers of the distances laid out as the diagonals of a matrix."""
-    return by_distance.unfold(1, keys, 1).flip(1).unsqueeze(0)
+    """(H, Q + S - 1) -> (1, H, Q, S): the numbers of the distances laid out as the diagonals of a matrix.
+
+    A row of Q + S numbers, repeated Q times and read again in rows one shorter, moves on by one in each row. The
+    backward pass is then a plain sum over rows (accumulated in fp32), which that of `unfold` is not. Contiguous,
+    because CUDA's fused attention takes no other mask.
+    """
+    width = queries + keys
+    repeated = F.pad(by_distance, (0, 1)).unsqueeze(1).expand(-1, queries, -1).flatten(1)
+    rows = repeated[:, queries - 1 : queries - 1 + queries * (width - 1)].unflatten(1, (queries, width - 1))
+    return rows[..., :keys].contiguous().unsqueeze(0)
 
 
 def symmetric_buckets(distances: Tensor, num_buckets: int, max_distance: int) -> Tensor:

@@ -5,7 +5,7 @@ Shapes: B batch, T decoder length, S encoder length, D model width, V vocabulary
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -48,6 +48,21 @@ class Embeddings(nn.Module):
         return F.dropout(x, self.dropout, self.training)
 
 
+def compile_each(layers: nn.ModuleList) -> None:
+    """torch.compile for every layer by itself; layers of one kind share their graphs.
+
+    Kinds (encoder, decoder), masks or none, training or not, and the last, smaller batch each need a graph: more than
+    the 8 after which torch would silently run layers uncompiled. Cutting graphs at the buckets of data parallelism, as
+    torch does by default, is of no use where a graph is a layer.
+    """
+    from torch._dynamo import config as dynamo  # takes a second to import
+
+    dynamo.recompile_limit = max(dynamo.recompile_limit, 64)
+    dynamo.optimize_ddp = False
+    for layer in layers:
+        layer.compile()
+
+
 class Stack(nn.Module):
     """Embeddings, layers and (Pre-LN only) a last norm: an encoder, a decoder, or the auxiliary's body."""
 
@@ -63,8 +78,7 @@ class Stack(nn.Module):
         self.relative_biases = nn.ModuleList(RelativeBias(config, bidirectional=not is_decoder) for _ in range(tables))
         self.last_norm = make_norm(config) if config.norm_placement == "pre" else None
         if config.compile_layers:
-            for layer in self.layers:
-                layer.compile()
+            compile_each(self.layers)
 
     def forward(
         self,
@@ -85,7 +99,7 @@ class Stack(nn.Module):
         if positions is None and valid is not None and has_documents(valid):
             positions = positions_within(valid)
         x = self.embeddings(tokens, offset, positions)
-        biases = [table(x.size(1), offset + x.size(1)) for table in self.relative_biases]
+        biases = self._biases(x.size(1), offset + x.size(1))
         for number, layer in enumerate(self.layers):
             settings: dict[str, Any] = {"valid": valid, "memory": memory, "memory_valid": memory_valid}
             if biases:
@@ -99,6 +113,13 @@ class Stack(nn.Module):
         if self.last_norm is None:
             return x
         return F.dropout(self.last_norm(x), self.dropout, self.training)
+
+    def _biases(self, queries: int, keys: int) -> list[Tensor]:
+        """(H, Q + S - 1) of every table; all have the same buckets."""
+        if not len(self.relative_biases):
+            return []
+        buckets = cast(RelativeBias, self.relative_biases[0]).buckets_between(queries, keys)
+        return [table(buckets) for table in self.relative_biases]
 
 
 class T5(nn.Module):

@@ -149,4 +149,5 @@ def _sample_rows(logits: Tensor, uniforms: Tensor) -> Tensor:
     rest = threshold - blocks.gather(-1, block) + of_blocks.gather(-1, block)
     # Rounding may leave a rest just past the block's sum: then its last token with any probability is meant.
     rest = rest.minimum(inside[:, -1:].nextafter(inside.new_zeros(())))
-    return (block * BLOCK + torch.searchsorted(inside, rest, right=True)).squeeze(-1)
+    # Logits that are not numbers must end as fairseq ends them, not as an id that no embedding has.
+    return (block * BLOCK + torch.searchsorted(inside, rest, right=True)).squeeze(-1).clamp(max=logits.size(-1) - 1)

@@ -41,8 +41,8 @@ def pretraining_metrics(batch: PretrainingBatch, output: PretrainingOutput) -> d
         at_masked = masked[batch.clm_positions]
         metrics["clm_accuracy_masked"] = _share(correct, at_masked)
         metrics["clm_accuracy_replaced"] = _share(correct, output.replaced.flatten()[batch.clm_positions])
-        if len(batch.clm_positions) > len(batch.masked_positions):  # else training skips those logits
-            metrics["clm_accuracy_unmasked"] = _share(correct, ~at_masked)
+        # Of no position in training, which skips those logits. Always there: processes sum their metrics key by key.
+        metrics["clm_accuracy_unmasked"] = _share(correct, ~at_masked)
     else:  # masked_only: every decoder position is a masked one
         metrics["clm_accuracy_masked"] = _share(correct, torch.ones_like(correct))
     return metrics

@@ -80,7 +80,7 @@ def watch() -> Parts:
     """Put a watch on the parts of fairseq's update."""
     import fairseq_cli.train
     from fairseq.data.iterators import CountingIterator
-    from fairseq.optim import FairseqOptimizer
+    from fairseq.optim import FairseqOptimizer, FP16Optimizer
     from fairseq.tasks import FairseqTask
     from fairseq.trainer import Trainer
 
@@ -90,6 +90,8 @@ def watch() -> Parts:
     for owner, method, part in (
         (MetroCriterion, "forward", "forward and losses"),
         (FairseqOptimizer, "backward", "backward"),
+        (FP16Optimizer, "backward", "backward"),  # under --bf16 these two are not those of the class above
+        (FP16Optimizer, "zero_grad", "optimizer"),
         (FairseqTask, "optimizer_step", "optimizer"),
         (FairseqOptimizer, "zero_grad", "optimizer"),
         (Trainer, "clip_grad_norm", "gradient norm and clip"),

@@ -35,7 +35,7 @@ from metro_t0.objectives.losses import clm_loss, metro_loss, mlm_loss, rtd_loss
 from metro_t0.objectives.masking import MaskingConfig, Stream, Vocabulary
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-PAD = 1
+PAD, EOS = 1, 2
 
 
 @dataclass
@@ -51,12 +51,24 @@ class Measurement:
     mfu: float
 
 
-def metro_batch(config: ModelConfig, batch: int, length: int, device: str) -> PretrainingBatch:
-    """Random full sequences with a fixed number of masks, so that every batch has the same shapes."""
+def metro_batch(
+    config: ModelConfig, batch: int, length: int, device: str, padded: bool = False, documents: bool = False
+) -> PretrainingBatch:
+    """Random full sequences with a fixed number of masks, so that every batch has the same shapes.
+
+    padded: a third of the last sequence is padding. documents: two in each sequence, attention within them.
+    """
     end_of_words = config.vocab_size - length
     words = Vocabulary(PAD, end_of_words, 4, end_of_words)
     tokens = np.random.default_rng(0).integers(4, end_of_words, (batch, length))
-    made = MetroBatches(MaskingConfig(fixed_mask_count=True), words, end_of_words)(tokens, range(batch), Stream(1, 1))
+    if padded:
+        tokens[-1, -length // 3 :] = PAD
+    if documents:
+        tokens[:, length // 2 : length // 2 + 2] = EOS
+    make = MetroBatches(
+        MaskingConfig(fixed_mask_count=True), words, end_of_words, document_end=EOS if documents else None
+    )
+    made = make(tokens, range(batch), Stream(1, 1))
     moved: dict[str, Any] = {
         name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in vars(made).items()
     }

@@ -21,7 +21,7 @@ def by_hand(stack: Stack, tokens: Tensor, memory: Tensor | None) -> tuple[list[l
     """Per layer and neuron, on how many tokens of one unpadded text ReLU is above zero; and the stack's output."""
     counts = []
     x = stack.embeddings(tokens[None])
-    biases = [table(len(tokens), len(tokens)) for table in stack.relative_biases]
+    biases = [table(table.buckets_between(len(tokens), len(tokens))) for table in stack.relative_biases]
     for number, layer in enumerate(stack.layers):
         bias = biases[number] if biases else None
         x = layer.self_attention_norm(x + layer.self_attention(x, bias=bias, causal=stack.is_decoder))

@@ -51,4 +51,5 @@ def test_other_errors_are_not_taken_for_lack_of_memory() -> None:
 
     with pytest.raises(RuntimeError, match="size mismatch"):
         list(run_batches([3], 10, work))
+    assert is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
     assert is_out_of_memory(RuntimeError("MPS backend out of memory (MPS allocated: 17.7 GB)"))

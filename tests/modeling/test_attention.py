@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,6 +60,46 @@ def test_attention_equals_the_definition(
     )
 
 
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("kind", ["full", "padded", "documents"])
+@pytest.mark.parametrize("keys", [16, 40])
+def test_masks_suit_the_fused_attention_of_cuda(
+    causal: bool, kind: str, keys: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose mask must have neighbouring keys side by side, rows at multiples of 8, and be as wide as the keys."""
+    config = preset("tiny", relative_buckets=8, relative_max_distance=16)
+    table = RelativeBias(config, bidirectional=not causal).to(torch.bfloat16)
+    q, k, v = torch.randn(3, 2, config.num_heads, keys, config.head_dim, dtype=torch.bfloat16)
+    valid = {"full": None, "padded": torch.arange(keys) < torch.tensor([[keys], [9]])}.get(
+        kind, torch.ones(2, keys, dtype=torch.long)
+    )
+    masks = []
+    real = torch.nn.functional.scaled_dot_product_attention
+
+    def watched(*tensors: Tensor, attn_mask: Tensor, **settings: Any) -> Tensor:
+        masks.append(attn_mask)
+        return real(*tensors, attn_mask=attn_mask, **settings)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    attend(q, k, v, bias=table(table.buckets_between(keys, keys)), valid=valid, causal=causal, scale=0.5)
+    [mask] = masks
+    assert mask.shape[-2:] == (keys, keys)
+    assert mask.dtype == q.dtype
+    assert mask.stride(-1) == 1
+    assert all(stride % 8 == 0 for stride in mask.stride()[:-1])
+
+
+def test_gradient_of_the_bias_is_not_added_up_in_half_precision() -> None:
+    gradient = torch.rand(1, 4, 512, 512, generator=torch.Generator().manual_seed(0))
+    found = []
+    for dtype in (torch.float64, torch.bfloat16):
+        by_distance = torch.zeros(4, 1_023, dtype=dtype, requires_grad=True)
+        bias_matrix(by_distance, 512, 512).backward(gradient.to(torch.bfloat16).to(dtype))
+        assert by_distance.grad is not None
+        found.append(by_distance.grad.double())
+    torch.testing.assert_close(found[1], found[0], rtol=5e-3, atol=0)  # one rounding
+
+
 def test_gradient_of_the_bias_is_the_same_for_both_backends() -> None:
     shapes = [(2, 3, 7, 4)] * 3 + [(3, 13)]
     valid = torch.ones(2, 7, dtype=torch.bool)
@@ -112,7 +153,7 @@ def test_relative_bias_is_the_table_at_the_bucket_of_each_distance(keys: int, ba
     queries = max(1, keys - back)  # the queries are the last positions of the keys
     bias = RelativeBias(preset("tiny", relative_buckets=8, relative_max_distance=16), bidirectional=True)
     torch.nn.init.normal_(bias.table.weight)
-    matrix = bias_matrix(bias(queries, keys), queries, keys)
+    matrix = bias_matrix(bias(bias.buckets_between(queries, keys)), queries, keys)
     assert matrix.shape == (1, 4, queries, keys)
     for i in range(queries):
         for j in range(keys):

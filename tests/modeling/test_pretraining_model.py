@@ -225,6 +225,12 @@ def test_sampling_inverts_the_cumulative_distribution(vocabulary: int, rows: int
         assert below - 1e-6 <= number.item() <= row[token].item() + 1e-6
 
 
+def test_sampling_never_leaves_the_vocabulary_where_logits_are_not_numbers() -> None:
+    """Else a GPU dies of it, where fairseq would say what happened."""
+    logits = torch.full((2, 1_000), torch.nan)
+    assert sample_tokens(logits, torch.tensor([0.0, 0.9])).max() < 1_000
+
+
 def test_sampling_does_not_depend_on_the_rows_beside() -> None:
     logits, uniforms = torch.randn(40, 300), torch.rand(40)
     with pytest.MonkeyPatch.context() as patch:

@@ -357,6 +357,17 @@ def test_a_training_step_neither_waits_for_the_device_nor_leaves_it(name: str, b
     assert {number.device.type for pair in counts.values() for number in pair} == {"meta"}
 
 
+@pytest.mark.parametrize("name", METRO_VARIANTS)
+def test_metrics_have_the_same_names_in_training_and_validation(name: str) -> None:
+    """Processes add theirs up key by key; at the end of an epoch some of them may hold a batch of validation."""
+    variant = METRO_VARIANTS[name]
+    model, names = make_model(variant), []
+    for probe in (False, True):
+        batch = batches_of(variant, probe)(pad_rows(texts(), PAD), EXAMPLES, STREAM)
+        names.append(list(pretraining_metrics(batch, model(batch))))
+    assert names[0] == names[1]
+
+
 @pytest.mark.parametrize("step", [Tensor.item, Tensor.nonzero, lambda x: x[x > 0], lambda x: x + torch.ones(2)])
 def test_what_the_step_must_not_do_is_an_error(step: Callable[[Tensor], Any]) -> None:
     with pytest.raises((RuntimeError, NotImplementedError)):

@@ -1,0 +1,74 @@
+"""What is done to all tensors at a time against fairseq's loops over tensors."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+pytest.importorskip("fairseq")
+
+from fairseq.dataclass.configs import FairseqConfig
+from fairseq.optim.fp16_optimizer import FP16Optimizer, _FP16OptimizerMixin
+from omegaconf import OmegaConf
+
+from fairseq_plugins.criterions.logging import summed
+from fairseq_plugins.optim import half_precision
+from fairseq_plugins.optim.fused_adamw import FusedAdamW, FusedAdamWConfig
+
+
+def bf16_optimizer(model: nn.Module) -> Any:
+    config = OmegaConf.structured(FairseqConfig)
+    config.common.bf16 = True
+    config.optimizer = OmegaConf.structured(FusedAdamWConfig(lr=[0.01]))
+    config.optimizer._name = "fused_adamw"
+    return FP16Optimizer.build_optimizer(config, list(model.parameters()))
+
+
+def train(model: nn.Module, steps: int = 5) -> list[torch.Tensor]:
+    """One parameter is frozen, another gets no gradient in the first steps."""
+    generator = torch.Generator().manual_seed(1)
+    optimizer = bf16_optimizer(model)
+    norms = []
+    for step in range(steps):
+        for _ in range(2):  # accumulated
+            x = torch.randn(4, 6, generator=generator).to(torch.bfloat16)
+            loss = model[0](x).float().square().sum()
+            optimizer.backward(loss + model[1](x).float().sum() if step > 2 else loss)
+        optimizer.multiply_grads(0.5)
+        norms.append(optimizer.clip_grad_norm(0.3))
+        optimizer.step()
+        optimizer.zero_grad()
+    return [*norms, *model.parameters(), *optimizer.fp32_params]
+
+
+def test_bf16_training_is_that_of_fairseq(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.Linear(6, 3)).to(torch.bfloat16)
+    model[0].bias.requires_grad_(False)
+    ours, theirs = copy.deepcopy(model), copy.deepcopy(model)
+    half_precision.install()
+    found = train(ours)
+    with monkeypatch.context() as patch:
+        for name in ("_sync_fp16_grads_to_fp32", "_sync_fp32_params_to_fp16", "zero_grad"):
+            patch.setattr(FP16Optimizer, name, getattr(_FP16OptimizerMixin, name))
+        patch.delattr(FusedAdamW, "clip_grad_norm")
+        expected = train(theirs)
+    assert not torch.equal(ours[0].weight, model[0].weight)
+    for mine, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(
+    "values", [lambda x: x, lambda x: torch.tensor(x), lambda x: torch.tensor(x, dtype=torch.int32)]
+)
+def test_log_outputs_are_added_up_to_python_numbers(values: Callable[[int], Any]) -> None:
+    total = summed([{"a": values(3), "b": 1}, {"a": values(4), "c": 2.5}])
+    assert total == {"a": 7, "b": 1, "c": 2.5}
+    assert not any(isinstance(value, torch.Tensor) for value in total.values())
+    assert total["nowhere"] == 0
+    assert summed([]) == {}
