@@ -196,6 +196,8 @@ def results_of(name: str, options: Any, ceilings: dict[str, float]) -> Iterable[
     """One result per path, then the peer's."""
     config = preset(name, vocab_size=VOCABULARIES.get(name, 32_768) + options.length)
     for path in applicable(options.device):
+        if path.dtype == "fp32" and name != options.presets[0]:
+            continue  # a large model may not fit, and nobody trains it so
         yield attempt(partial(run_path, path, name, config, options, ceilings), name, path.name, path.dtype)
     if importlib.util.find_spec("transformers"):
         yield attempt(partial(run_peer, name, config, options, ceilings), name, "Hugging Face T5", "bf16")
