@@ -60,7 +60,7 @@ class TextEncoder:
         try:
             from sentence_transformers import SentenceTransformer
         except ImportError:
-            raise UserError("retrieval needs more packages: pip install 'metro-t0[retrieval]'") from None
+            raise UserError("retrieval needs more packages: pip install -e '.[retrieval]' in the repository") from None
         try:
             self.model = SentenceTransformer(name, device=device)
         except (OSError, ValueError) as error:
@@ -158,5 +158,5 @@ def _faiss() -> Any:
     try:
         import faiss
     except ImportError:
-        raise UserError("retrieval needs more packages: pip install 'metro-t0[retrieval]'") from None
+        raise UserError("retrieval needs more packages: pip install -e '.[retrieval]' in the repository") from None
     return faiss

@@ -102,18 +102,20 @@ class Evaluation:
     def evaluate(self, task_set: TaskSet) -> dict[str, str]:
         """Compute what is missing. Returns the tasks whose data could not be had, with the reason.
 
-        Only the built-in sets may have missing data sets; for a user's own file that is an error.
+        Only the built-in sets may have missing data sets; for a user's own file that is an error, before anything is
+        scored.
         """
         missing: dict[str, str] = {}
+        found: list[tuple[Task, list[Template], Sequence[Mapping[str, Any]]]] = []
         for task in task_set.tasks:
             templates = task_templates(task, self.templates_dir)
             try:
-                rows = task_rows(task, self.data_dir)
+                found.append((task, templates, task_rows(task, self.data_dir)))
             except UserError as error:
                 if not task_set.built_in:
                     raise
                 missing[task.name] = str(error)
-                continue
+        for task, templates, rows in found:
             for template in templates:
                 done = self.results.has(task.name, template.name, template_hash(template), self.save_predictions)
                 if not self.processes.from_first(done):
@@ -159,7 +161,8 @@ def task_rows(task: Task, data_dir: Path | None) -> Sequence[Mapping[str, Any]]:
         wanted = task.where.items()
         rows = [row for row in rows if all(row.get(key) == value for key, value in wanted)]
     if len(rows) == 0:
-        raise UserError(f"{task.dataset} {task.split}: no rows for task {task.name}")
+        where = " and ".join(f"{key} = {value!r}" for key, value in (task.where or {}).items())
+        raise UserError(f"{task.dataset} {task.split}: no rows for task {task.name}{where and f' where {where}'}")
     return rows
 
 

@@ -54,7 +54,7 @@ def is_intact(path: Path) -> bool:
         pass
     try:  # files written before torch 1.6 are no archives
         torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, UnicodeDecodeError, KeyError, IndexError):
+    except (pickle.UnpicklingError, EOFError, OSError, RuntimeError, ValueError, KeyError, IndexError):
         return False
     return True
 

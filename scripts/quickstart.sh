@@ -11,6 +11,12 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+case ${1:-} in
+"" | --pretrain-only) ;;
+-h | --help) sed -n '2,10p' scripts/quickstart.sh | sed 's/^# \{0,1\}//'; exit 0 ;;
+*) echo "quickstart: unknown argument $1 (there is --pretrain-only)" >&2; exit 2 ;;
+esac
+
 OUTPUT=${OUTPUT:-runs/quickstart}
 TEXT='builtin:python-docs?max_mb=24'
 started=$SECONDS

@@ -9,6 +9,12 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+case ${1:-} in
+"" | --dev) ;;
+-h | --help) sed -n '2,8p' scripts/setup.sh | sed 's/^# \{0,1\}//'; exit 0 ;;
+*) echo "setup: unknown argument $1 (there is --dev)" >&2; exit 2 ;;
+esac
+
 fits() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; }
 
 find_python() {

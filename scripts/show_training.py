@@ -9,6 +9,8 @@ import json
 import sys
 from typing import Any
 
+from metro_t0.command import Parser
+
 LOSSES = {"mlm_loss": "MLM", "rtd_loss": "RTD", "clm_loss": "CLM", "loss": "loss"}
 
 
@@ -26,6 +28,7 @@ def describe(record: dict[str, Any]) -> str | None:
 
 def main() -> None:
     """Filter standard input."""
+    Parser(description=__doc__).parse_args()
     for line in sys.stdin:
         if line.startswith(("metro-t0: error:", "Traceback")) or "Error" in line.split(":")[0]:
             print(line, end="", flush=True)

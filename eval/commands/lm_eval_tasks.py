@@ -11,7 +11,7 @@ from eval.tasks import built_in_tasks, load_tasks
 
 EXAMPLES = """examples:
   metro-t0-eval lm-eval-tasks --data-dir data/tasks --output pack/
-  lm_eval --model hf --model_args pretrained=my_model/,backend=seq2seq,max_length=512 \\
+  lm_eval --model hf --model_args pretrained=my_model/,backend=seq2seq,trust_remote_code=True,max_length=512 \\
       --include_path pack/ --tasks metro_t0
   metro-t0-eval lm-eval-tasks --tasks my_tasks.yaml --output pack/
 """

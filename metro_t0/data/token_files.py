@@ -166,7 +166,7 @@ class TokenFile(Sequence[NDArray[np.integer]]):
 
 def _map_file(path: Path) -> mmap.mmap | bytes:
     if not path.is_file():
-        raise UserError(f"{path}: no such file")
+        raise UserError(f"{path}: no such file; metro-t0-data binarize makes it")
     with open(path, "rb") as stream:
         if not os.fstat(stream.fileno()).st_size:
             return b""  # an empty file cannot be mapped

@@ -83,7 +83,8 @@ def load_plain(path: Path) -> Any:
     Argument namespaces of old fairseq versions are plain values too. No other class is built, nothing is executed.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such file")
+        what = "is a directory; name a checkpoint file (.pt) in it" if path.is_dir() else "no such file"
+        raise UserError(f"{path}: {what}")
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)

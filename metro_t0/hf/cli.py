@@ -70,7 +70,7 @@ def _parser() -> Parser:
         description="Write DST/checkpoint.pt for fairseq-train --finetune-from-model, and the vocabulary beside it.",
         epilog=EXAMPLES,
     )
-    back.add_argument("source", type=Path, metavar="SRC", help="directory written by this command")
+    back.add_argument("source", type=Path, metavar="SRC", help="directory written by `fairseq` or `release`")
     back.add_argument("destination", type=Path, metavar="DST", help="directory to write")
     released = directions.add_parser(
         "release",

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Pretrain under Slurm: one torchrun per node. Change the lines below for your cluster, then
 #
+#   mkdir -p runs    # where the log goes; Slurm does not make it
 #   sbatch --nodes 8 scripts/cluster/slurm.sh metro_t5_base DATA [hydra overrides]
 #
 # The job asks to be requeued and continues from checkpoint_last.pt, so a time limit or a lost node costs at most
