@@ -225,14 +225,13 @@ def test_sampling_inverts_the_cumulative_distribution(vocabulary: int, rows: int
         assert below - 1e-6 <= number.item() <= row[token].item() + 1e-6
 
 
-def test_compiled_layers_are_not_left_uncompiled_after_eight_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_layers_are_not_left_uncompiled_after_eight_graphs() -> None:
     from torch._dynamo import config as dynamo
 
-    monkeypatch.setattr(dynamo, "recompile_limit", 8)
-    monkeypatch.setattr(dynamo, "optimize_ddp", True)
-    MetroT5(preset("demo", vocab_size=300, compile_layers=True), PAD)
-    assert dynamo.recompile_limit >= 64
-    assert not dynamo.optimize_ddp
+    with dynamo.patch(recompile_limit=8, optimize_ddp=True):
+        MetroT5(preset("demo", vocab_size=300, compile_layers=True), PAD)
+        assert dynamo.recompile_limit >= 64
+        assert not dynamo.optimize_ddp
 
 
 def test_sampling_never_leaves_the_vocabulary_where_logits_are_not_numbers() -> None:
