@@ -1,7 +1,8 @@
 """fairseq's fp32 copies beside 16-bit weights, all tensors at a time.
 
 fairseq copies and clears them one by one in Python: under --bf16 some 600 small kernels for each of three loops at base
-size, a tenth of a step on a fast GPU. The same is done here in a few. (Under --fp16 fairseq keeps one flat copy.)
+size, by estimate a tenth of a step on a fast GPU. The same is done here in a few. (Under --fp16 fairseq keeps one flat
+copy.)
 """
 
 from __future__ import annotations

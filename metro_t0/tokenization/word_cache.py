@@ -85,9 +85,9 @@ class WordCache:
         coded = forms.dictionary_encode()
         numbers = self._table.find(coded.dictionary)
         fresh = np.flatnonzero(numbers < 0)
+        fresh = fresh[alphabetical_order(select(coded.dictionary, fresh))]
         new = select(coded.dictionary, fresh)
-        order = alphabetical_order(new)
-        numbers[fresh[order]] = self._add(select(new, order), self._encoder.encode_plain_forms(select(new, order)))
+        numbers[fresh] = self._add(new, self._encoder.encode_plain_forms(new))
         return numbers[codes_of(coded)]
 
     def _add(self, parts: pa.LargeStringArray, encoded: Encoded) -> NDArray[np.int64]:

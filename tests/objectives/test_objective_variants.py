@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from objective_variants import (
+    EOS,
+    EXAMPLES,
+    METRO_VARIANTS,
+    PAD,
+    STREAM,
+    TINY,
+    WORDS,
+    Variant,
+    batches_of,
+    make_model,
+    texts,
+)  # fmt: skip
 from torch import Tensor, nn
 
 from metro_t0.errors import UserError
-from metro_t0.modeling import MetroT5, ModelConfig, PretrainingBatch
+from metro_t0.modeling import MetroT5
 from metro_t0.objectives.batches import (
     MetroBatches,
     MetroTarget,
@@ -23,64 +34,8 @@ from metro_t0.objectives.batches import (
     pad_rows,
 )
 from metro_t0.objectives.losses import LossPart, clm_loss, metro_loss, mlm_loss, rtd_loss
-from metro_t0.objectives.masking import MaskingConfig, Stream, Vocabulary, choose_positions
+from metro_t0.objectives.masking import MaskingConfig, choose_positions
 from metro_t0.objectives.metrics import pretraining_metrics
-
-PAD, BOS, EOS = 1, 0, 2
-WORDS = Vocabulary(pad_id=PAD, mask_id=60, first_word=4, end_of_words=60)
-VOCAB_SIZE = 84
-STREAM = Stream(seed=3, epoch=2)
-EXAMPLES = [11, 4, 7]
-TINY = ModelConfig(
-    vocab_size=VOCAB_SIZE, d_model=16, ffn_dim=24, num_heads=2, head_dim=8, encoder_layers=2, decoder_layers=2,
-    auxiliary_layers=1, max_positions=64, dropout=0.0, attention_dropout=0.0,
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One objective as a user would configure it."""
-
-    model: dict[str, Any] = field(default_factory=dict)
-    target: MetroTarget = "masked_loss"
-    weighted: bool = False
-    masking: MaskingConfig = MaskingConfig(mask_ratio=0.3)
-
-
-METRO_VARIANTS = {
-    "metro": Variant(),
-    "shared_tokens_only": Variant({"auxiliary_sharing": "tokens"}),
-    "linear_rtd_head": Variant({"rtd_head": "linear"}),
-    "no_rtd": Variant({"rtd": "none"}),
-    "all_tokens": Variant(target="all_tokens"),
-    "masked_only": Variant(target="masked_only"),
-    "copy": Variant({"clm_head": "copy"}),
-    "copy_all_tokens": Variant({"clm_head": "copy"}, target="all_tokens"),
-    "rtd_on_decoder": Variant({"rtd": "decoder"}),
-    "rtd_on_decoder_projection": Variant({"rtd": "decoder", "clm_head": "projection"}),
-    "projection": Variant({"clm_head": "projection"}),
-    "span_masks": Variant(masking=MaskingConfig(mask_ratio=0.3, mask_pattern="span")),
-    "weighted": Variant(weighted=True),
-    "weighted_copy_all_tokens": Variant({"clm_head": "copy"}, target="all_tokens", weighted=True),
-    "keep_and_random": Variant(masking=MaskingConfig(mask_ratio=0.5, keep_ratio=0.3, random_ratio=0.3)),
-}
-
-
-def texts(lengths: tuple[int, ...] = (23, 9, 16), seed: int = 0) -> list[np.ndarray]:
-    """`<s>` pieces `</s>`, of different lengths."""
-    generator = np.random.default_rng(seed)
-    return [np.array([BOS, *generator.integers(4, 60, length), EOS]) for length in lengths]
-
-
-def make_model(variant: Variant) -> MetroT5:
-    """Weights of a size at which no term of a loss hides behind another; float64 but for losses and sampling."""
-    torch.manual_seed(1)
-    model = MetroT5(TINY.replace(**variant.model, attention_backend="sdpa"), PAD).double().eval()
-    generator = torch.Generator().manual_seed(2)
-    for parameter in model.parameters():
-        noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-        parameter.data.add_(0.2 * noise)
-    return model
 
 
 def log_softmax(logits: Tensor) -> list[float]:
@@ -184,10 +139,6 @@ def slow_losses(model: MetroT5, rows: list[np.ndarray], variant: Variant) -> dic
             sums["clm"] -= (believed[place] if variant.weighted else 1.0) * math.log(p)
             counts["clm"] += 1
     return {name: (sums[name], counts[name]) for name in sums}
-
-
-def batches_of(variant: Variant, probe: bool = False) -> MetroBatches:
-    return MetroBatches(variant.masking, WORDS, WORDS.mask_id, variant.target, probe_unmasked=probe)
 
 
 def assert_part(part: LossPart, expected: tuple[float, int], name: str) -> None:
@@ -321,57 +272,6 @@ def test_variant_trains_and_every_loss_falls(name: str) -> None:
             assert last < 0.7 * first, (key, first, last)
     if "rtd" in history[0]:  # the task becomes harder as the auxiliary learns, so only the beginning is sure
         assert history[10]["rtd"] < history[0]["rtd"]
-
-
-@pytest.mark.parametrize("backend", ["sdpa", "eager"])
-@pytest.mark.parametrize("name", [*METRO_VARIANTS, "t5_spans", "documents"])
-def test_a_training_step_neither_waits_for_the_device_nor_leaves_it(name: str, backend: str) -> None:
-    """On the device that holds no values, whatever a GPU would have to be waited for is an error.
-
-    So is a tensor that was made on the host. Both would go unseen on the CPU.
-    """
-    baseline = Variant({"auxiliary_layers": 0, "rtd": "none"})
-    variant = {"t5_spans": baseline, "documents": Variant(), **METRO_VARIANTS}[name]
-    config = TINY.replace(**variant.model, dropout=0.1, attention_dropout=0.1, attention_backend=backend)
-    model = MetroT5(config, PAD).to("meta")
-    make: MetroBatches | SpanCorruptionBatches = batches_of(variant, probe=True)
-    if name == "documents":
-        make = replace(make, document_end=EOS)
-    if name == "t5_spans":
-        make = SpanCorruptionBatches(variant.masking, WORDS, WORDS.mask_id, EOS)
-    made = vars(make(pad_rows(texts(), PAD), EXAMPLES, STREAM))
-    batch = PretrainingBatch(**{k: v.to("meta") if isinstance(v, Tensor) else v for k, v in made.items()})
-    optimizer = torch.optim.AdamW(model.parameters())
-
-    output = model(batch)
-    losses = [clm_loss(batch, output, variant.weighted)]
-    if output.mlm_logits is not None:
-        losses.append(mlm_loss(batch, output))
-    if output.rtd_logits is not None:
-        losses.append(rtd_loss(output))
-    counts = pretraining_metrics(batch, output)
-    torch.stack([part.mean for part in losses]).sum().backward()
-    optimizer.step()
-
-    assert {p.grad.device.type for p in model.parameters() if p.grad is not None} == {"meta"}
-    assert {number.device.type for pair in counts.values() for number in pair} == {"meta"}
-
-
-@pytest.mark.parametrize("name", METRO_VARIANTS)
-def test_metrics_have_the_same_names_in_training_and_validation(name: str) -> None:
-    """Processes add theirs up key by key; at the end of an epoch some of them may hold a batch of validation."""
-    variant = METRO_VARIANTS[name]
-    model, names = make_model(variant), []
-    for probe in (False, True):
-        batch = batches_of(variant, probe)(pad_rows(texts(), PAD), EXAMPLES, STREAM)
-        names.append(list(pretraining_metrics(batch, model(batch))))
-    assert names[0] == names[1]
-
-
-@pytest.mark.parametrize("step", [Tensor.item, Tensor.nonzero, lambda x: x[x > 0], lambda x: x + torch.ones(2)])
-def test_what_the_step_must_not_do_is_an_error(step: Callable[[Tensor], Any]) -> None:
-    with pytest.raises((RuntimeError, NotImplementedError)):
-        step(torch.ones(2, device="meta"))
 
 
 @pytest.mark.parametrize("name", ["metro", "copy", "masked_only", "all_tokens", "rtd_on_decoder"])
