@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from eval.summary import Summary, TaskSummary
 from metro_t0.files import atomic_path, write_text
 
-# Okabe and Ito's palette: told apart with any colour vision.
+# Okabe and Ito's palette: told apart with any color vision.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 MARKERS = "osD^vP"
 SVG_SALT = "metro-t0"

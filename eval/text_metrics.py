@@ -24,7 +24,7 @@ def exact_match(prediction: str, reference: str) -> float:
 
 
 def token_f1(prediction: str, reference: str) -> float:
-    """F1 of the multisets of whitespace tokens, without normalisation; 0 without overlap (MTOP, WebQSP)."""
+    """F1 of the multisets of whitespace tokens, without normalization; 0 without overlap (MTOP, WebQSP)."""
     return _f1(prediction.split(), reference.split())
 
 
@@ -34,17 +34,17 @@ def _f1(predicted: Sequence[str], wanted: Sequence[str]) -> float:
 
 
 def normalize_answer(text: str) -> str:
-    """SQuAD's normalisation: lower case, no punctuation, no articles, single spaces."""
+    """SQuAD's normalization: lower case, no punctuation, no articles, single spaces."""
     return " ".join(ARTICLES.sub(" ", text.lower().translate(NO_PUNCTUATION)).split())
 
 
 def squad_em(prediction: str, reference: str) -> float:
-    """Exact match after SQuAD's normalisation."""
+    """Exact match after SQuAD's normalization."""
     return 100.0 * (normalize_answer(prediction) == normalize_answer(reference))
 
 
 def squad_f1(prediction: str, reference: str) -> float:
-    """Token F1 after SQuAD's normalisation; two empty answers agree."""
+    """Token F1 after SQuAD's normalization; two empty answers agree."""
     predicted, wanted = normalize_answer(prediction).split(), normalize_answer(reference).split()
     if not predicted or not wanted:
         return 100.0 * (predicted == wanted)

@@ -49,7 +49,7 @@ def start(model: torch.nn.Module, cfg: Any, seed: int) -> None:
     if cfg.init_embeddings:
         raise UserError(f"init_embeddings: {origin} has no token embeddings; statistics never have them")
     count = apply_statistics(tensors, statistics, seed, origin)
-    logger.info("initialised %d tensors from %s (scheme %s)", count, origin, statistics.scheme)
+    logger.info("initialized %d tensors from %s (scheme %s)", count, origin, statistics.scheme)
 
 
 def _constant(origin: str) -> float:

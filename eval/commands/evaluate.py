@@ -34,7 +34,7 @@ T0_EXAMPLES = """examples:
   metro-t0-eval t0 --model my_model/ --data-dir data/tasks --output results/mine --only rte copa
   torchrun --nproc-per-node 8 -m eval.cli t0 --model google/flan-t5-xl --output results/flan_t5_xl
 
-The licence of Story Cloze asks every user for a form: put your copy of the 2016 validation set into
+The license of Story Cloze asks every user for a form: put your copy of the 2016 validation set into
 DATA_DIR/story_cloze/2016/validation.jsonl (see docs/evaluation.md). A data set that is absent is reported, and the
 average is then marked as a mean over k of 11.
 """

@@ -63,9 +63,9 @@ class PromptCrossEntropyCriterion(FairseqCriterion):
         return loss, sample["ntokens"], log
 
     def _losses(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """(rows, vocabulary), (rows,) -> what is minimised and the negative log-likelihood, summed over all tokens.
+        """(rows, vocabulary), (rows,) -> what is minimized and the negative log-likelihood, summed over all tokens.
 
-        The z-loss keeps the normaliser of the softmax near 1 (T5X; Wu, Li and Liang 2022 fine-tune with 1e-4).
+        The z-loss keeps the normalizer of the softmax near 1 (T5X; Wu, Li and Liang 2022 fine-tune with 1e-4).
         """
         counted = target.ne(self.padding_idx)
         of_tokens = token_losses(logits, target)
@@ -79,8 +79,8 @@ class PromptCrossEntropyCriterion(FairseqCriterion):
                 reduction="sum",
             )
         if self.z_loss:
-            normaliser = of_tokens + logits.gather(-1, target[:, None]).squeeze(-1)
-            loss = loss + self.z_loss * (normaliser * counted).square().sum()
+            normalizer = of_tokens + logits.gather(-1, target[:, None]).squeeze(-1)
+            loss = loss + self.z_loss * (normalizer * counted).square().sum()
         return loss, nll
 
     @classmethod

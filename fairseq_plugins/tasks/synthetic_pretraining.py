@@ -199,7 +199,7 @@ class SyntheticPretrainingTask(OneDictionaryTask):
         return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
 
     def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
-        """Adds `selection` to validation: what --best-checkpoint-metric maximises to keep the first good checkpoint."""
+        """Adds `selection` to validation: what --best-checkpoint-metric maximizes to keep the first good checkpoint."""
         super().reduce_metrics(logging_outputs, criterion)
         if not criterion.training:
             # Derived from the mean over the whole validation set; fairseq reduces it batch by batch.

@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 
-from metro_t0.analysis.checkpoints import AnalysedModel
+from metro_t0.analysis.checkpoints import AnalyzedModel
 from metro_t0.analysis.figures import STYLE, look, new_figure, save
 from metro_t0.analysis.mixtures import Seq2SeqBatch
 from metro_t0.errors import UserError
@@ -97,7 +97,7 @@ def _pre_activations(module: nn.Module) -> Iterator[tuple[LayerKey, nn.Linear]]:
 
 
 @torch.inference_mode()
-def count_activations(model: AnalysedModel, batches: Iterable[Seq2SeqBatch]) -> dict[LayerKey, Activations]:
+def count_activations(model: AnalyzedModel, batches: Iterable[Seq2SeqBatch]) -> dict[LayerKey, Activations]:
     """(stack, layer) -> counts over all real tokens: source tokens in the encoder, target in the decoder."""
     counter = NeuronCounter(model.module)
     for batch in batches:

@@ -19,7 +19,7 @@ DICT_NAME = "dict.txt"
 
 
 @dataclass
-class AnalysedModel:
+class AnalyzedModel:
     """A model in evaluation mode, without dropout."""
 
     module: nn.Module
@@ -38,17 +38,17 @@ class AnalysedModel:
         return next(self.module.parameters()).device
 
 
-def analyse_t5(model: T5, pad_id: int, decoder_start: int) -> AnalysedModel:
+def analyse_t5(model: T5, pad_id: int, decoder_start: int) -> AnalyzedModel:
     """The toolkit's own main model."""
 
     def forward(batch: Seq2SeqBatch) -> Tensor:
         decoded, _ = model(batch.source, batch.decoder_input, batch.source_valid)
         return model.logits(decoded)
 
-    return AnalysedModel(model.eval(), forward, pad_id, decoder_start)
+    return AnalyzedModel(model.eval(), forward, pad_id, decoder_start)
 
 
-def load_checkpoint(path: Path, mixture: Path, device: str) -> AnalysedModel:
+def load_checkpoint(path: Path, mixture: Path, device: str) -> AnalyzedModel:
     """Load a Hugging Face directory, or a fairseq checkpoint (.pt) of this toolkit, in fp32 for data of a mixture.
 
     Raises `UserError` where it is neither, is no encoder-decoder, or has another vocabulary than the mixture.
@@ -71,7 +71,7 @@ def load_checkpoint(path: Path, mixture: Path, device: str) -> AnalysedModel:
         )
         return outputs.logits
 
-    return AnalysedModel(model, forward, model.config.pad_token_id, model.config.decoder_start_token_id)
+    return AnalyzedModel(model, forward, model.config.pad_token_id, model.config.decoder_start_token_id)
 
 
 def _from_hugging_face(directory: Path) -> Any:

@@ -13,7 +13,7 @@ from metro_t0.errors import UserError
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
-    from metro_t0.analysis.checkpoints import AnalysedModel
+    from metro_t0.analysis.checkpoints import AnalyzedModel
     from metro_t0.analysis.mixtures import Seq2SeqBatch
 
 PROGRAM = "metro-t0-analyze"
@@ -151,7 +151,7 @@ def _add_checkpoints(parser: Parser) -> None:
     _add_output(parser)
 
 
-def _model_and_batches(arguments: Namespace, name: str, path: Path) -> tuple[AnalysedModel, Iterator[Seq2SeqBatch]]:
+def _model_and_batches(arguments: Namespace, name: str, path: Path) -> tuple[AnalyzedModel, Iterator[Seq2SeqBatch]]:
     import torch
 
     from metro_t0.analysis.checkpoints import load_checkpoint

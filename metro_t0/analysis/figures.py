@@ -1,4 +1,4 @@
-"""How every figure looks and is saved: colours safe for the colour-blind, legible in print, data beside the picture."""
+"""How every figure looks and is saved: colors safe for the color-blind, legible in print, data beside the picture."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ SUFFIXES = (".png", ".svg", ".csv")
 
 @dataclass(frozen=True)
 class Look:
-    """Colour and marker of one series; no two of the first 64 are alike."""
+    """Color and marker of one series; no two of the first 64 are alike."""
 
     color: str
     marker: str
 
 
 def look(number: int) -> Look:
-    """The look of the series of that number: colour and marker change together until the colours are used up."""
+    """The look of the series of that number: color and marker change together until the colors are used up."""
     turn, place = divmod(number, len(COLOURS))
     return Look(COLOURS[place], MARKERS[(place + turn) % len(MARKERS)])
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from metro_t0.analysis.checkpoints import AnalysedModel
+from metro_t0.analysis.checkpoints import AnalyzedModel
 from metro_t0.analysis.mixtures import Seq2SeqBatch
 from metro_t0.errors import UserError
 
@@ -95,7 +95,7 @@ class LogHistogram:
         return float(EDGES[place] + (rank - before) / max(self.counts[place], 1) / BINS_PER_DECADE)
 
 
-def accumulate_gradients(model: AnalysedModel, batches: Iterable[Seq2SeqBatch]) -> float:
+def accumulate_gradients(model: AnalyzedModel, batches: Iterable[Seq2SeqBatch]) -> float:
     """Leave the gradient of the mean cross-entropy per target token in `.grad`; gives that loss (nats).
 
     Raises `UserError` where the loss is not finite, or there is no target token.

@@ -138,7 +138,7 @@ def plot_curves(
     baselines: Mapping[str, float] | None = None,
     metrics: Sequence[str] | None = None,
 ) -> list[Path]:
-    """Plot every metric of several runs over updates, one panel per metric, one colour per run.
+    """Plot every metric of several runs over updates, one panel per metric, one color per run.
 
     logs: name of the run -> log file. Faint lines are training (means over the log interval), lines with markers
     validation. baselines: metric -> height of a dashed line. metrics: which panels (default: all that were logged).

@@ -26,7 +26,7 @@ from metro_t0.hf.caching import as_encoder_decoder_cache, layer_caches
 from metro_t0.hf.configuration import MetroT5Config
 from metro_t0.modeling.attention import Attention, padding_mask
 from metro_t0.modeling.encoder_decoder import T5, Embeddings, Stack
-from metro_t0.modeling.initialisation import initialise
+from metro_t0.modeling.initialization import initialize
 from metro_t0.modeling.layers import RMSNorm
 
 
@@ -122,7 +122,7 @@ class MetroT5PreTrainedModel(PreTrainedModel):
         """Draw the weights that no checkpoint gave. The law looks at whole models, not at one module at a time."""
         super().initialize_weights()
         with guard_torch_init_functions():
-            initialise(self.main, self.config.model_config())
+            initialize(self.main, self.config.model_config())
 
     def _set_gradient_checkpointing(self, enable: bool = True, every_n_layers: int = 1, **settings: Any) -> None:
         if every_n_layers != 1:

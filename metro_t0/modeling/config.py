@@ -22,7 +22,7 @@ AuxiliarySharing = Literal["tokens", "embeddings"]
 RtdLocation = Literal["none", "encoder", "decoder"]
 RtdHeadKind = Literal["mlp", "linear"]
 ClmHeadKind = Literal["linear", "projection", "copy"]
-Initialisation = Literal["metro", "t5"]
+Initialization = Literal["metro", "t5"]
 AttentionBackend = Literal["sdpa", "flex", "eager"]
 
 
@@ -46,7 +46,7 @@ class ModelConfig:
     norm_placement: NormPlacement = _field("post", "x = norm(x + f(x)) (post) or x = x + f(norm(x)) (pre)")
     norm_kind: NormKind = _field("layer", "LayerNorm, or T5's RMSNorm without bias")
     norm_eps: float = _field(1e-5, "epsilon of the norms")
-    embedding_norm: bool = _field(True, "normalise token + position embeddings")
+    embedding_norm: bool = _field(True, "normalize token + position embeddings")
     absolute_positions: bool = _field(True, "learned absolute positions in encoder, decoder and auxiliary")
     relative_positions: Sides = _field("encoder", "where a learned relative bias is added to attention scores")
     relative_bias_shared: bool = _field(False, "one relative bias per stack (T5) instead of one per layer")
@@ -74,7 +74,7 @@ class ModelConfig:
         "linear", "CLM head: tied projection; dense-GELU-norm before it (RoBERTa); copy mechanism (COCO-LM)"
     )
 
-    initialisation: Initialisation = _field("metro", "law of the initial weights")
+    initialization: Initialization = _field("metro", "law of the initial weights")
     attention_backend: AttentionBackend = _field(
         "sdpa", "fused attention, FlexAttention (stores no score matrix, has no dropout), or the definition spelled out"
     )
@@ -189,7 +189,7 @@ VANILLA_T5: dict[str, Any] = {
     "norm_placement": "pre", "norm_kind": "rms", "norm_eps": 1e-6, "embedding_norm": False,
     "absolute_positions": False, "relative_positions": "both", "relative_bias_shared": True, "relative_rule": "t5",
     "bias": False, "scale_attention": False, "scale_head": True, "activation_dropout": 0.1,
-    "auxiliary_layers": 0, "rtd": "none", "initialisation": "t5",
+    "auxiliary_layers": 0, "rtd": "none", "initialization": "t5",
 }  # fmt: skip
 
 PRESETS["t5_tiny"] = PRESETS["tiny"].replace(**VANILLA_T5)

@@ -21,7 +21,7 @@ LayerCaches = list[tuple[KeyValueCache, KeyValueCache]]
 
 
 class Embeddings(nn.Module):
-    """Token + absolute position embeddings, normalised (paper section 4). Token rows are shared by all stacks."""
+    """Token + absolute position embeddings, normalized (paper section 4). Token rows are shared by all stacks."""
 
     def __init__(self, config: ModelConfig, tokens: nn.Embedding) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ def compile_each(layers: nn.ModuleList) -> None:
     """torch.compile for every layer by itself; layers of one kind share their graphs.
 
     Kinds (encoder, decoder), masks or none, training or not, and the last, smaller batch each need a graph: more than
-    the 8 after which torch would silently run layers uncompiled. Cutting graphs at the buckets of data parallelism, as
+    the 8 after which torch would silently run layers uncompiled. Cutting graphs at the buckets of data parallelizm, as
     torch does by default, is of no use where a graph is a layer.
     """
     from torch._dynamo import config as dynamo  # takes a second to import

@@ -19,7 +19,7 @@ from metro_t0.modeling.chunks import split_rows
 from metro_t0.modeling.config import ModelConfig
 from metro_t0.modeling.encoder_decoder import T5
 from metro_t0.modeling.heads import ClmProjection, CopyGate, RtdHead
-from metro_t0.modeling.initialisation import initialise, initialise_as_bert
+from metro_t0.modeling.initialization import initialize, initialize_as_bert
 
 BLOCK = 128
 """Tokens whose probabilities are summed before one is sampled."""
@@ -87,9 +87,9 @@ class MetroT5(nn.Module):
             self.clm_projection = ClmProjection(config)
         if config.clm_head == "copy":
             self.copy_gate = CopyGate(config)
-        initialise(self, config)
+        initialize(self, config)
         if config.auxiliary_layers:
-            initialise_as_bert(self.auxiliary)
+            initialize_as_bert(self.auxiliary)
 
     def forward(self, batch: PretrainingBatch) -> PretrainingOutput:
         """Run one pretraining step's forward pass."""

@@ -1,4 +1,4 @@
-"""Initialisation from statistics of a trained model (Wu, Li and Liang 2022, section 4 and appendix H).
+"""Initialization from statistics of a trained model (Wu, Li and Liang 2022, section 4 and appendix H).
 
 A scheme partitions the tensors of a model into groups. Of every group the mean and the standard deviation over all
 its scalars are kept, a few kB in all, and a new model is drawn from them. Groupings are functions of the *role* of
@@ -180,7 +180,7 @@ def get_scheme(name: str) -> Scheme:
     if name not in SCHEMES:
         near = difflib.get_close_matches(name, SCHEMES, n=2)
         hint = f"did you mean {' or '.join(near)}?" if near else f"the schemes are {', '.join(SCHEMES)}"
-        raise UserError(f"unknown initialisation scheme {name!r}; {hint}")
+        raise UserError(f"unknown initialization scheme {name!r}; {hint}")
     return SCHEMES[name]
 
 
@@ -242,7 +242,7 @@ def roles_of(names: Iterable[str]) -> dict[str, Role]:
 def collect(tensors: Mapping[str, Tensor], scheme: Scheme, origin: str) -> Statistics:
     """Statistics of a model's tensors, computed in float64.
 
-    Raises `UserError` naming `origin` where a layer lacks a tensor that its neighbours have, where a group is empty of
+    Raises `UserError` naming `origin` where a layer lacks a tensor that its neighbors have, where a group is empty of
     variation although noise must be drawn from it, or where a statistic is not finite.
     """
     roles = roles_of(tensors)

@@ -23,16 +23,16 @@ def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
 class _TokenLosses(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
-        normaliser = torch.cat([_at_least_fp32(rows).logsumexp(-1) for rows in split_rows(logits)])
-        ctx.save_for_backward(logits, targets, normaliser)
-        return normaliser - logits.gather(-1, targets[:, None]).squeeze(-1)
+        normalizer = torch.cat([_at_least_fp32(rows).logsumexp(-1) for rows in split_rows(logits)])
+        ctx.save_for_backward(logits, targets, normalizer)
+        return normalizer - logits.gather(-1, targets[:, None]).squeeze(-1)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         """d loss / d logits = softmax - one hot."""
-        logits, targets, normaliser = ctx.saved_tensors
+        logits, targets, normalizer = ctx.saved_tensors
         result = torch.empty_like(logits)
-        parts = (split_rows(result), *(split_rows(x, like=logits) for x in (logits, targets, normaliser, gradient)))
+        parts = (split_rows(result), *(split_rows(x, like=logits) for x in (logits, targets, normalizer, gradient)))
         for out, rows, target, total, factor in zip(*parts, strict=True):
             change = (_at_least_fp32(rows) - total[:, None]).exp_().mul_(factor[:, None])
             out.copy_(change.scatter_add_(-1, target[:, None], -factor[:, None]))

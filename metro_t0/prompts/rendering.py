@@ -1,6 +1,6 @@
 """One prompt template: compiled once, rendered row by row in the sandbox.
 
-Behaviour (truncation, protection of the separator, stripping) equals `Template.apply` and
+Behavior (truncation, protection of the separator, stripping) equals `Template.apply` and
 `Template.get_answer_choices_list` of promptsource 0.2.3, which the tests compare against on real rows.
 """
 

@@ -66,7 +66,7 @@ def most_frequent(items: Sequence[Any]) -> list[Any] | None:
 
 
 def highlight(text: str) -> str:
-    """Wrap `text` in the coloured HTML span of promptsource's viewer."""
+    """Wrap `text` in the colored HTML span of promptsource's viewer."""
     return "<span style='color: #F08080'>" + text + "</span>"
 
 

@@ -1,4 +1,4 @@
-"""`metro-t0-synthetic`: generate, look at, describe and check synthetic examples; initialise from statistics."""
+"""`metro-t0-synthetic`: generate, look at, describe and check synthetic examples; initialize from statistics."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def _inspect(options: argparse.Namespace) -> None:
 
 def _first_rows(mixture: Mixture, count: int) -> Iterator[tuple[list[int], list[int], int]]:
     for number in range(-(-count // BLOCK)):
-        examples, labels = mixture.labelled_block("train", number)
+        examples, labels = mixture.labeled_block("train", number)
         for row in range(min(BLOCK, count - number * BLOCK)):
             yield examples.sources[row].tolist(), examples.targets[row].tolist(), int(labels[row])
 

@@ -26,7 +26,7 @@ def register(commands: argparse._SubParsersAction) -> None:
 
 
 def _register_stats(commands: argparse._SubParsersAction) -> None:
-    text = "Write the statistics that an initialisation scheme keeps of a trained model: a few kB of JSON."
+    text = "Write the statistics that an initialization scheme keeps of a trained model: a few kB of JSON."
     example = (
         "example:\n  metro-t0-synthetic init-stats runs/set/checkpoint_best.pt --scheme per_param_scale "
         "--output set.json\n"
@@ -46,7 +46,7 @@ def _stats(options: argparse.Namespace) -> None:
 
 
 def _register_apply(commands: argparse._SubParsersAction) -> None:
-    text = "Initialise a model: from statistics, from all weights of a checkpoint, or with constant norms."
+    text = "Initialize a model: from statistics, from all weights of a checkpoint, or with constant norms."
     example = (
         "examples:\n"
         "  metro-t0-synthetic init-apply random.pt --statistics set.json --seed 1 --output start.pt\n"
@@ -54,7 +54,7 @@ def _register_apply(commands: argparse._SubParsersAction) -> None:
         "  metro-t0-synthetic init-apply t5-directory --pre-attention-norm 0.2 --output start-directory\n"
     )
     parser = commands.add_parser("init-apply", help=text, description=text, epilog=example)
-    parser.add_argument("model", type=Path, help="the freshly initialised model: fairseq checkpoint or directory")
+    parser.add_argument("model", type=Path, help="the freshly initialized model: fairseq checkpoint or directory")
     parser.add_argument("--output", type=Path, required=True, help="model to write, of the same kind")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--statistics", type=Path, help="a JSON file of init-stats")
@@ -78,4 +78,4 @@ def _apply(options: argparse.Namespace) -> None:
         constant = constant_statistics(tensors, options.pre_attention_norm)
         count = apply_statistics(tensors, constant, options.seed, "--pre-attention-norm")
     write_like(options.model, tensors, options.output)
-    print(f"{options.output}: {count} tensors initialised, {len(tensors) - count} as in {options.model}")
+    print(f"{options.output}: {count} tensors initialized, {len(tensors) - count} as in {options.model}")

@@ -34,7 +34,7 @@ class Draws:
     def below(self, bound: int | NDArray[np.integer], shape: int | tuple[int, ...]) -> Index:
         """Uniform integers in [0, bound); `bound` broadcasts against `shape`.
 
-        Multiply and shift of 32-bit words: no value is favoured by more than bound / 2**32.
+        Multiply and shift of 32-bit words: no value is favored by more than bound / 2**32.
         """
         lanes = self.lanes(int(np.prod(shape))).reshape(shape).astype(np.uint64)
         lanes *= np.asarray(bound, dtype=np.int64).view(np.uint64)

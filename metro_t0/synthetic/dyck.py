@@ -109,7 +109,7 @@ def _openings(levels: Tokens, lengths: Index) -> Tokens:
     """The position within its sentence at which the pair of each position opens, flat.
 
     A pair of one level opens and closes before the next of that level opens: in the order of (level, position)
-    openings and closings alternate, so neighbours are a pair. The opening's position is then written behind that of
+    openings and closings alternate, so neighbors are a pair. The opening's position is then written behind that of
     both, and a second sort brings them back to their places.
     """
     inside = valid(lengths, int(lengths.max()))

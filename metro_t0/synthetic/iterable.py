@@ -126,7 +126,7 @@ class SyntheticIterableDataset(IterableDataset):
 def _generate(blocks: list[int], mixture: Mixture, split: Split) -> Iterator[dict[str, Any]]:
     end = vocabulary_of(mixture).eos
     for number in blocks:
-        examples, labels = mixture.labelled_block(split, number)
+        examples, labels = mixture.labeled_block(split, number)
         for source, target, label in zip(examples.sources, examples.targets, labels.tolist(), strict=True):
             yield {
                 "input_ids": [*source.tolist(), end],

@@ -56,14 +56,14 @@ def main_results() -> dict[str, dict[str, float]]:
 
 
 def main_gaps() -> dict[str, float]:
-    """Model -> percent of the gap between random initialisation and T5's own pretraining that it closes."""
+    """Model -> percent of the gap between random initialization and T5's own pretraining that it closes."""
     results = main_results()
     low, high = results[RANDOM], results[PRETRAINED]
     return {model: gap_closed(scores, low, high) for model, scores in results.items()}
 
 
 def kept_of_full(source: str) -> dict[str, float]:
-    """Scheme -> percent of what copying all weights gains over random initialisation that the scheme keeps.
+    """Scheme -> percent of what copying all weights gains over random initialization that the scheme keeps.
 
     source: what the statistics are of (lime, set, identity). Table 5: the mean over CNNDM-10K and MTOP.
     """

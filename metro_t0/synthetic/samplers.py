@@ -1,4 +1,4 @@
-"""Vectorised samplers of the simpler tasks.
+"""Vectorized samplers of the simpler tasks.
 
 The laws of the inputs are those of Wu et al. 2022, appendix G, and of the authors' generator.
 

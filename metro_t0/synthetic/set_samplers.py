@@ -44,7 +44,7 @@ def _first_occurrences(
     labels: flat. wanted: those of the first sequence only, of both, of the second only.
     One sort of every row brings equal labels together: those of the first sequence from its end to its beginning,
     then those of the second from its beginning. First occurrences, and whether the other sequence has the label,
-    then show in the neighbours.
+    then show in the neighbors.
     """
     n, width = len(lengths), int(lengths.max())
     bits = width.bit_length()

@@ -1,4 +1,4 @@
-"""T5 span corruption of rows of tokens, vectorised (Raffel et al. 2020, section 3.1.4)."""
+"""T5 span corruption of rows of tokens, vectorized (Raffel et al. 2020, section 3.1.4)."""
 
 from __future__ import annotations
 

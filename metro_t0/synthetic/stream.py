@@ -161,9 +161,9 @@ class Mixture:
 
     def block(self, split: Split, number: int) -> Examples:
         """Block `number` of the mixture."""
-        return self.labelled_block(split, number)[0]
+        return self.labeled_block(split, number)[0]
 
-    def labelled_block(self, split: Split, number: int) -> tuple[Examples, NDArray[np.int64]]:
+    def labeled_block(self, split: Split, number: int) -> tuple[Examples, NDArray[np.int64]]:
         """A block, and for each of its examples the position of its task in `streams`."""
         if len(self.streams) == 1:
             return self.streams[0].block(split, number), np.zeros(BLOCK, dtype=np.int64)
@@ -184,7 +184,7 @@ class Mixture:
         return Examples.concatenate(parts) if parts else Examples(Ragged.from_lists([]), Ragged.from_lists([]))
 
     def _task_block(self, t: int, split: Split, number: int) -> Examples:
-        # Neighbouring blocks of the mixture take from the same block of a task: the latest one is kept.
+        # Neighboring blocks of the mixture take from the same block of a task: the latest one is kept.
         cache: dict[tuple[int, str], tuple[int, Examples]] = self.__dict__["_blocks"]
         kept = cache.get((t, split))
         if kept is None or kept[0] != number:

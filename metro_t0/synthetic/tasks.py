@@ -1,4 +1,4 @@
-"""The catalogue: every synthetic task with its function or checker, its sampler and its settings."""
+"""The catalog: every synthetic task with its function or checker, its sampler and its settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text to fairseq ids: normalisation, BPE training, the tokenizer, the vocabulary file."""
+"""Text to fairseq ids: normalization, BPE training, the tokenizer, the vocabulary file."""
 
 from metro_t0.tokenization.tokenizer import Tokenizer
 from metro_t0.tokenization.vocabulary import Vocabulary

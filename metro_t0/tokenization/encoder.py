@@ -1,4 +1,4 @@
-"""Encoding with the Rust library: whole texts, and many plain words at a time without the normalisation."""
+"""Encoding with the Rust library: whole texts, and many plain words at a time without the normalization."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class RustEncoder:
         self._begins_word[[i for token, i in vocabulary.items() if token.startswith(WORD_MARK)]] = True
 
     def _keeps_ascii(self) -> bool:
-        """Whether the normalisation leaves ASCII as it is but for case, so that it can be left out.
+        """Whether the normalization leaves ASCII as it is but for case, so that it can be left out.
 
         Word rules apart it maps character by character, so that every character in turn tells.
         """
@@ -51,11 +51,11 @@ class RustEncoder:
         )
 
     def plain_forms(self, words: pa.LargeStringArray) -> pa.LargeStringArray:
-        """The normalised forms of plain words, without the word mark."""
+        """The normalized forms of plain words, without the word mark."""
         return pc.ascii_lower(words) if self._lowercase else words
 
     def are_plain(self, words: pa.LargeStringArray) -> NDArray[np.bool_]:
-        """Whether each word is normalised by `plain_forms` alone: (words,).
+        """Whether each word is normalized by `plain_forms` alone: (words,).
 
         No rule applies to ASCII between two letters or digits, nor to ASCII symbols alone, but for doubled quotes.
         Words must not be empty nor hold white space.
@@ -85,11 +85,11 @@ class RustEncoder:
         is cut into does not depend on the words before it, not even in a tie: a model's scores are float32, whose sums
         over so few pieces are exact in the float64 that they are added in.
         """
-        ids, _ = flatten(self._encode_normalised(self._marked(forms, WORDS_PER_TEXT)))
+        ids, _ = flatten(self._encode_normalized(self._marked(forms, WORDS_PER_TEXT)))
         # The mark is the first character of a word and no other, so as many marked pieces as words begin one each.
         starts = np.flatnonzero(self._begins_word[ids])
         if len(starts) != len(forms):  # the mark itself is an unknown character somewhere
-            return flatten(self._encode_normalised(self._marked(forms, 1)))
+            return flatten(self._encode_normalized(self._marked(forms, 1)))
         return ids, np.diff(starts, append=len(ids))
 
     def _marked(self, forms: pa.LargeStringArray, at_once: int) -> list[str]:
@@ -100,7 +100,7 @@ class RustEncoder:
         texts = np.insert(content, offsets[:-1], separators).tobytes().decode()
         return texts.replace(" ", WORD_MARK).replace(LINE_END, LINE_END + WORD_MARK).split(LINE_END)[1:]
 
-    def _encode_normalised(self, texts: list[str]) -> list[list[int]]:
+    def _encode_normalized(self, texts: list[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self._bare.encode_batch_fast(texts, add_special_tokens=False)]
 
 

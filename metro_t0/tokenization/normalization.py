@@ -1,4 +1,4 @@
-"""Text normalisation as Rust normalizers, so that one tokenizer.json holds all of it.
+"""Text normalization as Rust normalizers, so that one tokenizer.json holds all of it.
 
 The word rules are those of the METRO-T0 release: quotes and dashes become ASCII, text is split at white space,
 punctuation is split off both ends of a word (inside a word it stays), and the contractions 's 'm 'd 't 'll 're 've
@@ -49,7 +49,7 @@ def word_rules() -> list[normalizers.Normalizer]:
 
 
 def build_normalizer(characters: Sequence[normalizers.Normalizer], lowercase: bool) -> normalizers.Normalizer:
-    """The whole normalisation: word rules, optional lower-casing, a map of characters, then `▁` before each word.
+    """The whole normalization: word rules, optional lower-casing, a map of characters, then `▁` before each word.
 
     characters: what maps single characters (NFKC of our own vocabularies, the table inside an sp.model).
     """
@@ -74,5 +74,5 @@ def nfkc() -> list[normalizers.Normalizer]:
 
 
 def word_splitter() -> pre_tokenizers.PreTokenizer:
-    """Cut normalised text before each word mark; no piece crosses such a cut."""
+    """Cut normalized text before each word mark; no piece crosses such a cut."""
     return pre_tokenizers.Split(WORD_MARK, behavior="merged_with_next")

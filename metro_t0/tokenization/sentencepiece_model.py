@@ -42,7 +42,7 @@ class SentencePieceModel:
 
     @property
     def folds_case(self) -> bool:
-        """Whether the model is uncased: its normalisation folds case."""
+        """Whether the model is uncased: its normalization folds case."""
         return self.normalizer_name.endswith("_cf")
 
 

@@ -38,7 +38,7 @@ MIN_CHARACTERS = 400
 
 
 class Tokenizer:
-    """Normalisation, pieces and ids of one vocabulary directory.
+    """Normalization, pieces and ids of one vocabulary directory.
 
     The directory holds dict.txt and either tokenizer.json (Rust `tokenizers`) or sp.model (the METRO-T0 release,
     converted while loading). Ids are fairseq's: `<s>` 0, `<pad>` 1, `</s>` 2, `<unk>` 3, then the lines of dict.txt.
@@ -79,7 +79,7 @@ class Tokenizer:
 
     @property
     def rules_fingerprint(self) -> str:
-        """SHA-256 of the normalisation and the model, hexadecimal."""
+        """SHA-256 of the normalization and the model, hexadecimal."""
         return hashlib.sha256(self._rust.to_str().encode()).hexdigest()
 
     def __len__(self) -> int:

@@ -58,7 +58,7 @@ def train_bpe(raw_words: Counter[str], settings: BpeSettings, directory: Path) -
 
 
 def _normalized_counts(raw: Counter[str], settings: BpeSettings) -> Counter[str]:
-    """Counts of normalised words, each with its word mark."""
+    """Counts of normalized words, each with its word mark."""
     normalizer = build_normalizer(nfkc(), settings.lowercase)
     counts: Counter[str] = Counter()
     for word, count in raw.items():
@@ -86,7 +86,7 @@ def _alphabet(words: Counter[str], coverage: float) -> list[str]:
 
 def _train(words: Counter[str], alphabet: list[str], settings: BpeSettings) -> RustTokenizer:
     rust = RustTokenizer(models.BPE(unk_token=UNK, fuse_unk=True))
-    rust.pre_tokenizer = word_splitter()  # the words are normalised already
+    rust.pre_tokenizer = word_splitter()  # the words are normalized already
     trainer = trainers.BpeTrainer(
         vocab_size=settings.vocab_size,
         special_tokens=list(SPECIAL_TOKENS),

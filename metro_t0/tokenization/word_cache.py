@@ -1,7 +1,7 @@
 """Encoding words once: text repeats its words, and no rule of the tokenizer looks beyond a word but one.
 
 Texts are cut into words, and words from the punctuation around them (`parts`). A distinct part is encoded once; a
-text is then a row of table look-ups, done for all texts of a batch in numpy. This is exact because normalisation and
+text is then a row of table look-ups, done for all texts of a batch in numpy. This is exact because normalization and
 pieces stay inside parts. The exceptions are found by flags on the parts, and such texts are encoded whole: a
 contraction that is joined to a single quote at the end of the word before it ("the dogs' s"), and words that contain
 the word mark itself.

@@ -3,7 +3,7 @@
     python scripts/benchmarks/data.py --text corpus.txt.zst --vocabulary vocab_32k --megabytes 16
 
 --vocabulary is a directory with sp.model and dict.txt, because both sides must use one vocabulary. The other side is
-the released recipe: normalisation in Python, the sentencepiece package, pieces as text, then fairseq-preprocess.
+the released recipe: normalization in Python, the sentencepiece package, pieces as text, then fairseq-preprocess.
 Times are of whole processes, start included: wall-clock, and the processor time that they took, which is what counts
 for one core and hardly depends on what else runs on the machine. binarize's start is measured with one line of text
 and listed apart. The token files of both sides are compared.
@@ -206,7 +206,7 @@ def report(
         table.add_column(column, justify="left" if column == "what" else "right")
     theirs = pieces + preprocess
     rows = {
-        "Python normalisation + sentencepiece": pieces,
+        "Python normalization + sentencepiece": pieces,
         "fairseq-preprocess": preprocess,
         "both, one core": theirs,
         "metro-t0-data binarize, one core": one,

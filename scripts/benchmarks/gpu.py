@@ -63,7 +63,7 @@ ROUTES = (
     Route("sdpa without attention dropout, compiled", "bf16", {"compile_layers": True, "attention_dropout": 0.0}),
     Route(FLEX, "bf16", {"attention_backend": "flex", "attention_dropout": 0.0, "compile_layers": True}),
 )
-"""FlexAttention has no dropout: its fair neighbour is SDPA without."""
+"""FlexAttention has no dropout: its fair neighbor is SDPA without."""
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """Fine-tune a small T5 from different starting points and compare (Wu, Li and Liang 2022, tables 5 to 8, in small).
 
-Every run: a fresh model of the checkpoint's architecture with a vocabulary of its own, initialised by one scheme from
+Every run: a fresh model of the checkpoint's architecture with a vocabulary of its own, initialized by one scheme from
 the checkpoint, trained on a source/target file (Adafactor at a constant rate, as the paper fine-tunes) with the same
 batches for every scheme of a seed, and measured on a validation file, teacher forced: token accuracy, examples with
 every token right, loss. Finished runs are kept in OUTPUT and not run again.
@@ -74,7 +74,7 @@ def load(path: Path, tokenizer: Tokenizer, limit: int, longest: int) -> Rows:
 
 
 def build(checkpoint: Path, start: str, seed: int, vocab_size: int, pad: int) -> MetroT5:
-    """A model of the checkpoint's architecture, initialised by `start`."""
+    """A model of the checkpoint's architecture, initialized by `start`."""
     source = read_checkpoint(checkpoint)
     torch.manual_seed(seed)
     model = MetroT5(source.config.replace(vocab_size=vocab_size), pad)

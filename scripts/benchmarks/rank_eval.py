@@ -4,7 +4,7 @@ One model, the same rows, one machine, one run; the three take turns and the bes
 
     python scripts/benchmarks/rank_eval.py --model MODEL_DIR --data-dir data/tasks --rows 200
 
-Without --model a randomly initialised T5 of the given --size is made; the speed does not depend on the weights.
+Without --model a randomly initialized T5 of the given --size is made; the speed does not depend on the weights.
 It then needs --tokenizer, the directory or Hub id of any tokenizer.
 """
 

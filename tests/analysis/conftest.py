@@ -11,7 +11,7 @@ import torch
 
 from metro_t0.data.token_files import TokenFileWriter
 from metro_t0.modeling import T5, ModelConfig
-from metro_t0.modeling.initialisation import initialise
+from metro_t0.modeling.initialization import initialize
 
 VOCAB_SIZE = 40
 SMALL = ModelConfig(
@@ -25,7 +25,7 @@ def small_t5() -> T5:
     """float64, in evaluation mode, with weights that give every neuron something to do."""
     torch.manual_seed(0)
     model = T5(SMALL).double().eval()
-    initialise(model, SMALL)
+    initialize(model, SMALL)
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.2)

@@ -28,7 +28,7 @@ def checkpoint(small_t5: T5, mixture: Path, tmp_path: Path) -> Path:
     return directory
 
 
-def test_a_directory_is_analysed_like_the_model_itself(checkpoint: Path, small_t5: T5, mixture: Path) -> None:
+def test_a_directory_is_analyzed_like_the_model_itself(checkpoint: Path, small_t5: T5, mixture: Path) -> None:
     pairs = sample_mixture(mixture, "train", 20, seed=0)
     loaded = load_checkpoint(checkpoint, mixture, "cpu")
     assert (loaded.pad_id, loaded.decoder_start) == (1, 2)
@@ -57,7 +57,7 @@ def test_commands(checkpoint: Path, mixture: Path, tmp_path: Path, capsys: pytes
     assert "nats per target token" in capsys.readouterr().out
 
 
-def test_a_fairseq_checkpoint_is_analysed_like_its_export(
+def test_a_fairseq_checkpoint_is_analyzed_like_its_export(
     checkpoint: Path, small_t5: T5, mixture: Path, tmp_path: Path
 ) -> None:
     tensors = {f"main.{name}": tensor for name, tensor in small_t5.float().state_dict().items()}

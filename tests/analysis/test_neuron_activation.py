@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metro_t0.analysis.activation import activation_rows, count_activations, plot_activations
-from metro_t0.analysis.checkpoints import AnalysedModel, analyse_t5
+from metro_t0.analysis.checkpoints import AnalyzedModel, analyse_t5
 from metro_t0.analysis.mixtures import Seq2SeqBatch, batches, sample_mixture
 from metro_t0.errors import UserError
 from metro_t0.modeling import T5
@@ -105,7 +105,7 @@ def test_hugging_face_t5_is_counted_alike(mixture: Path) -> None:
 
         pairs = sample_mixture(mixture, "train", 8, seed=0)
         given = list(batches(pairs, 50, 1, 2))
-        found = count_activations(AnalysedModel(module, forward, 1, 2), given)
+        found = count_activations(AnalyzedModel(module, forward, 1, 2), given)
         expected = sum(
             ((output > 0) & batch.source_valid[..., None]).sum((0, 1))
             for output, batch in zip(seen, given, strict=True)
@@ -114,7 +114,7 @@ def test_hugging_face_t5_is_counted_alike(mixture: Path) -> None:
 
 
 def test_a_model_of_another_kind_is_refused() -> None:
-    model = AnalysedModel(torch.nn.Linear(2, 2), lambda batch: batch.source, 1, 2)
+    model = AnalyzedModel(torch.nn.Linear(2, 2), lambda batch: batch.source, 1, 2)
     with pytest.raises(UserError, match="no feed-forward layers"):
         count_activations(model, [])
 

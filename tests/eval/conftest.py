@@ -1,4 +1,4 @@
-"""Small randomly initialised models with local tokenizers, and a directory of made-up data sets."""
+"""Small randomly initialized models with local tokenizers, and a directory of made-up data sets."""
 
 from __future__ import annotations
 

@@ -220,7 +220,7 @@ def test_rows_whose_target_is_no_choice_are_counted(model_directories: dict[str,
     templates.mkdir(parents=True)
     (templates / "templates.yaml").write_text(
         "dataset: toy\ntemplates:\n  a: !Template\n    answer_choices: red ||| blue\n    id: a\n"
-        "    jinja: 'Colour of {{text}}? ||| {{answer}}'\n    metadata: !TemplateMetadata {}\n    name: colour\n"
+        "    jinja: 'Color of {{text}}? ||| {{answer}}'\n    metadata: !TemplateMetadata {}\n    name: color\n"
         "  b: !Template\n    answer_choices: null\n    id: b\n"
         "    jinja: '{{text}} ||| {{answer}}'\n    metadata: !TemplateMetadata {}\n    name: open\n"
     )
@@ -229,7 +229,7 @@ def test_rows_whose_target_is_no_choice_are_counted(model_directories: dict[str,
     common = ["--data-dir", str(tmp_path / "data"), "--templates", str(tmp_path / "templates")]
     model = ["--model", str(model_directories["t5"])]
     assert main(["tasks", "--tasks", str(tasks), *model, *common, "--output", str(tmp_path / "out")]) == 0
-    result = results_of(tmp_path / "out")["toy", "colour"]
+    result = results_of(tmp_path / "out")["toy", "color"]
     assert result.score.n == 2
     assert result.outcomes[2:] == "--"
     assert result.skipped == {

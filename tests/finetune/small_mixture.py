@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-TEMPLATES = """dataset: colours
+TEMPLATES = """dataset: colors
 templates:
   k1: !Template
     name: which
-    jinja: '{{ ["Say", "Tell"] | choice }} the colour of {{ thing }}:
+    jinja: '{{ ["Say", "Tell"] | choice }} the color of {{ thing }}:
       {{ answer_choices | join(", ") }}? ||| {{ answer_choices[label] }}'
     answer_choices: red ||| green ||| blue ||| yellow
     metadata: !TemplateMetadata {original_task: true, choices_in_prompt: true, metrics: [Accuracy]}
@@ -29,5 +29,5 @@ def write_dataset(directory: Path, name: str, **splits: list[dict[str, Any]]) ->
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def colour_rows(count: int) -> list[dict[str, Any]]:
+def color_rows(count: int) -> list[dict[str, Any]]:
     return [{"thing": f"thing {i} " + "very " * (i % 9), "label": i % 4} for i in range(count)]

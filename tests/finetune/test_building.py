@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from small_mixture import TEMPLATES, colour_rows, write_dataset
+from small_mixture import TEMPLATES, color_rows, write_dataset
 
 from finetune.cli import main
 from metro_t0.data.token_files import TokenFile
@@ -54,18 +54,18 @@ def test_files_hold_the_rendered_examples(tmp_path: Path, data_dir: Path, vocabu
     assert main(arguments(tmp_path, vocabulary)) == 0
     out = tmp_path / "out"
     tasks = read_mixture(out)
-    assert list(tasks) == ["colours_only_red", "colours_which", "shapes_only_red", "shapes_which"]
-    assert tasks["colours_only_red"]["examples"] == 1300 // 4
-    assert tasks["colours_which"]["held_out_examples"] == 40
+    assert list(tasks) == ["colors_only_red", "colors_which", "shapes_only_red", "shapes_which"]
+    assert tasks["colors_only_red"]["examples"] == 1300 // 4
+    assert tasks["colors_which"]["held_out_examples"] == 40
     assert (tasks["shapes_which"]["held_out_split"], tasks["shapes_only_red"]["held_out_split"]) == ("test", None)
     tokenizer = Tokenizer.load(out)
     assert (out / "dict.txt").read_bytes() == (vocabulary / "dict.txt").read_bytes()
-    template = load_templates("colours", None, tmp_path / "templates")["which"]
+    template = load_templates("colors", None, tmp_path / "templates")["which"]
     for split, count in (("train", 1300), ("valid", 40)):
-        sources, targets = (TokenFile(out / split / f"colours_which.{side}") for side in ("source", "target"))
+        sources, targets = (TokenFile(out / split / f"colors_which.{side}") for side in ("source", "target"))
         assert len(sources) == len(targets) == count
-        for index, row in enumerate(colour_rows(count)):
-            rendered = template.render(row, (1, "colours", "which", index))
+        for index, row in enumerate(color_rows(count)):
+            rendered = template.render(row, (1, "colors", "which", index))
             assert rendered is not None
             assert sources[index].tolist() == [*tokenizer.encode(rendered.source), 2]
             assert targets[index].tolist() == [*tokenizer.encode(rendered.target), 2]
@@ -75,21 +75,21 @@ def test_the_number_of_workers_does_not_matter(tmp_path: Path, data_dir: Path, v
     for output, workers in (("one", 1), ("three", 3)):
         assert main(arguments(tmp_path, vocabulary, output, workers=workers, limit=700)) == 0
     assert contents(tmp_path / "one") == contents(tmp_path / "three")
-    assert read_mixture(tmp_path / "one")["colours_which"]["examples"] == 700
+    assert read_mixture(tmp_path / "one")["colors_which"]["examples"] == 700
 
 
 def test_long_texts_are_cut_before_their_end_token(tmp_path: Path, data_dir: Path, vocabulary: Path) -> None:
     assert main(arguments(tmp_path, vocabulary, **{"max-source-tokens": 20, "max-target-tokens": 3})) == 0
-    source, target = (TokenFile(tmp_path / f"out/train/colours_which.{side}") for side in ("source", "target"))
+    source, target = (TokenFile(tmp_path / f"out/train/colors_which.{side}") for side in ("source", "target"))
     assert source.sizes.max() == 19  # and <s>, which training puts first
     assert target.sizes.max() <= 3
     assert all(item[-1] == 2 and 2 not in item[:-1] for item in (*source, *target))
-    counts = json.loads((tmp_path / "out/datasets/colours.json").read_text())["tasks"][1]["counts"]
-    whole = load_templates("colours", None, tmp_path / "templates")["which"]
+    counts = json.loads((tmp_path / "out/datasets/colors.json").read_text())["tasks"][1]["counts"]
+    whole = load_templates("colors", None, tmp_path / "templates")["which"]
     tokenizer = Tokenizer.load(vocabulary)
     lengths = [
-        len(tokenizer.encode(whole.render(row, (1, "colours", "which", i)).source))  # type: ignore[union-attr]
-        for i, row in enumerate(colour_rows(1300))
+        len(tokenizer.encode(whole.render(row, (1, "colors", "which", i)).source))  # type: ignore[union-attr]
+        for i, row in enumerate(color_rows(1300))
     ]
     assert counts["source cut"] == int((np.array(lengths) > 18).sum())
 
@@ -97,11 +97,11 @@ def test_long_texts_are_cut_before_their_end_token(tmp_path: Path, data_dir: Pat
 def test_a_failing_data_set_does_not_stop_the_others(
     tmp_path: Path, data_dir: Path, vocabulary: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (data_dir / "colours" / "train.jsonl").unlink()
+    (data_dir / "colors" / "train.jsonl").unlink()
     assert main(arguments(tmp_path, vocabulary)) == 3
     assert list(read_mixture(tmp_path / "out")) == ["shapes_only_red", "shapes_which"]
-    assert "failed: colours: " in capsys.readouterr().out
-    write_dataset(data_dir, "colours", train=colour_rows(5))
+    assert "failed: colors: " in capsys.readouterr().out
+    write_dataset(data_dir, "colors", train=color_rows(5))
     assert main(arguments(tmp_path, vocabulary)) == 0
     assert len(read_mixture(tmp_path / "out")) == 4
 
@@ -117,13 +117,13 @@ BAD_TEMPLATES = """
 def test_failing_templates_are_named_and_the_rest_is_built(
     tmp_path: Path, data_dir: Path, vocabulary: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "templates/colours/templates.yaml").write_text(TEMPLATES + BAD_TEMPLATES)
-    assert main(arguments(tmp_path, vocabulary, only="colours")) == 3
-    assert list(read_mixture(tmp_path / "out")) == ["colours_only_red", "colours_which"]
+    (tmp_path / "templates/colors/templates.yaml").write_text(TEMPLATES + BAD_TEMPLATES)
+    assert main(arguments(tmp_path, vocabulary, only="colors")) == 3
+    assert list(read_mixture(tmp_path / "out")) == ["colors_only_red", "colors_which"]
     lines = capsys.readouterr().out.splitlines()
     failed = [line for line in lines if line.startswith("failed:")]
-    assert [line.split(":")[1].strip() for line in failed] == ["colours_column", "colours_escapes", "colours_syntax"]
-    assert "none of 1300 rows could be rendered: template 'column' of colours: no column no_such_column" in failed[0]
+    assert [line.split(":")[1].strip() for line in failed] == ["colors_column", "colors_escapes", "colors_syntax"]
+    assert "none of 1300 rows could be rendered: template 'column' of colors: no column no_such_column" in failed[0]
     assert "reaches outside the sandbox (access to attribute '__class__' of a str)" in failed[1]
     assert "does not parse" in failed[2]
     assert not list((tmp_path / "out/train").glob("*escapes*"))
@@ -131,9 +131,9 @@ def test_failing_templates_are_named_and_the_rest_is_built(
 
 def test_rows_that_cannot_be_rendered_are_counted(tmp_path: Path, data_dir: Path, vocabulary: Path) -> None:
     rows = [{"thing": "a", "label": 1}, {"label": 2}, {"thing": "b", "label": "no"}, {"thing": "c", "label": 0}]
-    write_dataset(data_dir, "colours", train=rows)
-    assert main(arguments(tmp_path, vocabulary, only="colours")) == 0
-    record = json.loads((tmp_path / "out/datasets/colours.json").read_text())
+    write_dataset(data_dir, "colors", train=rows)
+    assert main(arguments(tmp_path, vocabulary, only="colors")) == 0
+    record = json.loads((tmp_path / "out/datasets/colors.json").read_text())
     which = next(task for task in record["tasks"] if task["template"] == "which")
     assert which["counts"]["rows"] == 4
     assert which["counts"]["missing column"] == 1
@@ -145,7 +145,7 @@ def test_rows_that_cannot_be_rendered_are_counted(tmp_path: Path, data_dir: Path
     ("changes", "message"),
     [
         ({"mixture": "t1"}, "unknown mixture 't1'"),
-        ({"only": "colour"}, "no such data set in mixture both; nearest: colours"),
+        ({"only": "color"}, "no such data set in mixture both; nearest: colors"),
         ({"tokenizer": "nowhere"}, "nowhere"),
         ({"data-dir": "nowhere"}, "no such directory"),
         ({"limit": 0}, "--limit 0: must be at least 1"),
@@ -187,8 +187,8 @@ def test_a_changed_template_is_built_again(tmp_path: Path, data_dir: Path, vocab
 
 
 def test_a_killed_build_continues_to_the_same_result(tmp_path: Path, data_dir: Path, vocabulary: Path) -> None:
-    write_dataset(data_dir, "colours", train=colour_rows(20_000))
-    (tmp_path / "both.yaml").write_text("train: [shapes, colours]\n")
+    write_dataset(data_dir, "colors", train=color_rows(20_000))
+    (tmp_path / "both.yaml").write_text("train: [shapes, colors]\n")
     killed = arguments(tmp_path, vocabulary, "killed", workers=2)
     process = subprocess.Popen(
         [sys.executable, "-m", "finetune.cli", *killed],
@@ -200,14 +200,14 @@ def test_a_killed_build_continues_to_the_same_result(tmp_path: Path, data_dir: P
     out = tmp_path / "killed"
     deadline = time.monotonic() + 60
     # The first data set is done and the second has begun: kill the command and its workers at once.
-    while not (out / "datasets/shapes.json").exists() or not list(out.glob("train/.colours*.tmp")):
+    while not (out / "datasets/shapes.json").exists() or not list(out.glob("train/.colors*.tmp")):
         assert process.poll() is None, "the build ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (out / "mixture.json").exists()
-    assert not list(out.glob("train/colours*"))
+    assert not list(out.glob("train/colors*"))
     done = (out / "train/shapes_which.source.bin").stat().st_mtime_ns
     assert main(killed) == 0
     assert (out / "train/shapes_which.source.bin").stat().st_mtime_ns == done
@@ -216,27 +216,27 @@ def test_a_killed_build_continues_to_the_same_result(tmp_path: Path, data_dir: P
 
 
 def test_p3_is_built_from_ready_rendered_text(tmp_path: Path, data_dir: Path, vocabulary: Path) -> None:
-    for task in ("colours_which", "colours_only_red"):
+    for task in ("colors_which", "colors_only_red"):
         folder = data_dir / "bigscience/P3" / task
         folder.mkdir(parents=True)
         rows = [{"inputs_pretokenized": f" {task} {i} ", "targets_pretokenized": " red ||| blue"} for i in range(9)]
         pq.write_table(pa.Table.from_pylist(rows), folder / "train.parquet")
         pq.write_table(pa.Table.from_pylist(rows[:4]), folder / "validation.parquet")
-    assert main(arguments(tmp_path, vocabulary, only="colours", source="p3")) == 0
+    assert main(arguments(tmp_path, vocabulary, only="colors", source="p3")) == 0
     tokenizer = Tokenizer.load(vocabulary)
-    target = TokenFile(tmp_path / "out/train/colours_which.target")
+    target = TokenFile(tmp_path / "out/train/colors_which.target")
     assert [item.tolist() for item in target] == [[*tokenizer.encode("red ||| blue"), 2]] * 9
-    assert read_mixture(tmp_path / "out")["colours_which"]["held_out_examples"] == 4
+    assert read_mixture(tmp_path / "out")["colors_which"]["held_out_examples"] == 4
 
 
 def test_show_and_list(tmp_path: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own = ["--templates", str(tmp_path / "templates")]
-    assert main(["show", "--dataset", "colours", "--rows", "2", "--data-dir", str(data_dir), *own]) == 0
+    assert main(["show", "--dataset", "colors", "--rows", "2", "--data-dir", str(data_dir), *own]) == 0
     shown = capsys.readouterr().out
     assert "What is thing 4 very very very very ?" in shown
     assert "red | green | blue | yellow" in shown
-    assert main(["list", "--dataset", "colours", *own]) == 0
-    assert "colours_only_red" in capsys.readouterr().out
+    assert main(["list", "--dataset", "colors", *own]) == 0
+    assert "colors_only_red" in capsys.readouterr().out
     assert main(["list"]) == 0
     assert "464" in capsys.readouterr().out
     assert main(["list", "--mixture", "t0"]) == 0

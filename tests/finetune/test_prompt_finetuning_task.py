@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_mixture import TEMPLATES, colour_rows, write_dataset
+from small_mixture import TEMPLATES, color_rows, write_dataset
 from torch.nn import functional
 
 pytest.importorskip("fairseq", reason="fairseq is not installed (see requirements-nodeps.txt)")
@@ -54,14 +54,14 @@ OPTIONS = (
 
 @pytest.fixture(scope="module")
 def prompted(tmp_path_factory: pytest.TempPathFactory, vocabulary: Path) -> Path:
-    """colours (60 rows, 2 tasks) and shapes (30 rows, 2 tasks), with held-out examples of two tasks."""
+    """colors (60 rows, 2 tasks) and shapes (30 rows, 2 tasks), with held-out examples of two tasks."""
     root = tmp_path_factory.mktemp("prompted")
-    for name, rows in (("colours", 60), ("shapes", 30)):
-        write_dataset(root / "data", name, train=colour_rows(rows), validation=colour_rows(20))
+    for name, rows in (("colors", 60), ("shapes", 30)):
+        write_dataset(root / "data", name, train=color_rows(rows), validation=color_rows(20))
         folder = root / "templates" / name
         folder.mkdir(parents=True)
-        (folder / "templates.yaml").write_text(TEMPLATES.replace("dataset: colours", f"dataset: {name}"))
-    (root / "both.yaml").write_text("train: [colours, shapes]\n")
+        (folder / "templates.yaml").write_text(TEMPLATES.replace("dataset: colors", f"dataset: {name}"))
+    (root / "both.yaml").write_text("train: [colors, shapes]\n")
     options = ["--mixture", "both.yaml", "--tokenizer", vocabulary, "--output", "built", "--data-dir", "data"]
     options += ["--templates", "templates", "--workers", "1"]
     before = Path.cwd()
@@ -110,7 +110,7 @@ def test_an_epoch_uses_the_capped_subset_of_every_task(prompted: Path, tmp_path:
     directory = tmp_path / "capped"
     shutil.copytree(prompted, directory)
     content = json.loads((directory / "mixture.json").read_text())
-    caps = {"colours_which": 20, "shapes_which": 7}
+    caps = {"colors_which": 20, "shapes_which": 7}
     for task in content["tasks"]:
         task["cap"] = caps.get(task["name"])
     (directory / "mixture.json").write_text(json.dumps(content))
@@ -150,7 +150,7 @@ def test_batches_hold_similar_lengths_within_the_token_budget(prompted: Path) ->
 
 def test_validation_sets_by_name(prompted: Path) -> None:
     assert len(load(prompted, "valid")) == 40
-    assert len(load(prompted, "valid_colours")) == len(load(prompted, "valid_shapes_which")) == 20
+    assert len(load(prompted, "valid_colors")) == len(load(prompted, "valid_shapes_which")) == 20
     dataset = load(prompted, "valid")
     before = dataset.ordered_indices()
     dataset.set_epoch(5)
@@ -160,7 +160,7 @@ def test_validation_sets_by_name(prompted: Path) -> None:
 @pytest.mark.parametrize(
     ("split", "changes", "message"),
     [
-        ("valid_colour", {}, "no held-out examples of 'colour'; nearest: colours"),
+        ("valid_color", {}, "no held-out examples of 'color'; nearest: colors"),
         ("test", {}, "must be train, valid or valid_NAME"),
         ("train", {"max_source_positions": 20}, "--max-source-positions is 20: raise it"),
         ("train", {"max_target_positions": 2}, "--max-target-positions is 2"),
@@ -326,10 +326,10 @@ def test_training_learns_to_answer_from_the_source(vocabulary: Path, tmp_path: P
     answers = {"red": "yes", "green": "no", "blue": "text", "yellow": "word"}
     for split, count in (("train", 1500), ("valid", 100)):
         lines = []
-        for colour in generator.choice(list(answers), count):
+        for color in generator.choice(list(answers), count):
             words = generator.choice(["say", "tell", "thing", "what", "very", "row"], 6).tolist()
-            words.insert(int(generator.integers(7)), colour)
-            lines.append(json.dumps({"source": " ".join(words), "target": answers[colour]}))
+            words.insert(int(generator.integers(7)), color)
+            lines.append(json.dumps({"source": " ".join(words), "target": answers[color]}))
         (tmp_path / f"{split}.jsonl").write_text("\n".join(lines))
     options = OPTIONS.replace("--max-tokens 400", "--batch-size 32").replace("--d-model 32", "--d-model 64")
     options += " --best-checkpoint-metric exact_match --maximize-best-checkpoint-metric --max-update 120"

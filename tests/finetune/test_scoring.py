@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_mixture import TEMPLATES, colour_rows, write_dataset
+from small_mixture import TEMPLATES, color_rows, write_dataset
 
 from finetune.cli import main
 from finetune.scoring import Scorer, most_frequent_target
@@ -24,10 +24,10 @@ from metro_t0.tokenization.training import BpeSettings, train_bpe
 def scored(tmp_path_factory: pytest.TempPathFactory, vocabulary: Path) -> tuple[Path, Path]:
     """A built mixture and a model directory with random weights."""
     root = tmp_path_factory.mktemp("scored")
-    write_dataset(root / "data", "colours", train=colour_rows(40), validation=colour_rows(24))
-    (root / "templates/colours").mkdir(parents=True)
-    (root / "templates/colours/templates.yaml").write_text(TEMPLATES)
-    options = ["--mixture", "colours", "--tokenizer", vocabulary, "--output", root / "built", "--workers", "1"]
+    write_dataset(root / "data", "colors", train=color_rows(40), validation=color_rows(24))
+    (root / "templates/colors").mkdir(parents=True)
+    (root / "templates/colors/templates.yaml").write_text(TEMPLATES)
+    options = ["--mixture", "colors", "--tokenizer", vocabulary, "--output", root / "built", "--workers", "1"]
     options += ["--data-dir", root / "data", "--templates", root / "templates", "--validation", "all"]
     assert main(["build", *map(str, options)]) == 0
     torch.manual_seed(0)
@@ -58,7 +58,7 @@ def fit(scorer: Scorer, task: TaskExamples, examples: int) -> None:
 def test_exact_match_equals_greedy_decoding(scored: tuple[Path, Path]) -> None:
     data, directory = scored
     scorer = Scorer(str(directory), data)
-    task = next(task for task in load_mixture(data, "valid") if task.name == "colours_which")
+    task = next(task for task in load_mixture(data, "valid") if task.name == "colors_which")
     fit(scorer, task, examples=8)
     greedy = []
     for source, target in zip(task.sources, task.targets, strict=True):
@@ -85,7 +85,7 @@ def test_the_majority_baseline(scored: tuple[Path, Path]) -> None:
     held_out = {task.name: task for task in load_mixture(data, "valid")}
     training = {task.name: task for task in load_mixture(data, "train")}
     scorer = Scorer(str(directory), data)
-    for name, share in (("colours_only_red", 1.0), ("colours_which", 0.25)):
+    for name, share in (("colors_only_red", 1.0), ("colors_which", 0.25)):
         assert scorer.score(held_out[name], None, most_frequent_target(training[name])).majority == share
 
 
@@ -98,7 +98,7 @@ def test_the_command_prints_a_table(
     assert "mean of 2 tasks" in capsys.readouterr().out
     assert output.stat().st_size > 100
     assert main(["score", "--model", str(directory), "--data", str(data), "--only", "colors"]) == 2
-    assert "nearest: colours" in capsys.readouterr().err
+    assert "nearest: colors" in capsys.readouterr().err
 
 
 def test_another_dictionary_is_refused(scored: tuple[Path, Path], tmp_path: Path) -> None:

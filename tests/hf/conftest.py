@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from hf_helpers import TEXT, TOKENS_PER_SAMPLE, fairseq_train, randomised
+from hf_helpers import TEXT, TOKENS_PER_SAMPLE, fairseq_train, randomized
 
 from metro_t0.data.token_files import TokenFileWriter
 from metro_t0.modeling import MetroT5, ModelConfig, preset
@@ -46,7 +46,7 @@ def small_config() -> ModelConfig:
 @pytest.fixture
 def pretrained(small_config: ModelConfig) -> MetroT5:
     """A model whose every parameter matters: norms, biases and relative tables are not at their initial values."""
-    return randomised(MetroT5(small_config, pad_id=1))
+    return randomized(MetroT5(small_config, pad_id=1))
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ Models that learn from model generated signals see harder examples and learn mor
 TOKENS_PER_SAMPLE = 32
 
 
-def randomised(model: MetroT5, deviation: float = 0.3) -> MetroT5:
+def randomized(model: MetroT5, deviation: float = 0.3) -> MetroT5:
     """Draw every parameter anew, so that a forgotten or swapped one changes the output."""
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hf_helpers import randomised
+from hf_helpers import randomized
 from transformers import (
     AutoConfig,
     AutoModelForSeq2SeqLM,
@@ -29,7 +29,7 @@ TEXTS = ["the quick brown fox jumps over the lazy dog", "it isn't hard !"]
 @pytest.fixture(scope="module")
 def directory(small_config: ModelConfig, tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("exported") / "model"
-    save_directory(to_hugging_face(randomised(MetroT5(small_config, pad_id=1))), path, tokenizer)
+    save_directory(to_hugging_face(randomized(MetroT5(small_config, pad_id=1))), path, tokenizer)
     return path
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hf_helpers import randomised
+from hf_helpers import randomized
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from metro_t0.hf.export import save_directory, to_hugging_face
@@ -58,7 +58,7 @@ print(json.dumps({
 @pytest.fixture(scope="module")
 def directory(small_config: ModelConfig, tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("exported") / "model"
-    save_directory(to_hugging_face(randomised(MetroT5(small_config, pad_id=1))), path, tokenizer)
+    save_directory(to_hugging_face(randomized(MetroT5(small_config, pad_id=1))), path, tokenizer)
     return path
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hf_helpers import randomised
+from hf_helpers import randomized
 from transformers import T5Config, T5ForConditionalGeneration
 from transformers.activations import ACT2FN
 
@@ -34,7 +34,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def test_same_logits(activation: str, gated: bool, tied: bool, tmp_path: Path) -> None:
     config = preset("t5_tiny", **SIZES, activation=activation, gated_ffn=gated, tied_head=tied, scale_head=tied)
     assert is_stock_t5(config)
-    model = randomised(MetroT5(config, pad_id=1), deviation=0.15)
+    model = randomized(MetroT5(config, pad_id=1), deviation=0.15)
     state = {f"main.{name}": tensor for name, tensor in model.main.state_dict().items()}
     to_stock_t5(config, state).save_pretrained(tmp_path)
     stock = T5ForConditionalGeneration.from_pretrained(tmp_path)
@@ -51,7 +51,7 @@ def test_same_logits(activation: str, gated: bool, tied: bool, tmp_path: Path) -
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["relu", "gated-gelu"])
-def test_a_model_that_transformers_initialised(kind: str) -> None:
+def test_a_model_that_transformers_initialized(kind: str) -> None:
     torch.manual_seed(0)
     stock = T5ForConditionalGeneration(
         T5Config(vocab_size=60, d_model=24, d_kv=8, d_ff=40, num_layers=2, num_heads=3, feed_forward_proj=kind,

@@ -66,7 +66,7 @@ def test_attention_equals_the_definition(
 def test_masks_suit_the_fused_attention_of_cuda(
     causal: bool, kind: str, keys: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whose mask must have neighbouring keys side by side, rows at multiples of 8, and be as wide as the keys."""
+    """Whose mask must have neighboring keys side by side, rows at multiples of 8, and be as wide as the keys."""
     config = preset("tiny", relative_buckets=8, relative_max_distance=16)
     table = RelativeBias(config, bidirectional=not causal).to(torch.bfloat16)
     q, k, v = torch.randn(3, 2, config.num_heads, keys, config.head_dim, dtype=torch.bfloat16)
@@ -133,11 +133,11 @@ def test_symmetric_buckets_match_the_released_tables(buckets: int, distance: int
 @given(distance=st.integers(0, 5000), buckets=st.sampled_from([8, 32, 64]))
 def test_symmetric_buckets_mirror_by_sign_and_grow_with_distance(distance: int, buckets: int) -> None:
     here, there, further = symmetric_buckets(torch.tensor([distance, -distance, distance + 1]), buckets, 128).tolist()
-    centre = buckets // 2 - 1
-    assert here - centre == centre - there
+    center = buckets // 2 - 1
+    assert here - center == center - there
     assert here <= further <= buckets - 2
     if distance <= buckets // 4:
-        assert here - centre == distance
+        assert here - center == distance
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])

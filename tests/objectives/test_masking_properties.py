@@ -123,8 +123,8 @@ def test_iid_rate_and_independence() -> None:
     flags = choose_positions(tokens, range(400), MaskingConfig(), WORDS, Stream(0, 0))
     deviation = np.sqrt(0.15 * 0.85 / flags.size)
     assert abs(flags.mean() - 0.15) < 4 * deviation
-    neighbours = (flags[:, 1:] & flags[:, :-1]).mean()
-    assert abs(neighbours - 0.15**2) < 4 * np.sqrt(0.15**2 * (1 - 0.15**2) / flags.size)
+    neighbors = (flags[:, 1:] & flags[:, :-1]).mean()
+    assert abs(neighbors - 0.15**2) < 4 * np.sqrt(0.15**2 * (1 - 0.15**2) / flags.size)
     examples = (flags[1:] & flags[:-1]).mean()
     assert abs(examples - 0.15**2) < 4 * np.sqrt(0.15**2 * (1 - 0.15**2) / flags.size)
 

@@ -1,4 +1,4 @@
-"""Initialisation from statistics: group counts, laws, what stays, bad input, both namings, both file kinds."""
+"""Initialization from statistics: group counts, laws, what stays, bad input, both namings, both file kinds."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def our_t5(layers=6, seed=0, **changes):
 
 
 def trained(model, seed=9):
-    """Weights that are not those of an initialisation: every tensor with its own mean and scale."""
+    """Weights that are not those of an initialization: every tensor with its own mean and scale."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for i, tensor in enumerate(model.parameters()):

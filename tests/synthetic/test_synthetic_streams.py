@@ -51,7 +51,7 @@ def test_every_target_and_bound(name, profile):
 
 @pytest.mark.parametrize("name", ["delete", "search", "set", "sort", "union", "count", "replace", "longest_word"])
 def test_small_vocabulary_and_short_lengths(name):
-    """Chance repeats and chance occurrences are frequent here, and the vectorised targets must still be right."""
+    """Chance repeats and chance occurrences are frequent here, and the vectorized targets must still be right."""
     vocabulary = compact_vocabulary(6, TASKS)
     law = stream(name, vocabulary, length_min=3, length_max=13).streams[0].law
     if name == "union":
@@ -200,12 +200,12 @@ def test_vocabulary_too_small_for_distinct_tokens():
         stream("union", compact_vocabulary(20, TASKS)).block("valid", 0)
 
 
-def test_mixture_rates_are_exact_and_tasks_are_labelled():
+def test_mixture_rates_are_exact_and_tasks_are_labeled():
     mixture = stream("set:1,identity:2,length:0.5")
     counts = np.zeros(3)
     seen = []
     for number in range(7):
-        examples, labels = mixture.labelled_block("train", number)
+        examples, labels = mixture.labeled_block("train", number)
         counts += np.bincount(labels, minlength=3)
         seen += [s.tobytes() for s, label in zip(examples.sources, labels, strict=True) if label == 0]
         for source, label in zip(examples.sources, labels.tolist(), strict=True):

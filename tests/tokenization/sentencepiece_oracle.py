@@ -35,7 +35,7 @@ def normalize(text: str) -> str:
 
 
 class SentencePieceOracle:
-    """Normalisation, then the sentencepiece package, then the lines of dict.txt as a table."""
+    """Normalization, then the sentencepiece package, then the lines of dict.txt as a table."""
 
     def __init__(self, directory: Path, lowercase: bool) -> None:
         import sentencepiece

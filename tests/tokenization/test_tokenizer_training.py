@@ -66,7 +66,7 @@ def test_training_is_deterministic(words: Counter[str], tokenizer: Tokenizer, tm
     assert again.rules_fingerprint == tokenizer.rules_fingerprint
 
 
-def test_decoding_gives_the_normalised_text_back(tokenizer: Tokenizer) -> None:
+def test_decoding_gives_the_normalized_text_back(tokenizer: Tokenizer) -> None:
     text = "He said: ''It's the dogs' s — \"isn't\" it?''  (Yes, 100%.)"
     expected = normalize(text)
     if tokenizer.encode("The") == tokenizer.encode("the"):

@@ -122,7 +122,7 @@ def test_batches_of_any_size_are_the_same(
     assert np.array_equal(sizes, expected_sizes)
 
 
-def test_normalisation_that_changes_ascii_is_not_left_out(tokenizer: Tokenizer, encoder: RustEncoder) -> None:
+def test_normalization_that_changes_ascii_is_not_left_out(tokenizer: Tokenizer, encoder: RustEncoder) -> None:
     assert encoder.are_plain(from_list(["dog"])).all()
     rust = tokenizer.to_fast()
     rust.normalizer = normalizers.Sequence([rust.normalizer, normalizers.Replace("o", "0")])

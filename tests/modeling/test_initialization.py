@@ -50,9 +50,9 @@ def test_deviation_of_every_kind(weights, kind):
 @pytest.mark.parametrize("kind", ["head", "mlp_in", "mlp_gate", "mlp_out"])
 def test_feed_forward_weights_are_a_cut_normal(weights, kind):
     cut = stats.truncnorm(-2, 2)
-    standardised = weights[kind][:20_000] / DEVIATIONS[kind] * cut.std()
-    assert abs(standardised).max() < 2.0001
-    assert stats.kstest(standardised, cut.cdf).pvalue > 1e-4
+    standardized = weights[kind][:20_000] / DEVIATIONS[kind] * cut.std()
+    assert abs(standardized).max() < 2.0001
+    assert stats.kstest(standardized, cut.cdf).pvalue > 1e-4
 
 
 @pytest.mark.parametrize("kind", ["q", "k", "v", "o", "embedding"])

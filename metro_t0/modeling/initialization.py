@@ -20,7 +20,7 @@ EMBEDDING_DEVIATION = 0.02
 CUT_NORMAL_DEVIATION = 0.87962566103423978  # of a standard normal distribution cut at -2 and 2
 
 
-def initialise(model: nn.Module, config: ModelConfig) -> None:
+def initialize(model: nn.Module, config: ModelConfig) -> None:
     """Draw all weights of a model anew, in place, from torch's global generator."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
@@ -30,8 +30,8 @@ def initialise(model: nn.Module, config: ModelConfig) -> None:
     for module in model.modules():
         if isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=EMBEDDING_DEVIATION)
-    if config.initialisation == "t5":
-        _initialise_t5(model, config)
+    if config.initialization == "t5":
+        _initialize_t5(model, config)
     else:
         for module in model.modules():
             if isinstance(module, RelativeBias):
@@ -40,14 +40,14 @@ def initialise(model: nn.Module, config: ModelConfig) -> None:
                 nn.init.zeros_(module.out.weight)
 
 
-def initialise_as_bert(auxiliary: nn.Module) -> None:
+def initialize_as_bert(auxiliary: nn.Module) -> None:
     """The auxiliary's linear layers: normal with deviation 0.02 (BERT)."""
     for module in auxiliary.modules():
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=EMBEDDING_DEVIATION)
 
 
-def _initialise_t5(model: nn.Module, config: ModelConfig) -> None:
+def _initialize_t5(model: nn.Module, config: ModelConfig) -> None:
     """Wu, Li and Liang 2022, appendix: queries carry the missing 1 / sqrt(head_dim), embeddings have unit variance.
 
     Feed-forward weights and an untied projection: normal, cut at two deviations, with variance 1 / fan_in after the
