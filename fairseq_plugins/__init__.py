@@ -16,6 +16,7 @@ import fairseq_plugins.criterions.prompt_cross_entropy
 import fairseq_plugins.hardware
 import fairseq_plugins.optim.fused_adamw
 import fairseq_plugins.optim.half_precision
+import fairseq_plugins.optim.muon
 import fairseq_plugins.optim.t5_adafactor
 
 # fairseq does the same for a user directory, but not where this package was imported before.

@@ -15,11 +15,13 @@ from fairseq.models import BaseFairseqModel, register_model
 from torch import Tensor
 
 from fairseq_plugins.errors import clear_errors
+from fairseq_plugins.optim.muon import HIDDEN_MATRICES
 from fairseq_plugins.starting_point import StartingPointConfig, start
 from metro_t0.errors import UserError
 from metro_t0.modeling import PRESETS, MetroT5, ModelConfig, PretrainingBatch, PretrainingOutput
 from metro_t0.modeling.attention import padding_mask
 from metro_t0.modeling.config import literal_choices
+from metro_t0.modeling.layers import hidden_matrices
 
 logger = logging.getLogger(__name__)
 FINGERPRINT = "dictionary_fingerprint"
@@ -67,6 +69,8 @@ class MetroT5Model(BaseFairseqModel):
         super().__init__()
         self.metro = MetroT5(config, pad_id)
         self.register_buffer(FINGERPRINT, dictionary)
+        for matrix in hidden_matrices(self.metro):
+            matrix.param_group = HIDDEN_MATRICES  # type: ignore[attr-defined]
 
     @classmethod
     def build_model(cls, cfg: Any, task: Any) -> MetroT5Model:

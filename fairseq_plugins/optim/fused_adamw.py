@@ -49,5 +49,5 @@ class FusedAdamW(FairseqAdam):
         """No: torch keeps the moments in the dtype of the weights. fairseq asks only where that mode was chosen."""
         raise UserError(
             "--memory-efficient-fp16 and --memory-efficient-bf16 need fp32 moments beside 16-bit weights, which "
-            "--optimizer fused_adamw does not keep: use --optimizer adam, or plain --fp16 / --bf16"
+            "--optimizer fused_adamw and muon do not keep: use --optimizer adam, or plain --fp16 / --bf16"
         )

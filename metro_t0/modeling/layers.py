@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -103,3 +103,10 @@ class Layer(nn.Module):
         if self.pre_norm:
             return x + F.dropout(function(norm(x)), self.dropout, self.training)
         return norm(x + F.dropout(function(x), self.dropout, self.training))
+
+
+def hidden_matrices(model: nn.Module) -> Iterator[nn.Parameter]:
+    """The matrices inside the layers of a model: what is neither embedding, relative bias, head, norm nor bias."""
+    for layer in model.modules():
+        if isinstance(layer, Layer):
+            yield from (part.weight for part in layer.modules() if isinstance(part, nn.Linear))
