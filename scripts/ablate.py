@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ablation.progress import write_progress
 from ablation.running import claim, make_jobs, run_jobs
 from ablation.steps import SCALES, Job, Plan
 from ablation.table import write_table
@@ -58,8 +59,11 @@ def _ablate(arguments: argparse.Namespace) -> int:
     plan = _plan(arguments)
     claim(arguments.output, plan)
     jobs = make_jobs(plan, variants, arguments.seeds, arguments.output)
-    failures = run_jobs(jobs)
-    for path in (*write_table(jobs, arguments.output), *draw(jobs, arguments.output / "figures")):
+    failures = run_jobs(jobs, arguments.jobs)
+    for path in (
+        *write_table(jobs, arguments.output), *write_progress(jobs, arguments.output),
+        *draw(jobs, arguments.output / "figures"),
+    ):  # fmt: skip
         print(path)
     return 1 if failures else 0
 
@@ -102,6 +106,8 @@ def _plan(arguments: argparse.Namespace) -> Plan:
         eval_limit=arguments.eval_limit,
         pretraining_options=tuple(shlex.split(arguments.pretraining_options)),
         finetuning_options=tuple(shlex.split(arguments.finetuning_options)),
+        parts=tuple(sorted(arguments.parts)),
+        score_limit=arguments.score_limit,
     )
 
 
@@ -123,6 +129,10 @@ def _parser() -> Parser:
     add("--eval-tasks", type=Path, metavar="YAML", help="task file of metro-t0-eval tasks (default: T0 Eval)")
     add("--eval-data", type=Path, metavar="DIR", help="local evaluation data (default: the Hub)")
     add("--eval-limit", type=int, metavar="ROWS", help="rows of each evaluation task (default: all)")
+    add("--score-limit", type=int, metavar="ROWS", help="also measure exact match on held-out rows of each task")
+    add("--parts", type=float, nargs="+", default=[1.0], metavar="SHARE",
+        help="fine-tune and evaluate checkpoints after these shares of the pretraining, too: 0.3 0.6 1")  # fmt: skip
+    add("--jobs", type=int, default=1, metavar="N", help="variants at the same time per device (default: %(default)s)")
     add("--tokens-per-sample", type=int, help="length of a block (default: by preset)")
     add("--batch-size", type=int, help="blocks per update (default: by preset)")
     add("--learning-rate", type=float, help="peak, pretraining (default: by preset)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import queue
 import shutil
@@ -16,7 +17,15 @@ from typing import Any
 
 import torch
 
-from ablation.steps import Job, Plan, convert_command, evaluate_command, finetune_command, pretrain_command
+from ablation.steps import (
+    Job,
+    Plan,
+    convert_command,
+    evaluate_command,
+    finetune_command,
+    pretrain_command,
+    score_command,
+)
 from ablation.variants import Variant
 from metro_t0.analysis.training_log import read_log
 from metro_t0.errors import UserError
@@ -53,10 +62,10 @@ def devices() -> list[str]:
     return [f"cuda:{number}" for number in range(torch.cuda.device_count())] or ["cpu"]
 
 
-def run_jobs(jobs: Sequence[Job]) -> dict[str, str]:
-    """Run all jobs; gives name -> message of those that failed."""
+def run_jobs(jobs: Sequence[Job], per_device: int = 1) -> dict[str, str]:
+    """Run all jobs, `per_device` at a time on each device; gives name -> message of those that failed."""
     free: queue.Queue[str] = queue.Queue()
-    for device in devices():
+    for device in devices() * per_device:
         free.put(device)
     failures: dict[str, str] = {}
 
@@ -78,14 +87,24 @@ def run_jobs(jobs: Sequence[Job]) -> dict[str, str]:
 
 def run_job(job: Job, device: str) -> None:
     """All steps of a job that are not done. fairseq itself resumes a step from its last checkpoint."""
-    updates = job.plan.updates or _updates_in_hours(job, device)
     # A process sees one GPU only, so there it is always the first.
     visible = "cuda" if device.startswith("cuda") else device
-    _run_step(job, device, "pretrain", pretrain_command(job, visible, updates), {"updates": updates})
-    _run_step(job, device, "finetune", finetune_command(job, visible))
+    updates = 0
+    if job.variant.pretraining:
+        updates = round(job.variant.budget * (job.plan.updates or _updates_in_hours(job, device)))
+        _run_step(job, device, "pretrain", pretrain_command(job, visible, updates), {"updates": updates})
+    for part in job.plan.parts if job.variant.pretraining else (1.0,):
+        _after_pretraining(dataclasses.replace(job, part=part), device, visible, updates)
+
+
+def _after_pretraining(job: Job, device: str, visible: str, updates: int) -> None:
+    """Fine-tune, export, evaluate from one checkpoint of the pretraining."""
+    _run_step(job, device, "finetune", finetune_command(job, visible, updates))
     if not _marker(job, "convert").is_file():
         shutil.rmtree(job.exported, ignore_errors=True)
     _run_step(job, device, "convert", convert_command(job))
+    if job.plan.score_limit is not None:
+        _run_step(job, device, "score", score_command(job, visible))
     _run_step(job, device, "evaluate", evaluate_command(job, visible))
 
 
@@ -93,8 +112,8 @@ def _run_step(job: Job, device: str, name: str, command: list[str], more: dict[s
     marker = _marker(job, name)
     if marker.is_file():
         return
-    job.directory.mkdir(parents=True, exist_ok=True)
-    log = job.directory / f"{name}.log"
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    log = marker.parent / f"{name}.log"
     print(f"{job.name}: {name} on {device}", flush=True)
     start = time.monotonic()
     with open(log, "ab") as stream:
@@ -105,7 +124,7 @@ def _run_step(job: Job, device: str, name: str, command: list[str], more: dict[s
 
 
 def _marker(job: Job, name: str) -> Path:
-    return job.directory / f"{name}.done.json"
+    return (job.directory if name in ("pretrain", "trial") else job.work) / f"{name}.done.json"
 
 
 def _environment(device: str) -> dict[str, str]:

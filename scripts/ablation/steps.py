@@ -55,6 +55,10 @@ class Plan:
     eval_limit: int | None
     pretraining_options: tuple[str, ...] = ()
     finetuning_options: tuple[str, ...] = ()
+    parts: tuple[float, ...] = (1.0,)
+    """After which shares of the pretraining a model is fine-tuned and evaluated; 1 is its end."""
+    score_limit: int | None = None
+    """Held-out rows per task of the fine-tuning mixture for exact match; None: not measured."""
 
     def __post_init__(self) -> None:
         if (self.updates is None) == (self.hours is None):
@@ -68,6 +72,8 @@ class Plan:
                 raise UserError(f"{path}: no such file; make its directory with {maker}")
         if self.preset not in SCALES:
             raise UserError(f"--preset {self.preset}: choose one of {', '.join(SCALES)}")
+        if 1.0 not in self.parts or not all(0 < part <= 1 for part in self.parts):
+            raise UserError(f"--parts {' '.join(map(str, self.parts))}: give shares up to 1, and 1 itself")
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, to tell one experiment from another."""
@@ -82,11 +88,19 @@ class Job:
     variant: Variant
     seed: int
     directory: Path
+    part: float = 1.0
+    """Share of the pretraining that counts; an earlier one than 1 has a directory of its own below."""
 
     @property
     def name(self) -> str:
         """For messages."""
-        return f"{self.variant.name}, seed {self.seed}"
+        at = "" if self.part == 1 else f", after {self.part:.0%}"
+        return f"{self.variant.name}, seed {self.seed}{at}"
+
+    @property
+    def work(self) -> Path:
+        """Where what comes after pretraining is."""
+        return self.directory if self.part == 1 else self.directory / f"after_{100 * self.part:g}"
 
     @property
     def pretraining_log(self) -> Path:
@@ -96,12 +110,17 @@ class Job:
     @property
     def exported(self) -> Path:
         """The fine-tuned model as a Hugging Face directory."""
-        return self.directory / "hf"
+        return self.work / "hf"
 
     @property
     def results(self) -> Path:
         """What metro-t0-eval writes."""
-        return self.directory / "eval"
+        return self.work / "eval"
+
+    @property
+    def scores(self) -> Path:
+        """What metro-t0-prompts score writes."""
+        return self.work / "scores.json"
 
 
 def _train(job: Job, device: str, task_options: list[str], updates: int, learning_rate: float) -> list[str]:
@@ -115,10 +134,21 @@ def _train(job: Job, device: str, task_options: list[str], updates: int, learnin
         "--optimizer", "fused_adamw", "--adam-betas", "(0.9, 0.98)", "--adam-eps", "1e-6", "--weight-decay", "0.01",
         "--clip-norm", "2.0", "--lr", str(learning_rate), "--lr-scheduler", "polynomial_decay",
         "--warmup-updates", str(warmup), "--total-num-update", str(updates), "--max-update", str(updates),
-        "--save-interval-updates", str(max(50, updates // 10)), "--keep-interval-updates", "1",
-        "--no-epoch-checkpoints", "--log-format", "json", "--log-interval", str(max(1, updates // 40)),
+        "--save-interval-updates", str(save_interval(updates)), "--no-epoch-checkpoints",
+        "--log-format", "json", "--log-interval", str(max(1, updates // 40)),
         "--num-workers", "0" if device == "cpu" else "2", *(["--cpu"] if device == "cpu" else ["--bf16"]),
     ]  # fmt: skip
+
+
+def save_interval(updates: int) -> int:
+    """Updates between two checkpoints: a tenth, at least 50."""
+    return max(50, updates // 10)
+
+
+def updates_after(part: float, updates: int) -> int:
+    """Updates of the checkpoint nearest to a share of the pretraining."""
+    interval = save_interval(updates)
+    return max(1, round(part * updates / interval)) * interval
 
 
 def pretrain_command(job: Job, device: str, updates: int) -> list[str]:
@@ -127,28 +157,42 @@ def pretrain_command(job: Job, device: str, updates: int) -> list[str]:
     return [
         *_train(job, device, options, updates, job.plan.scale.learning_rate),
         "--batch-size", str(job.plan.scale.batch_size), "--required-batch-size-multiple", "1",
-        "--validate-interval-updates", str(max(1, updates // 5)), "--validate-interval", "1000000",
+        "--validate-interval-updates", str(max(1, updates // 10)), "--validate-interval", "1000000",
+        "--keep-interval-updates", "1" if job.plan.parts == (1.0,) else "-1",
         "--save-dir", str(job.directory / "pretrain"), *job.plan.pretraining_options,
     ]  # fmt: skip
 
 
-def finetune_command(job: Job, device: str) -> list[str]:
+def pretrained_checkpoint(job: Job, updates: int) -> Path:
+    """The checkpoint that fine-tuning starts from, of a pretraining of that many updates."""
+    directory = job.directory / "pretrain"
+    if job.part == 1:
+        return directory / "checkpoint_last.pt"
+    wanted = updates_after(job.part, updates)
+    found = sorted(directory.glob(f"checkpoint_*_{wanted}.pt"))
+    if not found:
+        raise UserError(f"{directory}: has no checkpoint of update {wanted}; pretrain again with --parts in the plan")
+    return found[0]
+
+
+def finetune_command(job: Job, device: str, updates: int) -> list[str]:
     """`fairseq-train --task prompt_finetuning` from the pretrained main model; the last checkpoint counts."""
+    start = ["--finetune-from-model", str(pretrained_checkpoint(job, updates))] if job.variant.pretraining else []
     plan = job.plan
     options = [str(plan.prompted), "--task", "prompt_finetuning", "--criterion", "cross_entropy"]
     longest = PRESETS[plan.preset].max_positions
     return [
         *_train(job, device, options, plan.finetuning_updates, plan.scale.finetuning_learning_rate),
-        "--finetune-from-model", str(job.directory / "pretrain" / "checkpoint_last.pt"),
-        "--batch-size", str(plan.finetuning_batch_size), "--required-batch-size-multiple", "1",
+        *start, "--batch-size", str(plan.finetuning_batch_size), "--required-batch-size-multiple", "1",
         "--max-source-positions", str(min(512, longest)), "--max-target-positions", str(min(256, longest)),
-        "--disable-validation", "--save-dir", str(job.directory / "finetune"), *plan.finetuning_options,
+        "--disable-validation", "--keep-interval-updates", "1",
+        "--save-dir", str(job.work / "finetune"), *plan.finetuning_options,
     ]  # fmt: skip
 
 
 def convert_command(job: Job) -> list[str]:
     """`metro-t0-convert`: the fine-tuned checkpoint as a Hugging Face directory."""
-    checkpoint = job.directory / "finetune" / "checkpoint_last.pt"
+    checkpoint = job.work / "finetune" / "checkpoint_last.pt"
     return [
         sys.executable, "-m", "metro_t0.hf.cli", "fairseq", str(checkpoint), str(job.exported),
         "--tokenizer", str(job.plan.tokenizer),
@@ -164,4 +208,12 @@ def evaluate_command(job: Job, device: str) -> list[str]:
     return [
         sys.executable, "-m", "eval.cli", *which, "--model", str(job.exported),
         "--output", str(job.results), "--device", device, *data, *limit,
+    ]  # fmt: skip
+
+
+def score_command(job: Job, device: str) -> list[str]:
+    """`metro-t0-prompts score`: exact match on held-out rows of the tasks it was fine-tuned on."""
+    return [
+        sys.executable, "-m", "finetune.cli", "score", "--model", str(job.exported), "--data", str(job.plan.prompted),
+        "--limit", str(job.plan.score_limit), "--device", device, "--output", str(job.scores),
     ]  # fmt: skip

@@ -41,6 +41,8 @@ class Row:
     seeds: int
     updates: tuple[int, ...]
     """Pretraining updates of each seed."""
+    held_out: Cell | None = None
+    """Exact match on held-out rows of the fine-tuning mixture, mean over its tasks."""
 
 
 def collect(jobs: Sequence[Job]) -> tuple[list[Row], dict[str, float]]:
@@ -49,15 +51,31 @@ def collect(jobs: Sequence[Job]) -> tuple[list[Row], dict[str, float]]:
     chance: dict[str, float] = {}
     for variant in dict.fromkeys(job.variant.name for job in jobs):
         mine = [job for job in jobs if job.variant.name == variant]
-        done = [job for job in mine if (job.directory / "evaluate.done.json").is_file()]
+        done = [job for job in mine if (job.work / "evaluate.done.json").is_file()]
         summaries = [read_json(job.results / "summary.json") for job in done]
         if not summaries:
             continue
         tasks = {name: _cell([s["tasks"][name] for s in summaries]) for name in summaries[0]["tasks"]}
-        updates = tuple(read_json(job.directory / "pretrain.done.json")["updates"] for job in done)
-        rows.append(Row(mine[0].variant, _cell([s["average"] for s in summaries]), tasks, len(done), updates))
+        average = _cell([s["average"] for s in summaries])
+        held_out = [held_out_of(job) for job in done if job.scores.is_file()]
+        updates = tuple(updates_of(job) for job in done)
+        row = Row(mine[0].variant, average, tasks, len(done), updates, _cell(held_out) if held_out else None)
+        rows.append(row)
         chance = {name: 100 * task["chance"] for name, task in summaries[0]["tasks"].items()}
     return rows, chance
+
+
+def updates_of(job: Job) -> int:
+    """Pretraining updates; 0 for random weights."""
+    marker = job.directory / "pretrain.done.json"
+    return read_json(marker)["updates"] if marker.is_file() else 0
+
+
+def held_out_of(job: Job) -> dict[str, float]:
+    """Mean exact match over tasks, and the standard error that the rows of the tasks leave in it."""
+    tasks = read_json(job.scores)
+    error = sum(task["standard_error"] ** 2 for task in tasks) ** 0.5 / len(tasks)
+    return {"value": statistics.fmean(task["exact_match"] for task in tasks), "standard_error": error}
 
 
 def _cell(scores: Sequence[Mapping[str, Any]]) -> Cell:
@@ -86,7 +104,7 @@ def write_table(jobs: Sequence[Job], output: Path) -> list[Path]:
 
 
 def _title(rows: Sequence[Row]) -> str:
-    updates = sorted({count for row in rows for count in row.updates})
+    updates = sorted({count for row in rows for count in row.updates if count}) or [0]
     of_updates = f"{updates[0]:,}" if len(updates) == 1 else f"{updates[0]:,} to {updates[-1]:,}"
     return (
         f"Zero-shot accuracy in percent after {of_updates} pretraining updates; +- standard deviation over seeds, "
@@ -96,16 +114,19 @@ def _title(rows: Sequence[Row]) -> str:
 
 def _lines(rows: Sequence[Row], chance: Mapping[str, float]) -> tuple[list[str], list[list[str]]]:
     tasks = list(rows[0].tasks)
-    header = ["variant", "seeds", "average", *tasks, *(f"paper {mixture}" for mixture in MIXTURES)]
+    scored = any(row.held_out for row in rows)
+    held_out = ["held-out rows"] if scored else []
+    header = ["variant", "seeds", *held_out, "average", *tasks, *(f"paper {mixture}" for mixture in MIXTURES)]
     lines = [
         [
-            row.variant.title, str(row.seeds), str(row.average), *(str(row.tasks[task]) for task in tasks),
+            row.variant.title, str(row.seeds), *([str(row.held_out or ABSENT)] if scored else []), str(row.average),
+            *(str(row.tasks[task]) for task in tasks),
             *(f"{value:.2f}" for value in row.variant.paper or ()),
         ]
         for row in rows
     ]  # fmt: skip
     guessing = [f"{statistics.fmean(chance.values()):.2f}", *(f"{chance[task]:.2f}" for task in tasks)]
-    lines.append(["guessing", ABSENT, *guessing])
+    lines.append(["guessing", ABSENT, *([ABSENT] if scored else []), *guessing])
     return header, [line + [ABSENT] * (len(header) - len(line)) for line in lines]
 
 

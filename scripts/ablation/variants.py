@@ -25,6 +25,10 @@ class Variant:
     """Option of fairseq-train, without the dashes -> value; `true` for a flag."""
     paper: tuple[float, ...] | None = None
     """Printed averages after finetuning on T0, T0+, T0++."""
+    pretraining: bool = True
+    """False: fine-tuned from random weights, which shows what pretraining is worth."""
+    budget: float = 1.0
+    """Pretraining updates as a multiple of the plan's: a cheaper objective gets more for equal time."""
 
     @property
     def arguments(self) -> list[str]:
@@ -60,11 +64,20 @@ def _read(path: Path) -> dict[str, Variant]:
 
 
 def _variant(path: Path, name: str, entry: Any) -> Variant:
-    if not isinstance(entry, dict) or not {"title", "options"} <= entry.keys() <= {"title", "options", "paper"}:
-        raise UserError(f"{path}: variant {name} needs title and options, and may have paper (three numbers)")
+    optional = {"paper", "pretraining", "budget"}
+    if not isinstance(entry, dict) or not {"title", "options"} <= entry.keys() <= {"title", "options"} | optional:
+        raise UserError(
+            f"{path}: variant {name} needs title and options, and may have paper (three numbers), pretraining (false: "
+            "none) and budget (a multiple of the plan's updates)"
+        )
     if "task" not in (entry["options"] or {}):
         raise UserError(f"{path}: variant {name}: options need a task (metro_pretraining or t5_pretraining)")
     paper = tuple(entry["paper"]) if "paper" in entry else None
     if paper is not None and len(paper) != len(MIXTURES):
         raise UserError(f"{path}: variant {name}: paper has {len(paper)} numbers; give one for each of {MIXTURES}")
-    return Variant(name, entry["title"], dict(entry["options"]), paper)
+    pretraining, budget = entry.get("pretraining", True), entry.get("budget", 1.0)
+    if not isinstance(pretraining, bool):
+        raise UserError(f"{path}: variant {name}: pretraining is {pretraining!r}; give true or false")
+    if not isinstance(budget, int | float) or isinstance(budget, bool) or not 0 < budget < 1000:
+        raise UserError(f"{path}: variant {name}: budget is {budget!r}; give a factor such as 1.5")
+    return Variant(name, entry["title"], dict(entry["options"]), paper, pretraining, float(budget))

@@ -71,6 +71,7 @@ def test_every_variant_is_accepted_by_fairseq_and_builds_its_objective(tmp_path:
         "masked_only": ("encoder", "linear", "masked_only", *usual),
         "copy_all_tokens": ("encoder", "copy", "all_tokens", *usual),
         "weighted_clm": ("encoder", "linear", "masked_loss", "iid", 0.0, True),
+        "random": ("none", "linear", "spans", *usual),
         "bert_masks": ("encoder", "linear", "masked_loss", "iid", 0.1, False),
     }
 
@@ -117,12 +118,13 @@ def replace_commands(monkeypatch: pytest.MonkeyPatch, failing: set[str]) -> list
     def make(step: str) -> Any:
         def command(job: Any, *_: Any) -> list[str]:
             failed = f"{job.variant.name} {step}" in failing
-            note = f"open({str(job.directory / 'ran')!r}, 'a').write({step + chr(10)!r})"
+            name = step if job.part == 1 else f"{step}@{job.part}"
+            note = f"open({str(job.directory / 'ran')!r}, 'a').write({name + chr(10)!r})"
             return [sys.executable, "-c", f"{note}; print('out of luck'); raise SystemExit({int(failed)})"]
 
         return command
 
-    for step in ("pretrain", "finetune", "convert", "evaluate"):
+    for step in ("pretrain", "finetune", "convert", "score", "evaluate"):
         monkeypatch.setattr(running, f"{step}_command", make(step))
     monkeypatch.setattr(running, "devices", lambda: ["cpu", "cpu"])
     return ran
@@ -147,6 +149,63 @@ def test_finished_steps_are_not_repeated_and_failures_stay_alone(
     steps = {job.name: (job.directory / "ran").read_text().split() for job in jobs}
     assert steps["metro, seed 1"] == ["pretrain", "finetune", "convert", "evaluate"]
     assert steps["t5, seed 2"] == ["pretrain", "finetune", "finetune", "convert", "evaluate"]
+
+
+def test_random_weights_are_not_pretrained_and_parts_are_evaluated_on_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ablation.running import make_jobs, run_jobs
+    from ablation.variants import choose, load_variants
+
+    plan = make_plan(tmp_path, parts=(0.5, 1.0), score_limit=10)
+    jobs = make_jobs(plan, choose(load_variants(), ["metro", "random"]), 1, tmp_path / "out")
+    replace_commands(monkeypatch, set())
+    assert run_jobs(jobs, per_device=2) == {}
+    metro, random = ((job.directory / "ran").read_text().split() for job in jobs)
+    rest = ["finetune", "convert", "score", "evaluate"]
+    assert metro == ["pretrain", *(f"{step}@0.5" for step in rest), *rest]
+    assert random == rest
+
+
+def test_what_finetuning_starts_from(tmp_path: Path) -> None:
+    """The last checkpoint, that of a part of the pretraining, or nothing."""
+    import dataclasses
+
+    from ablation.steps import Job, finetune_command
+    from ablation.variants import choose, load_variants
+
+    metro, random = choose(load_variants(), ["metro", "random"])
+    job = Job(make_plan(tmp_path, updates=1000, parts=(0.33, 1.0)), metro, 1, tmp_path)
+    (tmp_path / "pretrain").mkdir()
+    (tmp_path / "pretrain" / "checkpoint_1_300.pt").touch()
+    assert start_of(finetune_command(job, "cpu", 1000)) == "checkpoint_last.pt"
+    assert start_of(finetune_command(dataclasses.replace(job, part=0.33), "cpu", 1000)) == "checkpoint_1_300.pt"
+    assert start_of(finetune_command(dataclasses.replace(job, variant=random), "cpu", 1000)) is None
+    with pytest.raises(Exception, match="no checkpoint of update 700"):
+        finetune_command(dataclasses.replace(job, part=0.7), "cpu", 1000)
+
+
+def start_of(command: list[str]) -> str | None:
+    option = "--finetune-from-model"
+    return Path(command[command.index(option) + 1]).name if option in command else None
+
+
+def test_progress_over_pretraining_is_drawn_with_its_numbers(tmp_path: Path) -> None:
+    import dataclasses
+
+    from ablation.progress import write_progress
+    from ablation.running import make_jobs
+    from ablation.variants import choose, load_variants
+
+    plan = make_plan(tmp_path, parts=(0.5, 1.0))
+    jobs = make_jobs(plan, choose(load_variants(), ["metro", "t5"]), 1, tmp_path / "out")
+    for job, scores in zip(jobs, ((0.5, 0.7), (0.4, 0.6)), strict=True):
+        for part, score in zip(plan.parts, scores, strict=True):
+            finish(dataclasses.replace(job, part=part), score, score)
+    paths = write_progress(jobs, tmp_path / "out")
+    text = next(path for path in paths if path.suffix == ".csv").read_text()
+    assert "METRO,1,0.5,50,50.0" in text  # half of 120 updates: the checkpoint of update 50
+    assert "T5 span corruption,1,1.0,120,60.0" in text
 
 
 def test_wall_time_becomes_updates_by_a_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,7 +248,7 @@ def finish(job: Any, copa: float, rte: float) -> None:
     average = {"value": (copa + rte) / 2, "standard_error": 0.02}
     (job.results / "summary.json").write_text(json.dumps({"average": average, "tasks": tasks}))
     (job.directory / "pretrain.done.json").write_text('{"updates": 120}')
-    (job.directory / "evaluate.done.json").write_text("{}")
+    (job.work / "evaluate.done.json").write_text("{}")
 
 
 def test_table_has_means_and_deviations_over_seeds_and_the_paper_beside(tmp_path: Path) -> None:

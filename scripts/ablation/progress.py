@@ -1,0 +1,55 @@
+"""How far a model is after which part of its pretraining (paper figure 4): fine-tuned from several checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ablation.steps import Job, updates_after
+from ablation.table import held_out_of, updates_of
+from metro_t0.analysis.figures import look, new_figure, save
+from metro_t0.files import read_json
+
+METRICS = {"average": "zero-shot accuracy", "held_out": "exact match, held-out rows"}
+
+
+def write_progress(jobs: Sequence[Job], output: Path) -> list[Path]:
+    """OUTPUT/figures/progress.*: one panel per measure, one line per variant, mean over seeds; none for one part."""
+    rows = [row for job in jobs for row in _rows(job)]
+    if len({row["part"] for row in rows}) < 2:
+        return []
+    metrics = [name for name in METRICS if any(name in row for row in rows)]
+    figure = new_figure(4.2 * len(metrics), 3.2)
+    for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
+        for number, variant in enumerate(dict.fromkeys(row["variant"] for row in rows)):
+            mine = [row for row in rows if row["variant"] == variant and metric in row]
+            style = look(number)
+            updates = sorted({row["updates"] for row in mine})
+            values = [[row[metric] for row in mine if row["updates"] == update] for update in updates]
+            axes.errorbar(
+                updates, [statistics.fmean(v) for v in values], color=style.color, marker=style.marker, label=variant,
+                yerr=[statistics.stdev(v) if len(v) > 1 else 0.0 for v in values], capsize=2,
+            )  # fmt: skip
+        axes.set_xlabel("pretraining updates")
+        axes.set_ylabel(f"{METRICS[metric]}, percent")
+    axes.legend()
+    return save(figure, output / "figures" / "progress", rows)
+
+
+def _rows(job: Job) -> Iterator[dict[str, Any]]:
+    for part in job.plan.parts if job.variant.pretraining else (1.0,):
+        at = dataclasses.replace(job, part=part)
+        if not (at.work / "evaluate.done.json").is_file():
+            continue
+        updates = updates_of(job)
+        row: dict[str, Any] = {
+            "variant": job.variant.title, "seed": job.seed, "part": part,
+            "updates": updates if part == 1 else updates_after(part, updates),
+            "average": 100 * read_json(at.results / "summary.json")["average"]["value"],
+        }  # fmt: skip
+        if at.scores.is_file():
+            row["held_out"] = 100 * held_out_of(at)["value"]
+        yield row
