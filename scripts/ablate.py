@@ -81,12 +81,12 @@ def draw(jobs: Sequence[Job], directory: Path) -> list[Path]:
     for figure, (metrics, names) in wanted.items():
         chosen = {titles[name]: logs[name] for name in names}
         if chosen:
-            paths += plot_curves(chosen, directory / figure, metrics=metrics)
+            paths += plot_curves(chosen, directory / figure, metrics=metrics, over="tokens")
     return paths
 
 
 def _plan(arguments: argparse.Namespace) -> Plan:
-    for option in ("data", "prompted", "tokenizer", "output"):
+    for option in ("data", "tokenizer", "output"):
         if getattr(arguments, option) is None:
             raise UserError(f"--{option} is needed")
     scale = SCALES[arguments.preset]
@@ -108,6 +108,7 @@ def _plan(arguments: argparse.Namespace) -> Plan:
         finetuning_options=tuple(shlex.split(arguments.finetuning_options)),
         parts=tuple(sorted(arguments.parts)),
         score_limit=arguments.score_limit,
+        pretraining_only=arguments.pretraining_only,
     )
 
 
@@ -132,6 +133,7 @@ def _parser() -> Parser:
     add("--score-limit", type=int, metavar="ROWS", help="also measure exact match on held-out rows of each task")
     add("--parts", type=float, nargs="+", default=[1.0], metavar="SHARE",
         help="fine-tune and evaluate checkpoints after these shares of the pretraining, too: 0.3 0.6 1")  # fmt: skip
+    add("--pretraining-only", action="store_true", help="stop after the pretraining: its curves over tokens alone")
     add("--jobs", type=int, default=1, metavar="N", help="variants at the same time per device (default: %(default)s)")
     add("--tokens-per-sample", type=int, help="length of a block (default: by preset)")
     add("--batch-size", type=int, help="blocks per update (default: by preset)")

@@ -69,6 +69,7 @@ def _add_curves(commands: _SubParsersAction) -> None:
     parser = commands.add_parser("curves", help=text, description=text, epilog=CURVES_EXAMPLES)
     parser.add_argument("logs", nargs="+", metavar="[NAME=]LOG", help="output of fairseq-train --log-format json")
     parser.add_argument("--metrics", nargs="+", metavar="METRIC", help="panels to draw (default: all that were logged)")
+    parser.add_argument("--over", choices=["updates", "tokens"], default="updates", help="(default: %(default)s)")
     parser.add_argument("--dict", type=Path, metavar="DICT_TXT", help="draw what guessing by frequency reaches")
     _add_output(parser)
     parser.set_defaults(body=_curves)
@@ -83,7 +84,7 @@ def _curves(arguments: Namespace) -> None:
         last = [record for record in read_log(next(iter(logs.values()))) if "replacement_rate" in record][-1:]
         shares = [last[0].get(name) for name in ("replaced_share", "replacement_rate")] if last else [None, None]
         baselines = trivial_baselines(arguments.dict, *shares)
-    _report(plot_curves(logs, arguments.output, baselines, arguments.metrics))
+    _report(plot_curves(logs, arguments.output, baselines, arguments.metrics, arguments.over))
 
 
 def _add_activation(commands: _SubParsersAction) -> None:

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from metro_t0.analysis.figures import BASELINE_COLOUR, STYLE, Look, look, new_figure, save
 from metro_t0.errors import UserError
 
+Over = Literal["updates", "tokens"]
 PANELS: dict[str, str] = {
     "mlm_loss": "Auxiliary MLM loss (nats)",
     "rtd_loss": "RTD loss (nats)",
@@ -38,7 +39,8 @@ NOT_MEASURED_IN_TRAINING = ("clm_accuracy_unmasked",)
 def read_log(path: Path) -> list[dict[str, Any]]:
     """Records of a log written with `--log-format json` (standard output, or `--log-file`), in order of updates.
 
-    Each record has `split` ("train", or the name of the validation set), `updates` (int), and the metrics as floats.
+    Each record has `split` ("train", or the name of the validation set), `updates` (int), `tokens` (source tokens seen
+    until then, where the log has tokens per update), and the metrics as floats.
     Training records are the interval means of `--log-interval`; where there are none, the means of epochs. After a
     restart the later record of an update counts. Lines that are no records are skipped.
     Raises `UserError` where the file is missing or holds no record.
@@ -55,7 +57,20 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     kept = [record for (split, _), record in records.items() if split != unwanted]
     for record in kept:
         record["split"] = record["split"].removesuffix("_inner")
-    return sorted(kept, key=lambda record: (record["updates"], record["split"]))
+    kept.sort(key=lambda record: (record["updates"], record["split"]))
+    _count_tokens(kept)
+    return kept
+
+
+def _count_tokens(records: Sequence[dict[str, Any]]) -> None:
+    """`tokens` of every record: the tokens per update of each logged interval times its updates, added up."""
+    trained = [record for record in records if record["split"] == "train" and "wpb" in record]
+    if not trained:
+        return
+    ends = [0, *(record["updates"] for record in trained)]
+    seen = np.cumsum([0.0, *((b - a) * r["wpb"] for a, b, r in zip(ends, ends[1:], trained, strict=False))])
+    for record in records:
+        record["tokens"] = float(np.interp(record["updates"], ends, seen))
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -137,14 +152,17 @@ def plot_curves(
     output: Path,
     baselines: Mapping[str, float] | None = None,
     metrics: Sequence[str] | None = None,
+    over: Over = "updates",
 ) -> list[Path]:
-    """Plot every metric of several runs over updates, one panel per metric, one color per run.
+    """Plot every metric of several runs over updates or tokens, one panel per metric, one color per run.
 
     logs: name of the run -> log file. Faint lines are training (means over the log interval), lines with markers
     validation. baselines: metric -> height of a dashed line. metrics: which panels (default: all that were logged).
     Writes OUTPUT.png, .svg and .csv and gives their paths. Raises `UserError` where nothing is left to plot.
     """
     runs = {name: read_log(path) for name, path in logs.items()}
+    if wrong := [name for name, records in runs.items() if any(over not in record for record in records)]:
+        raise UserError(f"{logs[wrong[0]]}: does not log tokens per update (wpb); draw the curves over updates")
     rows = list(_rows(runs))
     logged = {row["metric"] for row in rows}
     panels = [name for name in (metrics or _default_panels(logged)) if name in logged]
@@ -159,9 +177,9 @@ def plot_curves(
         figure = new_figure(3.6 * columns + 0.4, 2.5 * lines + 0.5)
         axes = list(figure.subplots(lines, columns, squeeze=False).flatten())
         for place, panel in zip(axes, panels, strict=False):
-            _draw_panel(place, panel, runs, (baselines or {}).get(panel))
+            _draw_panel(place, panel, runs, (baselines or {}).get(panel), over)
         for place in axes[max(0, len(panels) - columns) : len(panels)]:
-            place.set_xlabel("updates")
+            place.set_xlabel("updates" if over == "updates" else "source tokens")
         _draw_legend(figure, axes[: len(panels)], axes[len(panels) :], columns)
         return save(figure, output, [row for row in rows if row["metric"] in panels])
 
@@ -176,17 +194,19 @@ def _rows(runs: Mapping[str, list[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
         for record in records:
             for metric in PANELS:
                 if metric in record and not (record["split"] == "train" and metric in NOT_MEASURED_IN_TRAINING):
-                    values = {"split": record["split"], "updates": record["updates"], "metric": metric}
-                    yield {"run": run, **values, "value": record[metric]}
+                    values = {key: record[key] for key in ("split", "updates", "tokens") if key in record}
+                    yield {"run": run, **values, "metric": metric, "value": record[metric]}
 
 
-def _draw_panel(axes: Axes, metric: str, runs: Mapping[str, list[dict[str, Any]]], baseline: float | None) -> None:
+def _draw_panel(
+    axes: Axes, metric: str, runs: Mapping[str, list[dict[str, Any]]], baseline: float | None, over: Over
+) -> None:
     axes.set_title(PANELS.get(metric, metric), loc="left")
     for number, (run, records) in enumerate(runs.items()):
         for split in sorted({record["split"] for record in records}):
             if split == "train" and metric in NOT_MEASURED_IN_TRAINING:
                 continue
-            points = [(r["updates"], r[metric]) for r in records if r["split"] == split and metric in r]
+            points = [(r[over], r[metric]) for r in records if r["split"] == split and metric in r]
             if points:
                 _draw_series(axes, points, look(number), split, f"{run} {split}" if len(runs) > 1 else split)
     if baseline is not None:
@@ -209,7 +229,7 @@ def _draw_legend(figure: Figure, used: Sequence[Axes], empty: Sequence[Axes], co
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns)
 
 
-def _draw_series(axes: Axes, points: Sequence[tuple[int, float]], style: Look, split: str, label: str) -> None:
+def _draw_series(axes: Axes, points: Sequence[tuple[float, float]], style: Look, split: str, label: str) -> None:
     updates, values = zip(*points, strict=True)
     if split == "train":
         axes.plot(updates, values, color=style.color, alpha=0.45, linewidth=1.2, label=label)

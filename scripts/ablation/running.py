@@ -93,6 +93,8 @@ def run_job(job: Job, device: str) -> None:
     if job.variant.pretraining:
         updates = round(job.variant.budget * (job.plan.updates or _updates_in_hours(job, device)))
         _run_step(job, device, "pretrain", pretrain_command(job, visible, updates), {"updates": updates})
+    if job.plan.pretraining_only:
+        return
     for part in job.plan.parts if job.variant.pretraining else (1.0,):
         _after_pretraining(dataclasses.replace(job, part=part), device, visible, updates)
 

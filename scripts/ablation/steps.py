@@ -47,7 +47,8 @@ class Plan:
     finetuning_updates: int
     finetuning_batch_size: int
     data: Path
-    prompted: Path
+    prompted: Path | None
+    """Mixture to fine-tune on; None where it stops after pretraining."""
     tokenizer: Path
     tasks: Path | None
     """Task file of metro-t0-eval; None: T0 Eval."""
@@ -57,17 +58,23 @@ class Plan:
     finetuning_options: tuple[str, ...] = ()
     parts: tuple[float, ...] = (1.0,)
     """After which shares of the pretraining a model is fine-tuned and evaluated; 1 is its end."""
+    pretraining_only: bool = False
+    """Stop after the pretraining: its curves alone."""
     score_limit: int | None = None
     """Held-out rows per task of the fine-tuning mixture for exact match; None: not measured."""
 
     def __post_init__(self) -> None:
         if (self.updates is None) == (self.hours is None):
             raise UserError("give either --updates or --hours as the pretraining budget")
-        for path, maker in (
+        needed = [
             (self.data / "dict.txt", "metro-t0-data binarize"),
-            (self.prompted / "mixture.json", "metro-t0-prompts build"),
             (self.tokenizer / "dict.txt", "metro-t0-data tokenizer"),
-        ):
+        ]
+        if not self.pretraining_only:
+            if self.prompted is None:
+                raise UserError("--prompted is needed, or --pretraining-only")
+            needed.append((self.prompted / "mixture.json", "metro-t0-prompts build"))
+        for path, maker in needed:
             if not path.is_file():
                 raise UserError(f"{path}: no such file; make its directory with {maker}")
         if self.preset not in SCALES:
@@ -153,13 +160,13 @@ def updates_after(part: float, updates: int) -> int:
 
 def pretrain_command(job: Job, device: str, updates: int) -> list[str]:
     """`fairseq-train` with the variant's options; the order of the blocks depends on data and seed alone."""
-    options = [str(job.plan.data), *job.variant.arguments, "--criterion", "metro"]
     return [
-        *_train(job, device, options, updates, job.plan.scale.learning_rate),
+        *_train(job, device, [str(job.plan.data), "--criterion", "metro"], updates, job.plan.scale.learning_rate),
         "--batch-size", str(job.plan.scale.batch_size), "--required-batch-size-multiple", "1",
         "--validate-interval-updates", str(max(1, updates // 10)), "--validate-interval", "1000000",
         "--keep-interval-updates", "1" if job.plan.parts == (1.0,) else "-1",
         "--save-dir", str(job.directory / "pretrain"), *job.plan.pretraining_options,
+        *job.variant.arguments,  # last, so that a variant may have a rate, batch size or optimizer of its own
     ]  # fmt: skip
 
 

@@ -282,3 +282,25 @@ def test_missing_inputs_are_named_in_one_line(tmp_path: Path, capsys: pytest.Cap
     options = [f"--{name}={tmp_path / name}" for name in ("data", "prompted", "tokenizer", "output")]
     assert ablate.main(["--updates", "1", *options]) == 2
     assert "metro-t0-data binarize" in capsys.readouterr().err
+
+
+def test_pretraining_alone_needs_no_mixture_and_a_variant_overrides_the_scale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ablation.running import make_jobs, run_jobs
+    from ablation.steps import pretrain_command
+    from ablation.variants import choose, load_variants
+
+    path = tmp_path / "mine.yaml"
+    path.write_text("fast: {title: fast, budget: 2, options: {task: metro_pretraining, lr: 0.5, batch-size: 8}}")
+    plan = make_plan(tmp_path, prompted=None, pretraining_only=True)
+    (job,) = make_jobs(plan, choose(load_variants(path), ["fast"]), 1, tmp_path / "out")
+    command = pretrain_command(job, "cpu", 120)
+    last = {option: command[len(command) - 1 - command[::-1].index(option) + 1] for option in ("--lr", "--batch-size")}
+    assert last == {"--lr": "0.5", "--batch-size": "8"}
+    replace_commands(monkeypatch, set())
+    assert run_jobs([job]) == {}
+    assert (job.directory / "ran").read_text().split() == ["pretrain"]
+    assert json.loads((job.directory / "pretrain.done.json").read_text())["updates"] == 240
+    with pytest.raises(Exception, match="--prompted is needed"):
+        make_plan(tmp_path, prompted=None)

@@ -111,3 +111,15 @@ def test_unknown_metric_names_the_logged_ones(log: Path, tmp_path: Path, capsys:
 def test_two_logs_of_one_name_are_refused(log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["curves", str(log), str(log), "--output", str(tmp_path / "f")]) == 2
     assert "name them" in capsys.readouterr().err
+
+
+def test_curves_over_tokens_count_what_each_interval_saw(tmp_path: Path) -> None:
+    """10 updates of 100 tokens, 10 of 300: a validation at update 15 is after 2,500 tokens."""
+    log = tmp_path / "log"
+    lines = [inner(10, wpb=100.0, clm_loss=3.0), ended("valid", 15, clm_loss=2.5), inner(20, wpb=300.0, clm_loss=2.0)]
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert [(r["updates"], r["tokens"]) for r in read_log(log)] == [(10, 1000.0), (15, 2500.0), (20, 4000.0)]
+    assert plot_curves({"run": log}, tmp_path / "figure", over="tokens")
+    log.write_text(json.dumps(inner(10, clm_loss=3.0)))
+    with pytest.raises(UserError, match="over updates"):
+        plot_curves({"run": log}, tmp_path / "figure", over="tokens")
