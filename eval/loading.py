@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-import metro_t0.hf  # noqa: F401  registers this project's model type with the Auto classes
 from metro_t0.errors import UserError
 from metro_t0.files import sha256_of
+from metro_t0.hf.loading import load_part, load_seq2seq
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def load_model(settings: ModelSettings) -> LoadedModel:
     if not os.path.isdir(name) and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise UserError(f"{name}: no such directory")
     common = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
-    config = _load("configuration", AutoConfig, settings, common)
+    config = load_part("configuration", AutoConfig, name, common)
     if not config.is_encoder_decoder:
         raise UserError(
             f"{name}: a {config.model_type} model is not encoder-decoder; rank classification here needs "
@@ -75,10 +75,10 @@ def load_model(settings: ModelSettings) -> LoadedModel:
     if os.path.isdir(name) and not any(os.path.isfile(os.path.join(name, file)) for file in TOKENIZER_FILES):
         # transformers would make an empty tokenizer of the model's kind and say nothing.
         raise UserError(f"{name}: no tokenizer in it; save the model's own tokenizer beside it")
-    tokenizer = _load("tokenizer", AutoTokenizer, settings, common)
+    tokenizer = load_part("tokenizer", AutoTokenizer, name, common)
     if tokenizer.eos_token_id is None:
         raise UserError(f"{name}: the tokenizer has no end token (eos_token in tokenizer_config.json)")
-    model = _load("model", AutoModelForSeq2SeqLM, settings, {**common, "dtype": DTYPES[settings.dtype]})
+    model = load_seq2seq(name, dtype=DTYPES[settings.dtype], **common)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         raise UserError(
             f"{name}: the tokenizer has {len(tokenizer)} tokens, more than the model has embeddings "
@@ -130,20 +130,6 @@ def decoder_start_ids(model: PreTrainedModel) -> list[int]:
         raise UserError(f"{model.name_or_path}: config.json has no decoder_start_token_id; add it")
     forced = next((f for s in settings if (f := getattr(s, "forced_bos_token_id", None)) is not None), None)
     return [start] if forced is None else [start, forced]
-
-
-def _load(what: str, auto: Any, settings: ModelSettings, options: dict[str, Any]) -> Any:
-    """`from_pretrained` whose many ways to fail become one line."""
-    try:
-        return auto.from_pretrained(settings.name, **options)
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        if isinstance(error, OSError) and not os.path.isdir(settings.name):
-            raise UserError(
-                f"{settings.name}: not a local directory, and its {what} could not be read from the Hugging Face Hub "
-                f"(wrong name, or no network: then give a directory): {reason}"
-            ) from None
-        raise UserError(f"{settings.name}: its {what} could not be loaded: {reason}") from None
 
 
 def _check_device(device: str | None) -> None:

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoTokenizer
 
-import metro_t0.hf  # noqa: F401  makes the Auto classes know the project's model
 from metro_t0.command import progress
 from metro_t0.errors import UserError
+from metro_t0.hf.loading import load_part, load_seq2seq
 from metro_t0.prompts.mixing import TRAIN, VALID, TaskExamples, choose_tasks, load_mixture
 from metro_t0.randomness import keyed_generator
 from metro_t0.tokenization import Tokenizer
@@ -50,17 +50,14 @@ class Scorer:
         """Raises `UserError` where the model cannot be loaded or has another dictionary than the data."""
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.max_batch_tokens = max_batch_tokens
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(model)
-            self.model = AutoModelForSeq2SeqLM.from_pretrained(model).eval().to(self.device)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{model}: not a Hugging Face model directory ({str(error).splitlines()[0]})") from None
+        tokenizer = load_part("tokenizer", AutoTokenizer, model, {})
         self.words = Tokenizer.load(data)
         pieces = self.words.vocabulary.tokens()
         if tokenizer.convert_ids_to_tokens(range(len(pieces))) != list(pieces):
             raise UserError(
                 f"{data}/dict.txt is not the dictionary of {model}; build the mixture with the model's own tokenizer"
             )
+        self.model = load_seq2seq(model).eval().to(self.device)
 
     @torch.inference_mode()
     def score(self, task: TaskExamples, limit: int | None, majority_target: NDArray[np.integer]) -> TaskScore:

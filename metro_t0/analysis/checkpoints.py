@@ -75,14 +75,9 @@ def load_checkpoint(path: Path, mixture: Path, device: str) -> AnalyzedModel:
 
 
 def _from_hugging_face(directory: Path) -> Any:
-    from transformers import AutoModelForSeq2SeqLM
+    from metro_t0.hf.loading import load_seq2seq
 
-    import metro_t0.hf  # noqa: F401  makes the Auto classes know metro_t5
-
-    try:
-        return AutoModelForSeq2SeqLM.from_pretrained(directory, dtype=torch.float32, local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise UserError(f"{directory}: cannot be loaded: {' '.join(str(error).split())[:300]}") from None
+    return load_seq2seq(directory, dtype=torch.float32, local_files_only=True)
 
 
 def _from_fairseq(path: Path, dict_path: Path) -> Any:

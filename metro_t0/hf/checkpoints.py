@@ -19,7 +19,7 @@ from torch import Tensor
 
 from metro_t0.errors import UserError
 from metro_t0.files import atomic_path, sha256_of
-from metro_t0.modeling import ModelConfig
+from metro_t0.modeling import MetroT5, ModelConfig
 
 PREFIX = "metro."
 MAIN = "main."
@@ -66,20 +66,36 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if not isinstance(cfg, dict) or not isinstance(cfg.get("model"), dict):
         raise UserError(f"{path}: the checkpoint has no cfg.model, so its architecture is not known")
     named = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items() if name.startswith(PREFIX)}
+    config = _model_config(cfg["model"], named)
+    _check_complete(path, config, named)
     data = (cfg.get("task") or {}).get("data")
     dictionary = tensors.get(FINGERPRINT)
     return Checkpoint(
         path=path,
-        config=_model_config(cfg["model"], named),
+        config=config,
         tensors=named,
         fingerprint=None if dictionary is None else bytes(dictionary.tolist()).hex(),
         data=Path(str(data).split(":")[0]) if data else None,
     )
 
 
-def load_plain(path: Path) -> Any:
+def _check_complete(path: Path, config: ModelConfig, tensors: dict[str, Tensor]) -> None:
+    """Raise `UserError` naming the first tensor that is missing, left over or of another shape than the options say."""
+    with torch.device("meta"):
+        expected = MetroT5(config, pad_id=1).state_dict()
+    for name in sorted(expected.keys() ^ tensors.keys()):
+        what = "missing" if name in expected else "unknown"
+        raise UserError(f"{path}: tensor {name} is {what}: the architecture in its options is not the one it has")
+    for name, tensor in expected.items():
+        if tensor.shape != tensors[name].shape:
+            shapes = f"{tuple(tensors[name].shape)}, not {tuple(tensor.shape)} as the options in the file say"
+            raise UserError(f"{path}: tensor {name} is {shapes}")
+
+
+def load_plain(path: Path, device: str = "cpu") -> Any:
     """Tensors and plain values of a file that torch saved. Raises `UserError` for anything else in it.
 
+    device: where the tensors go; on `meta` only their shapes are read.
     Argument namespaces of old fairseq versions are plain values too. No other class is built, nothing is executed.
     """
     if not path.is_file():
@@ -87,7 +103,7 @@ def load_plain(path: Path) -> Any:
         raise UserError(f"{path}: {what}")
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
         # torch's own words advise to load it without the safeguard.
         wanted = re.search(r"GLOBAL (\S+)", str(error))
@@ -95,8 +111,9 @@ def load_plain(path: Path) -> Any:
             raise UserError(f"{path}: not a checkpoint that torch saved") from None
         message = f"{path}: holds more than tensors and plain values ({wanted[1]}), so it is not loaded"
         raise UserError(message) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise UserError(f"{path}: truncated or not a checkpoint ({str(error).splitlines()[0]})") from None
+    except Exception as error:  # what damaged bytes make the reader raise is no fixed list
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: truncated or not a checkpoint ({reason})") from None
 
 
 def write_checkpoint(path: Path, config: ModelConfig, tensors: dict[str, Tensor], dict_path: Path) -> None:

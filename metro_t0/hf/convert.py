@@ -12,16 +12,16 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, T5ForConditionalGeneration
+from transformers import PreTrainedModel, T5ForConditionalGeneration
 
 import metro_t0.hf  # registers the model type
 from metro_t0.errors import UserError
 from metro_t0.files import atomic_path, read_json, write_json
 from metro_t0.hf.checkpoints import MAIN, Checkpoint, read_checkpoint, write_checkpoint
 from metro_t0.hf.export import from_main_state, save_directory, save_tokenizer
+from metro_t0.hf.loading import load_seq2seq
 from metro_t0.hf.release import fetch, read_release
 from metro_t0.hf.stock_t5 import from_stock_t5, is_stock_t5, to_stock_t5
 from metro_t0.modeling import T5, MetroT5, ModelConfig
@@ -152,14 +152,7 @@ def _largest_difference(a: Tensor, b: Tensor) -> float:
 def _load(directory: Path) -> PreTrainedModel:
     if read_json(directory / "config.json").get("model_type") not in ("metro_t5", "t5"):
         raise UserError(f"{directory}/config.json: not a model that this command wrote (model_type metro_t5 or t5)")
-    try:
-        model, report = AutoModelForSeq2SeqLM.from_pretrained(directory, dtype="auto", output_loading_info=True)
-    except (SafetensorError, OSError, RuntimeError) as error:
-        raise UserError(f"{directory}: its weights cannot be read ({str(error).splitlines()[0]})") from None
-    # transformers draws missing weights at random and goes on.
-    for name in sorted({*report["missing_keys"], *report["unexpected_keys"]}):
-        raise UserError(f"{directory}: tensor {name} is missing or unknown; config.json is not that of the weights")
-    return model
+    return load_seq2seq(directory, exact=True, dtype="auto")
 
 
 def _main_of(model: PreTrainedModel) -> tuple[ModelConfig, dict[str, Tensor]]:

@@ -11,24 +11,24 @@ from torch import Tensor
 
 from metro_t0.errors import UserError
 from metro_t0.files import atomic_path
-from metro_t0.hf.checkpoints import PREFIX, load_plain
+from metro_t0.hf.checkpoints import PREFIX, load_plain, read_checkpoint
+from metro_t0.hf.loading import load_seq2seq
 
 SAFETENSORS = "model.safetensors"
 TORCH_WEIGHTS = "pytorch_model.bin"
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """All tensors of a model by name. Raises `UserError` where `path` is neither kind."""
+    """All tensors of a model by name. Raises `UserError` where `path` is neither kind, or has not all of them."""
     if path.is_dir():
+        load_seq2seq(path)
         if (path / SAFETENSORS).is_file():
             return load_file(path / SAFETENSORS)
         if (path / TORCH_WEIGHTS).is_file():
             return dict(load_plain(path / TORCH_WEIGHTS))
         raise UserError(f"{path}: holds neither {SAFETENSORS} nor {TORCH_WEIGHTS}")
-    state = load_plain(path)
-    if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
-        raise UserError(f"{path}: not a fairseq checkpoint (no field model)")
-    return {name.removeprefix(PREFIX): tensor for name, tensor in state["model"].items()}
+    read_checkpoint(path)
+    return {name.removeprefix(PREFIX): tensor for name, tensor in load_plain(path)["model"].items()}
 
 
 def write_like(template: Path, tensors: dict[str, Tensor], output: Path) -> None:

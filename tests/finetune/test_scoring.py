@@ -97,7 +97,7 @@ def test_the_command_prints_a_table(
     assert main(["score", "--model", str(directory), "--data", str(data), "--output", str(output)]) == 0
     assert "mean of 2 tasks" in capsys.readouterr().out
     assert output.stat().st_size > 100
-    assert main(["score", "--model", str(directory), "--data", str(data), "--only", "colors"]) == 2
+    assert main(["score", "--model", str(directory), "--data", str(data), "--only", "colros"]) == 2
     assert "nearest: colors" in capsys.readouterr().err
 
 

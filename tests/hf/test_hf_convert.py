@@ -186,7 +186,7 @@ def test_refusals_are_one_line(metro_checkpoint: Path, tokenizer: Tokenizer, tmp
     save_file(weights, tmp_path / "hf" / "model.safetensors", {"format": "pt"})
     assert "self_attention.q.weight is missing" in refused("to-fairseq", tmp_path / "hf", tmp_path / "back")
     (tmp_path / "hf" / "model.safetensors").write_bytes(b"not weights")
-    assert "cannot be read" in refused("to-fairseq", tmp_path / "hf", tmp_path / "back")
+    assert "truncated" in refused("to-fairseq", tmp_path / "hf", tmp_path / "back")
     shutil.rmtree(tmp_path / "hf")
 
     assert "already exists" in refused("fairseq", metro_checkpoint, tokenizer.directory)

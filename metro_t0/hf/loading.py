@@ -1,0 +1,144 @@
+"""Load a sequence-to-sequence model of Hugging Face, all of it or not at all.
+
+transformers draws weights that a checkpoint does not have at random and goes on; numbers of such a model mean nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import sys
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+import metro_t0.hf  # noqa: F401  registers the model type of this project with the Auto classes
+from metro_t0.errors import UserError
+from metro_t0.files import read_json
+from metro_t0.hf.checkpoints import load_plain
+
+INDEXES = {".safetensors": "model.safetensors.index.json", ".bin": "pytorch_model.bin.index.json"}
+FILES = {".safetensors": "model.safetensors", ".bin": "pytorch_model.bin"}
+LONGEST_REASON = 300
+
+
+def load_seq2seq(name: str | Path, *, exact: bool = False, **options: Any) -> PreTrainedModel:
+    """The encoder-decoder model in a directory (or of that name on the Hub), every one of its tensors read from files.
+
+    exact: tensors that the model has no place for are refused too. Otherwise they are refused only where they show that
+        config.json describes a smaller model (a layer more than it has).
+    options: of `from_pretrained` (dtype, revision, trust_remote_code, local_files_only).
+    Raises `UserError` for files that are truncated, missing or hold more than tensors, for tensors that are missing
+    or of another shape than config.json says, and for whatever else keeps the model from being loaded. Tensors that
+    are tied to others need not be in the files.
+    """
+    check_weight_files(Path(name))
+    settings = {"output_loading_info": True, "ignore_mismatched_sizes": True, **options}
+    model, report = load_part("model", AutoModelForSeq2SeqLM, name, settings)
+    for tensor, found, expected in sorted(report["mismatched_keys"]):
+        raise UserError(f"{name}: tensor {tensor} is {tuple(found)}, not {tuple(expected)} as config.json says")
+    missing, unknown = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
+    if missing:
+        hint = f"; there is {unknown[0]}, which the model does not have" if unknown else ""
+        raise UserError(
+            f"{name}: tensor {missing[0]} is missing ({len(missing)} of them){hint}; "
+            "config.json is not that of the weights, or the checkpoint is incomplete"
+        )
+    surplus = unknown if exact else _of_a_larger_model(unknown, model.state_dict().keys())
+    if surplus:
+        raise UserError(
+            f"{name}: tensor {surplus[0]} has no place in the model that config.json describes ({len(surplus)} of them)"
+        )
+    return model
+
+
+def load_part(what: str, auto: Any, name: str | Path, options: dict[str, Any]) -> Any:
+    """`auto.from_pretrained(name)`, whose many ways to fail become one line.
+
+    what: configuration, tokenizer or model, for the message.
+    """
+    try:
+        with _silenced_report():
+            return auto.from_pretrained(name, **options)
+    # A foreign directory can make any line of transformers, or of the model's own code, raise anything.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:LONGEST_REASON] or type(error).__name__
+        if isinstance(error, OSError) and not os.path.isdir(name):
+            raise UserError(
+                f"{name}: not a local directory, and its {what} could not be read from the Hugging Face Hub "
+                f"(wrong name, or no network: then give a directory): {reason}"
+            ) from None
+        if isinstance(error, (SafetensorError, pickle.UnpicklingError)):
+            reason = "truncated, or not a file of plain tensors"
+        raise UserError(f"{name}: its {what} could not be loaded: {reason}") from None
+
+
+def check_weight_files(directory: Path) -> None:
+    """Read the headers of a local directory's weight files, in the order in which transformers prefers them.
+
+    Raises `UserError` naming the file that is truncated, missing from its index, or holds more than tensors.
+    A directory without any is left to transformers, which says so; a name on the Hub has no files here.
+    """
+    for suffix, single in FILES.items():
+        if (directory / single).is_file():
+            files = [directory / single]
+        elif (directory / INDEXES[suffix]).is_file():
+            files = _shards(directory / INDEXES[suffix])
+        else:
+            continue
+        for file in files:
+            check = _check_safetensors if suffix == ".safetensors" else _check_plain
+            check(file)
+        return
+
+
+def _shards(index: Path) -> list[Path]:
+    content = read_json(index)
+    table = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(table, dict) or not all(isinstance(file, str) for file in table.values()):
+        raise UserError(f"{index}: 'weight_map' must say which file each tensor is in")
+    files = [index.parent / file for file in sorted(set(table.values()))]
+    for file in files:
+        if not file.is_file():
+            raise UserError(f"{file}: no such file, though {index.name} names it")
+    return files
+
+
+def _check_safetensors(file: Path) -> None:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            opened.keys()
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{file}: truncated or not a safetensors file ({str(error).splitlines()[0]})") from None
+
+
+def _check_plain(file: Path) -> None:
+    tensors = load_plain(file, device="meta")
+    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise UserError(f"{file}: not a table of tensors")
+
+
+def _of_a_larger_model(unknown: Collection[str], known: Collection[str]) -> list[str]:
+    """Tensors that differ from the model's own in numbers only: layers that it does not have."""
+    patterns = {re.sub(r"\d+", "N", name) for name in known if re.search(r"\d", name)}
+    return [name for name in unknown if re.sub(r"\d+", "N", name) in patterns]
+
+
+@contextmanager
+def _silenced_report() -> Iterator[None]:
+    """Without transformers' own report of a load (it is said here, in one line) and, in a log, without its bar."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
