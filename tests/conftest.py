@@ -22,8 +22,5 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def spec_dir() -> Path:
-    """The directory of published facts and reference tables that some tests compare against."""
-    directory = Path(os.environ.get("METRO_T0_SPEC", DEFAULT_REAL_DATA.parent / "spec"))
-    if not directory.is_dir():
-        pytest.skip(f"reference tables not found at {directory}; set METRO_T0_SPEC to their directory")
-    return directory
+    """Published facts and reference tables (see the README there)."""
+    return Path(__file__).resolve().parent / "facts"

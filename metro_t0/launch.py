@@ -1,0 +1,155 @@
+"""`metro-t0-train`: fairseq's own `fairseq-hydra-train`, told where this project's plugin and configs are installed.
+
+The process becomes fairseq's (`exec`), so signals, exit status and torchrun's environment reach it unchanged.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib.util import find_spec
+from pathlib import Path
+
+from metro_t0.command import Parser, run
+from metro_t0.errors import UserError
+
+PLUGIN = "fairseq_plugins"
+GROUPS = ("pretraining", "finetuning", "synthetic")
+DESCRIPTION = "Train with a shipped or an own config, from any folder: fairseq-hydra-train with this project's plugin."
+EXAMPLES = """examples:
+  metro-t0-train --list
+  metro-t0-train metro_t5_base task.data=data-bin optimization.max_update=1000
+  metro-t0-train finetuning/base task.data=prompted checkpoint.finetune_from_model=PRETRAINED/checkpoint_last.pt
+  metro-t0-train mine.yaml                          # an own file; it may build on a shipped one (docs/pretraining.md)
+  metro-t0-train metro_t5_base task.data=data-bin --cfg job           # print the composed config, train nothing
+  torchrun --nproc_per_node 8 "$(command -v metro-t0-train)" metro_t5_base task.data=data-bin \\
+      distributed_training.distributed_world_size=8
+  fairseq-train data-bin --user-dir "$(metro-t0-train --print-user-dir)" --task metro_pretraining ...
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command with the given arguments (default: the process's)."""
+    parser = _parser()
+    given = parser.parse_args(argv)
+    return run("metro-t0-train", lambda: _launch(given, parser))
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="metro-t0-train", description=DESCRIPTION, epilog=EXAMPLES)
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument("--list", action="store_true", help="print the shipped configs and exit")
+    shown.add_argument(
+        "--print-user-dir", action="store_true", help="print the path for fairseq's --user-dir (common.user_dir)"
+    )
+    shown.add_argument("--print-config-dir", action="store_true", help="print the folder of the shipped configs")
+    parser.add_argument("config", nargs="?", metavar="CONFIG", help="name of a shipped config, or an own .yaml file")
+    parser.add_argument(
+        "overrides", nargs=argparse.REMAINDER, metavar="OVERRIDE", help="KEY=VALUE, and hydra's own options"
+    )
+    return parser
+
+
+def _launch(given: argparse.Namespace, parser: Parser) -> None:
+    if given.print_user_dir:
+        print(plugin_directory())
+    elif given.print_config_dir:
+        print(config_directory())
+    elif given.list:
+        for name, about in shipped_configs().items():
+            print(f"{name:36} {about}")
+    elif given.config is None:
+        parser.error("name a config, or --list to see the shipped ones")
+    else:
+        command = train_command(given.config, given.overrides)
+        sys.stdout.flush()
+        os.execv(command[0], command)
+
+
+def plugin_directory() -> Path:
+    """The installed plugin: what fairseq's `--user-dir` takes. It is found without importing it."""
+    spec = find_spec(PLUGIN)
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(f"the package {PLUGIN} is not installed beside metro_t0; install metro-t0 again")
+    return Path(next(iter(spec.submodule_search_locations))).resolve()
+
+
+def config_directory() -> Path:
+    """The folder of the shipped hydra configs, in groups."""
+    return plugin_directory() / "configs"
+
+
+def shipped_configs() -> dict[str, str]:
+    """group/name -> first comment line, of every config that can be trained."""
+    paths = [path for group in GROUPS for path in sorted((config_directory() / group).glob("*.yaml"))]
+    return {f"{path.parent.name}/{path.stem}": _title(path) for path in paths if not path.stem.startswith("_")}
+
+
+def _title(path: Path) -> str:
+    first = path.read_text(encoding="utf-8").partition("\n")[0]
+    return first.removeprefix("#").strip() if first.startswith("#") else ""
+
+
+def train_command(config: str, overrides: Sequence[str]) -> list[str]:
+    """The command line of fairseq-hydra-train for a config and overrides. Raises `UserError` where it cannot run."""
+    for module in ("fairseq", "hydra"):
+        if find_spec(module) is None:
+            raise UserError(f"{module} is not installed; training needs it: see the installation guide (docs/install.md)")
+    directory, name = find_config(config)
+    check_required(directory, name, overrides)
+    return [
+        # -P: the user's folder is not searched for modules, so a folder named like an installed package is harmless.
+        sys.executable, "-P", "-m", "fairseq_cli.hydra_train", "--config-dir", str(directory), "--config-name", name,
+        _search_path(), f"common.user_dir={plugin_directory()}", *overrides,
+    ]  # fmt: skip
+
+
+def find_config(config: str) -> tuple[Path, str]:
+    """(folder, name) of an own .yaml file, of group/name, or of a name that one group alone has."""
+    if config.endswith((".yaml", ".yml")):
+        path = Path(config).resolve()
+        if not path.is_file():
+            raise UserError(f"{config}: no such file")
+        return path.parent, path.stem
+    names = list(shipped_configs())
+    found = [name for name in names if config in (name, name.partition("/")[2])]
+    if len(found) == 1:
+        group, _, stem = found[0].partition("/")
+        return config_directory() / group, stem
+    if found:
+        raise UserError(f"config {config!r} is in several groups; say which: {', '.join(found)}")
+    stems = {name.partition("/")[2]: name for name in names}
+    close = get_close_matches(config.rpartition("/")[2], stems, 3)
+    hint = f"did you mean {', '.join(stems[stem] for stem in close)}?" if close else "metro-t0-train --list shows them"
+    raise UserError(f"no shipped config {config!r}; {hint}")
+
+
+def check_required(directory: Path, name: str, overrides: Sequence[str]) -> None:
+    """Raise `UserError` for a value that the config leaves to the user (???) and no override gives."""
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    if any(override.startswith("-") for override in overrides):
+        return  # hydra's own options, such as --cfg: nothing is trained, or hydra knows better
+    try:
+        with initialize_config_dir(str(directory), version_base="1.1"):
+            missing = OmegaConf.missing_keys(compose(name, overrides=[_search_path()]))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(f"{directory / name}.yaml: {' '.join(str(error).split())}") from None
+    set_here = {override.lstrip("+").partition("=")[0] for override in overrides}
+    for key in sorted(missing - set_here):
+        raise UserError(f"{key} must be given, for example: metro-t0-train {name} {key}=...")
+
+
+def _search_path() -> str:
+    """Own configs may name shipped ones in their defaults list."""
+    return f"hydra.searchpath=[file://{config_directory()}]"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
