@@ -97,7 +97,7 @@ def train_command(config: str, overrides: Sequence[str]) -> list[str]:
     """The command line of fairseq-hydra-train for a config and overrides. Raises `UserError` where it cannot run."""
     for module in ("fairseq", "hydra"):
         if find_spec(module) is None:
-            raise UserError(f"{module} is not installed; training needs it: see the installation guide (docs/install.md)")
+            raise UserError(f"{module} is not installed; training needs it (docs/install.md says how)")
     directory, name = find_config(config)
     check_required(directory, name, overrides)
     return [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -180,7 +179,7 @@ def test_errors_are_one_line(run: Run, arguments: list[str], message: str) -> No
 
 
 def test_version_is_one(run: Run) -> None:
-    script = "import json, importlib.metadata as m, metro_t0; print(json.dumps([m.version('metro-t0'), metro_t0.__file__]))"
-    version, place = json.loads(run("python", "-P", "-c", script).stdout)
+    script = "import importlib.metadata as m, metro_t0; print(m.version('metro-t0'), metro_t0.__file__)"
+    version, place = run("python", "-P", "-c", script).stdout.split()
     assert version == PROJECT["version"]
     assert "site-packages" in place
