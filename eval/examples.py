@@ -9,9 +9,10 @@ from typing import Any
 
 from eval.tasks import ROW_FORMATS, Task
 from metro_t0.errors import UserError
-from metro_t0.prompts.templates import MissingColumnError, RenderError, Template
+from metro_t0.prompts.templates import HiddenLabelError, MissingColumnError, RenderError, Template
 
 NO_TARGET = "template gives no target for the row"
+HIDDEN_LABEL = "label of the row is hidden"
 TARGET_NOT_A_CHOICE = "target is not among the answer choices"
 RENDER_FAILED = "template fails on the row"
 
@@ -65,6 +66,9 @@ def build_examples(
             rendered = template.render(convert(row), (seed, str(task.dataset), template.name, index))
         except MissingColumnError:
             raise
+        except HiddenLabelError:
+            built.skipped[HIDDEN_LABEL] += 1
+            continue
         except RenderError:
             built.skipped[RENDER_FAILED] += 1
             continue

@@ -17,17 +17,18 @@ from metro_t0.data.token_files import token_dtype
 from metro_t0.errors import UserError
 from metro_t0.prompts.datasets import Row, load_rows
 from metro_t0.prompts.names import DatasetName
-from metro_t0.prompts.rendering import MissingColumnError, RenderError
+from metro_t0.prompts.rendering import HiddenLabelError, MissingColumnError, RenderError
 from metro_t0.tokenization import Tokenizer
 
 READ = "rows"
 RENDERED = "rendered"
 NO_TARGET = "no target"
+HIDDEN_LABEL = "hidden label"
 MISSING_COLUMN = "missing column"
 RENDER_ERROR = "error"
 SOURCE_CUT = "source cut"
 TARGET_CUT = "target cut"
-SKIPPED = (NO_TARGET, MISSING_COLUMN, RENDER_ERROR)
+SKIPPED = (NO_TARGET, HIDDEN_LABEL, MISSING_COLUMN, RENDER_ERROR)
 
 
 @dataclass
@@ -77,6 +78,9 @@ def _tokenize_task(task: PlannedTask, rows: Sequence[Row], job: SliceJob) -> Tok
     for index, row in zip(job.indices.tolist(), rows, strict=True):
         try:
             rendered = task.template.render(row, (job.settings.seed, task.template.dataset, task.template.name, index))
+        except HiddenLabelError:
+            counts[HIDDEN_LABEL] += 1
+            continue
         except (MissingColumnError, RenderError) as error:
             counts[MISSING_COLUMN if isinstance(error, MissingColumnError) else RENDER_ERROR] += 1
             complaint = complaint or f"{error} (first at row {index} of {job.split})"

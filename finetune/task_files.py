@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from finetune.examples import MISSING_COLUMN, NO_TARGET, READ, RENDER_ERROR, RENDERED, TokenizedSlice
+from finetune.examples import HIDDEN_LABEL, MISSING_COLUMN, NO_TARGET, READ, RENDER_ERROR, RENDERED, TokenizedSlice
 from metro_t0.data.token_files import TokenFileWriter, bin_path, idx_path, token_dtype
 
 SIDES = ("source", "target")
@@ -74,4 +74,6 @@ class TaskWriter:
             return BUILT, self.complaint
         if counts[MISSING_COLUMN] + counts[RENDER_ERROR]:
             return FAILED, f"none of {counts[READ]} rows could be rendered: {self.complaint}"
+        if counts[HIDDEN_LABEL]:
+            return EMPTY, f"no row has a target: {counts[HIDDEN_LABEL]} of {counts[READ]} labels are hidden"
         return EMPTY, f"the template gives no target for any of {counts[NO_TARGET]} rows"

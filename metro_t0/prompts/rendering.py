@@ -1,12 +1,13 @@
 """One prompt template: compiled once, rendered row by row in the sandbox.
 
 Behavior (truncation, protection of the separator, stripping) equals `Template.apply` and
-`Template.get_answer_choices_list` of promptsource 0.2.3, which the tests compare against on real rows.
+`Template.get_answer_choices_list` of promptsource 0.2.3, which the tests compare against on real rows. One thing
+differs: a row whose label is hidden (-1, as in test splits) has no example, where promptsource takes the last choice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple, TypeVar
@@ -17,7 +18,7 @@ from jinja2.runtime import Context
 from jinja2.sandbox import SecurityError
 
 from metro_t0.errors import UserError
-from metro_t0.prompts.sandbox import DRAWS, SHORTEN, Draws, PromptEnvironment
+from metro_t0.prompts.sandbox import DRAWS, SHORTEN, Draws, HiddenLabel, PromptEnvironment
 
 SEPARATOR = "|||"
 MAX_VARIABLE_LENGTH = 2048
@@ -26,6 +27,9 @@ MAX_VARIABLE_LENGTH = 2048
 # Stands for a separator inside a row's text while the rendered template is split. It is promptsource's own, since
 # its length counts in the truncation.
 PROTECTED_SEPARATOR = "3ed2dface8203c4c9dfb1a5dc58e41e0"
+
+HIDDEN = -1
+"""What stands for the label of a row whose class is kept secret, as in the test splits of GLUE."""
 
 T = TypeVar("T")
 
@@ -47,6 +51,10 @@ class MissingColumnError(UserError):
 
 class RenderError(UserError):
     """A template that compiles but fails on this row."""
+
+
+class HiddenLabelError(RenderError):
+    """A row whose label is hidden, so that it has no target."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +91,7 @@ class Template:
         """The prompted example of one row, or None where the template gives no source or no target for it.
 
         seed_key: keys of the random choices, for instance (seed, data set, template, row index).
-        Raises `MissingColumnError` or `RenderError`.
+        Raises `MissingColumnError`, `RenderError` or, where the row's label is hidden, its subclass `HiddenLabelError`.
         """
         parts, choices = self.render_parts(row, seed_key)
         if len(parts) != 2 or not parts[0] or not parts[1]:
@@ -119,6 +127,8 @@ class Template:
         for name in columns.read:
             if name in row:
                 value = row[name]
+                if value.__class__ is int and value == HIDDEN and name in columns.classes:
+                    raise self._hidden_label()
                 variables[name] = value.replace(SEPARATOR, PROTECTED_SEPARATOR) if isinstance(value, str) else value
         return variables
 
@@ -139,8 +149,8 @@ class Template:
     def _columns(self) -> Columns:
         texts = [self._prompt_text] if self.answer_choices is None else [self._prompt_text, self.answer_choices]
         found = self._translate(lambda: [_columns_of(text) for text in texts])
-        required = frozenset().union(*(columns.required for columns in found)) - {"answer_choices"}
-        return Columns(required, frozenset().union(*(columns.read for columns in found)) - {"answer_choices"})
+        required, read, classes = (frozenset().union(*sets) - {"answer_choices"} for sets in zip(*found, strict=True))
+        return Columns(required, read, classes)
 
     @cached_property
     def _fixed_choices(self) -> list[str] | None:
@@ -172,10 +182,15 @@ class Template:
             # What compiled.render(variables) does, without copying names into a new dictionary one by one.
             context = Context(ENVIRONMENT, variables, None, compiled.blocks)
             return "".join(compiled.root_render_func(context))
+        except HiddenLabel:
+            raise self._hidden_label() from None
         except SecurityError as error:
             raise UserError(f"{self.title}: reaches outside the sandbox ({error}); it will not be run") from None
         except Exception as error:  # a template is a program: whatever it raises is its own failure on this row
             raise RenderError(f"{self.title}: fails to render ({type(error).__name__}: {_one_line(error)})") from None
+
+    def _hidden_label(self) -> HiddenLabelError:
+        return HiddenLabelError(f"{self.title}: the row's label is hidden ({HIDDEN} or empty)")
 
     def _translate(self, parse: Callable[[], T]) -> T:
         try:
@@ -198,6 +213,8 @@ class Columns(NamedTuple):
     """Read, and never set nor tested with `is defined`."""
     read: frozenset[str]
     """All names that are looked up when the text is rendered."""
+    classes: frozenset[str]
+    """Read as the number of a class: compared with 0, 1, ... or tested for truth, and never with less than 0."""
 
 
 @lru_cache(maxsize=TEXTS_KEPT)
@@ -209,10 +226,32 @@ def _columns_of(text: str) -> Columns:
         for test in tree.find_all(nodes.Test)
         if test.name in ("defined", "undefined") and isinstance(test.node, nodes.Name)
     }
+    classes = _class_columns(tree)  # first, since the search for names folds the constants of the tree
     undeclared = frozenset(meta.find_undeclared_variables(tree))
     # A column may have the name of a function of the environment, and is then meant.
     functions = ENVIRONMENT.globals.keys() & {name.name for name in tree.find_all(nodes.Name)}
-    return Columns(undeclared - stored - tested, undeclared | functions)
+    return Columns(undeclared - stored - tested, undeclared | functions, classes & undeclared)
+
+
+def _class_columns(tree: nodes.Template) -> frozenset[str]:
+    classes = {test.name for test in _truth_tests(tree) if isinstance(test, nodes.Name)}
+    handled = set()  # by the template itself: `label >= 0`, `label != -1`, `label in [...]`
+    for compare in tree.find_all(nodes.Compare):
+        sides = [compare.expr, *(operand.expr for operand in compare.ops)]
+        names = {side.name for side in sides if isinstance(side, nodes.Name)}
+        numbers = [side.value for side in sides if isinstance(side, nodes.Const) and side.value.__class__ is int]
+        if all(operand.op in ("eq", "ne") for operand in compare.ops) and numbers:
+            classes |= names
+        elif not all(operand.op in ("eq", "ne") for operand in compare.ops) or any(
+            isinstance(side, nodes.Neg) for side in sides
+        ):
+            handled |= names
+    return frozenset(classes - handled)
+
+
+def _truth_tests(tree: nodes.Template) -> Iterator[nodes.Node]:
+    for branch in tree.find_all((nodes.If, nodes.CondExpr)):
+        yield branch.test.node if isinstance(branch.test, nodes.Not) else branch.test
 
 
 def _split(text: str) -> list[str]:

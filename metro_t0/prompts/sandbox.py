@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from jinja2 import Environment, pass_context, pass_environment
-from jinja2.filters import do_truncate
+from jinja2 import Environment, nodes, pass_context, pass_environment
+from jinja2.filters import do_int, do_truncate
 from jinja2.runtime import Context, Undefined
 from jinja2.sandbox import SandboxedEnvironment, SecurityError
 from markupsafe import soft_str
@@ -26,7 +26,25 @@ LARGEST_EXPONENT = 64
 DRAWS = "draws of choice"
 # The name of the filter `shorten`.
 SHORTEN = "shorten"
+# Filters that stand in a subscript for a constant and for `int`, see `PromptEnvironment._parse`.
+WRITTEN_INDEX = "written index"
+CLASS_NUMBER = "class number"
 DICT_ATTRIBUTES = frozenset(dir(dict))
+
+
+class HiddenLabel(Exception):
+    """A row's label is hidden: -1 or empty where a class is looked up."""
+
+
+class WrittenIndex(int):
+    """A negative index that the template itself writes down, such as `turns[-1]`."""
+
+
+def class_number(value: Any) -> Any:
+    """The filter `int` inside a subscript, where an empty label must not become class 0."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise HiddenLabel
+    return do_int(value)
 
 
 class Draws:
@@ -91,6 +109,32 @@ class PromptEnvironment(SandboxedEnvironment):
         self.globals.update(zip=zip)
         self.filters.update(choice=choice, most_frequent=most_frequent, highlight=highlight)
         self.filters[SHORTEN] = shorten
+        self.filters[WRITTEN_INDEX] = WrittenIndex
+        self.filters[CLASS_NUMBER] = class_number
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        """Parse, and mark in every subscript what the template wrote itself.
+
+        So that `getitem` can tell `turns[-1]` from `answer_choices[label]` with a hidden label, which Python would
+        take for the last choice.
+        """
+        tree = super()._parse(source, name, filename)
+        for subscript in tree.find_all(nodes.Getitem):
+            index = subscript.arg
+            if isinstance(index, nodes.Neg) and isinstance(index.node, nodes.Const):
+                constant = nodes.Const(-index.node.value)
+                subscript.arg = nodes.Filter(constant, WRITTEN_INDEX, [], [], None, None)
+                subscript.arg.set_environment(self)
+            for part in [index, *index.find_all(nodes.Filter)]:
+                if isinstance(part, nodes.Filter) and part.name == "int" and not (part.args or part.kwargs):
+                    part.name = CLASS_NUMBER
+        return tree
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        """The sandbox's subscript. Raises `HiddenLabel` for a negative index that comes from the row."""
+        if argument.__class__ is int and argument < 0 and isinstance(obj, list | tuple | str):
+            raise HiddenLabel
+        return super().getitem(obj, argument)
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         """The sandbox's attribute access; a key of a plain dict is found without trying its attributes first."""

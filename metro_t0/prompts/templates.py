@@ -16,6 +16,7 @@ from metro_t0.errors import UserError
 from metro_t0.prompts.names import EMBEDDED_NAME, DatasetName, nearest
 from metro_t0.prompts.rendering import (
     MAX_VARIABLE_LENGTH,
+    HiddenLabelError,
     MissingColumnError,
     Rendered,
     RenderError,
@@ -24,6 +25,7 @@ from metro_t0.prompts.rendering import (
 
 __all__ = [
     "DatasetName",
+    "HiddenLabelError",
     "MissingColumnError",
     "RenderError",
     "Rendered",

@@ -71,6 +71,19 @@ def test_files_hold_the_rendered_examples(tmp_path: Path, data_dir: Path, vocabu
             assert targets[index].tolist() == [*tokenizer.encode(rendered.target), 2]
 
 
+def test_rows_with_hidden_labels_are_left_out_and_counted(tmp_path: Path, data_dir: Path, vocabulary: Path) -> None:
+    rows = color_rows(8)
+    for row in rows[:3]:
+        row["label"] = -1
+    write_dataset(data_dir, "colors", train=rows, validation=[{**row, "label": -1} for row in rows])
+    assert main(arguments(tmp_path, vocabulary, only="colors")) == 0
+    tasks = {task["name"]: task for task in json.loads((tmp_path / "out/datasets/colors.json").read_text())["tasks"]}
+    assert tasks["colors_which"]["counts"] == {"hidden label": 3, "rendered": 5, "rows": 8}
+    assert tasks["colors_only_red"]["counts"]["hidden label"] == 3
+    assert tasks["colors_which"]["held_out"]["reason"] == "no row has a target: 8 of 8 labels are hidden"
+    assert read_mixture(tmp_path / "out")["colors_which"]["held_out_examples"] == 0
+
+
 def test_the_number_of_workers_does_not_matter(tmp_path: Path, data_dir: Path, vocabulary: Path) -> None:
     for output, workers in (("one", 1), ("three", 3)):
         assert main(arguments(tmp_path, vocabulary, output, workers=workers, limit=700)) == 0
