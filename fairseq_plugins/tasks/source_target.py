@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from fairseq.data import Dictionary
+from fairseq.data import Dictionary, FairseqDataset
+from fairseq.data.iterators import EpochBatchIterator
 from fairseq.tasks import FairseqTask
 
 from metro_t0.objectives.batches import pad_rows
@@ -25,6 +26,16 @@ class OneDictionaryTask(FairseqTask):
     def target_dictionary(self) -> Dictionary:
         """The same."""
         return self.dictionary
+
+    def get_batch_iterator(self, dataset: FairseqDataset, *arguments: Any, **settings: Any) -> EpochBatchIterator:
+        """fairseq's batches, with loader processes that begin anew in every epoch.
+
+        fairseq keeps them for the whole run. They hold copies of the data set as it was when they began, which
+        `set_epoch` does not reach: every epoch would have the masks, or the examples of a stream, of the first.
+        """
+        iterator = super().get_batch_iterator(dataset, *arguments, **settings)
+        iterator.persistent_workers = iterator.reuse_dataloader = False
+        return iterator
 
 
 def source_target_batch(

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from loader_batches import check_workers_and_restarts
 from small_mixture import TEMPLATES, color_rows, write_dataset
 from torch.nn import functional
 
@@ -86,6 +87,15 @@ def load(directory: Path, split: str = "train", **changes: Any) -> PromptedDatas
     dataset = task.datasets[split]
     assert isinstance(dataset, PromptedDataset)
     return dataset
+
+
+def test_loader_processes_and_restarts_change_no_batch(prompted: Path) -> None:
+    batches = check_workers_and_restarts(lambda: make_task(prompted), max_sentences=60)
+    epochs = [
+        torch.cat([batch["id"] for batch in batches[len(batches) // 3 * e :][: len(batches) // 3]]) for e in (0, 1)
+    ]
+    assert sorted(epochs[0].tolist()) == sorted(epochs[1].tolist())
+    assert epochs[0].tolist() != epochs[1].tolist()
 
 
 def test_batches_have_the_published_form(prompted: Path) -> None:
