@@ -22,7 +22,7 @@ AuxiliarySharing = Literal["tokens", "embeddings"]
 RtdLocation = Literal["none", "encoder", "decoder"]
 RtdHeadKind = Literal["mlp", "linear"]
 ClmHeadKind = Literal["linear", "projection", "copy"]
-Initialization = Literal["metro", "t5"]
+Initialization = Literal["metro", "released", "t5"]
 AttentionBackend = Literal["sdpa", "flex", "eager"]
 
 

@@ -1,8 +1,10 @@
 """Initial weights.
 
 metro: linear weights normal with variance 1 / (fan_in + fan_out), embeddings normal with deviation 0.02, relative
-biases zero, the auxiliary as BERT (normal, 0.02), the last layer of the RTD head zero (the authors' release; it writes
-the linear variance as 1 / (2 fan_out) for square and non-square matrices alike, which we read as an oversight).
+biases zero, the auxiliary as BERT (normal, 0.02), the last layer of the RTD head zero.
+released: as the authors' code draws them. Every variance is 1 / (2 rows) of the weight: linear weights are normal with
+1 / (2 fan_out), embeddings uniform with 1 / (2 vocabulary) for tokens (five times smaller than ours at base) and
+1 / (2 positions); the auxiliary's relative biases are normal with deviation 0.02.
 t5: the laws of T5X, in which the published T5 models and their random baselines start.
 """
 
@@ -33,6 +35,8 @@ def initialize(model: nn.Module, config: ModelConfig) -> None:
     if config.initialization == "t5":
         _initialize_t5(model, config)
     else:
+        if config.initialization == "released":
+            _initialize_released(model)
         for module in model.modules():
             if isinstance(module, RelativeBias):
                 nn.init.zeros_(module.table.weight)
@@ -40,11 +44,22 @@ def initialize(model: nn.Module, config: ModelConfig) -> None:
                 nn.init.zeros_(module.out.weight)
 
 
-def initialize_as_bert(auxiliary: nn.Module) -> None:
-    """The auxiliary's linear layers: normal with deviation 0.02 (BERT)."""
+def initialize_as_bert(auxiliary: nn.Module, config: ModelConfig) -> None:
+    """The auxiliary's linear layers, with `released` its relative biases too: normal with deviation 0.02 (BERT)."""
     for module in auxiliary.modules():
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=EMBEDDING_DEVIATION)
+        if isinstance(module, RelativeBias) and config.initialization == "released":
+            nn.init.normal_(module.table.weight, std=EMBEDDING_DEVIATION)
+
+
+def _initialize_released(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=(2 * module.out_features) ** -0.5)
+        elif isinstance(module, nn.Embedding):
+            bound = (3 / (2 * module.num_embeddings)) ** 0.5
+            nn.init.uniform_(module.weight, -bound, bound)
 
 
 def _initialize_t5(model: nn.Module, config: ModelConfig) -> None:

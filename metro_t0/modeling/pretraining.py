@@ -89,7 +89,7 @@ class MetroT5(nn.Module):
             self.copy_gate = CopyGate(config)
         initialize(self, config)
         if config.auxiliary_layers:
-            initialize_as_bert(self.auxiliary)
+            initialize_as_bert(self.auxiliary, config)
 
     def forward(self, batch: PretrainingBatch) -> PretrainingOutput:
         """Run one pretraining step's forward pass."""

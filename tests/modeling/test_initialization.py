@@ -69,3 +69,21 @@ def test_relative_biases_are_uniform(weights):
 def test_norms_start_at_one(weights):
     for kind in ("attention_norm", "mlp_norm", "final_norm"):
         assert (weights[kind] == 1).all()
+
+
+def test_the_released_code_draws_every_weight_by_its_rows() -> None:
+    """At width 256 and 33k ids: tokens uniform with 0.0039, 256 positions uniform with 0.0442."""
+    torch.manual_seed(0)
+    config = preset("tiny", vocab_size=33_024, max_positions=256, initialization="released")
+    model = MetroT5(config, pad_id=1)
+    tokens = model.main.encoder.embeddings.tokens.weight
+    positions = model.main.encoder.embeddings.positions.weight
+    assert tokens.std().item() == pytest.approx(0.00389, rel=0.01)
+    assert tokens.abs().max().item() == pytest.approx(3**0.5 * 0.00389, rel=0.01)
+    assert positions.std().item() == pytest.approx(0.0442, rel=0.02)
+    assert model.main.encoder.layers[0].feed_forward.wi.weight.std().item() == pytest.approx(2048**-0.5, rel=0.01)
+    assert model.main.encoder.layers[0].feed_forward.wo.weight.std().item() == pytest.approx(512**-0.5, rel=0.01)
+    tables = {name: p for name, p in model.named_parameters() if name.endswith("table.weight")}
+    assert {name.startswith("auxiliary") for name in tables} == {True, False}
+    for name, table in tables.items():
+        assert table.std().item() == pytest.approx(0.02 if name.startswith("auxiliary") else 0.0, rel=0.3)
