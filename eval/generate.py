@@ -12,9 +12,9 @@ import torch
 
 from eval.loading import LoadedModel
 from eval.text_metrics import METRICS, best_over_references, bootstrap_midpoint
-from metro_t0.command import progress
 from metro_t0.errors import UserError
 from metro_t0.files import open_bytes, read_json, sha256_of, write_json
+from metro_t0.progress import progress
 
 PREDICTIONS = "predictions.jsonl"
 SETTINGS = "settings.json"

@@ -19,9 +19,9 @@ from eval.examples import Example, build_examples
 from eval.results import file_name
 from eval.runner import task_rows, task_templates
 from eval.tasks import TaskSet
-from metro_t0.command import progress
 from metro_t0.errors import UserError
 from metro_t0.files import atomic_path, write_text
+from metro_t0.progress import progress
 
 
 @dataclass

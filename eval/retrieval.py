@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metro_t0.command import progress
 from metro_t0.errors import UserError
 from metro_t0.files import atomic_path, open_bytes, read_json, write_json
+from metro_t0.progress import progress
 
 MANIFEST = "index.json"
 Vectors = NDArray[np.float32]

@@ -23,8 +23,8 @@ from eval.ranking import ChoiceScore, predict, score_choices
 from eval.results import Prediction, ResultsDirectory, TemplateResult
 from eval.scores import ABSENT, RIGHT, WRONG, chance, majority
 from eval.tasks import Task, TaskSet
-from metro_t0.command import progress
 from metro_t0.errors import UserError
+from metro_t0.progress import progress
 from metro_t0.prompts.datasets import load_rows
 from metro_t0.prompts.templates import Template, find_template, load_templates
 

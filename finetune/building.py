@@ -22,10 +22,10 @@ from finetune.mixtures import Mixture, cap_per_task
 from finetune.planning import PlannedDataset, PlannedTask, held_out_split, plan_dataset
 from finetune.settings import BuildSettings
 from finetune.task_files import BUILT, FAILED, TaskWriter, remove_task, task_is_written
-from metro_t0.command import progress
 from metro_t0.errors import UserError
 from metro_t0.files import read_json, write_json
 from metro_t0.parallel import WorkerDied, Workers
+from metro_t0.progress import progress
 from metro_t0.prompts.datasets import load_rows
 from metro_t0.prompts.names import DatasetName
 from metro_t0.randomness import keyed_generator

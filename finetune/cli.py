@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import get_args
+from typing import ClassVar
 
-from rich.console import Console
-
-from finetune.building import MIXTURE_FILE, Builder
-from finetune.listing import PLAIN_WIDTH, list_datasets, list_mixtures, list_templates
-from finetune.mixtures import CapRule, choose_datasets, load_mixture
-from finetune.report import print_build, print_scores
-from finetune.settings import BuildSettings, PromptSource, ValidationRule
-from finetune.showing import show_examples
-from metro_t0.command import Parser, run
-from metro_t0.files import write_json
-from metro_t0.parallel import workers
-from metro_t0.prompts.hub import parse_dataset_name
-from metro_t0.prompts.rendering import MAX_VARIABLE_LENGTH
-from metro_t0.tokenization import Tokenizer
+from finetune.settings import BuildSettings, PromptSettings
+from metro_t0.command import Command, Program
+from metro_t0.common_options import (
+    MOST_EXAMPLES,
+    dataset_option,
+    device_option,
+    limit_option,
+    model_option,
+    only_option,
+    output_option,
+    prompted_option,
+    seed_option,
+    templates_option,
+    workers_option,
+)
+from metro_t0.options import option
 
 PROGRAM = "metro-t0-prompts"
 SOME_FAILED = 3
@@ -50,8 +50,8 @@ SHOW_EXAMPLES = """examples:
   metro-t0-prompts show --dataset glue/mrpc --template equivalent --split validation --rows 5 --data-dir DIR
 """
 SCORE_EXAMPLES = """examples:
-  metro-t0-prompts score --model exported --data prompted
-  metro-t0-prompts score --model exported --data prompted --only glue/mrpc,trec --limit 200 --output scores.json
+  metro-t0-prompts score --model exported --prompted prompted
+  metro-t0-prompts score --model exported --prompted prompted --only glue/mrpc,trec --limit 200 --output scores.json
 """
 LIST_EXAMPLES = """examples:
   metro-t0-prompts list                        # mixtures
@@ -60,160 +60,104 @@ LIST_EXAMPLES = """examples:
 """
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Entry point. Returns the exit status: 0, 2 for bad input, 3 where some data sets or tasks failed."""
-    arguments = _parser().parse_args(argv)
-    return run(PROGRAM, lambda: arguments.body(arguments))
+@dataclass(frozen=True, kw_only=True)
+class Build(Command):
+    """Render, tokenize, write token files."""
+
+    name: ClassVar[str] = "build"
+    examples: ClassVar[str] = BUILD_EXAMPLES
+    mixture: str = option(help="t0, t0+, t0++, embedded, one data set, or a .yaml file")
+    settings: BuildSettings
+    only: tuple[str, ...] = only_option("data sets of the mixture (NAME or NAME/SUBSET)")
+    workers: int | None = workers_option()
+    output: Path = output_option()
+
+    def run(self) -> int:
+        from finetune.building import MIXTURE_FILE, Builder
+        from finetune.mixtures import choose_datasets, load_mixture
+        from finetune.report import print_build
+        from metro_t0.parallel import workers
+        from metro_t0.tokenization import Tokenizer
+
+        mixture = load_mixture(self.mixture, self.settings.templates_dir)
+        datasets = choose_datasets(mixture, self.only) if self.only else mixture.train
+        tokenizer = Tokenizer.load(self.settings.tokenizer)
+        with workers(self.workers) as pool:
+            report = Builder(mixture, self.settings, tokenizer, self.output, pool).build(datasets)
+        print_build(report)
+        tasks = sum(task["status"] == "built" for record in report.records for task in record["tasks"])
+        print(f"{tasks} tasks in {self.output / MIXTURE_FILE}")
+        return SOME_FAILED if report.failures else 0
 
 
-def _parser() -> Parser:
-    parser = Parser(prog=PROGRAM, description="Prompted multi-task mixtures from real data sets.", epilog=EXAMPLES)
-    commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
-    _add_build(commands)
-    _add_show(commands)
-    _add_score(commands)
-    _add_list(commands)
-    return parser
+@dataclass(frozen=True, kw_only=True)
+class Show(Command):
+    """Print rendered examples."""
+
+    name: ClassVar[str] = "show"
+    examples: ClassVar[str] = SHOW_EXAMPLES
+    dataset: str = dataset_option(help="data set")
+    template: str | None = option(None, "one template (default: all)")
+    split: str = option("train", "split to read")
+    rows: int = option(1, "examples per template", at_least=1, at_most=MOST_EXAMPLES)
+    settings: PromptSettings
+
+    def run(self) -> None:
+        from finetune.showing import show_examples
+        from metro_t0.prompts.hub import parse_dataset_name
+
+        show_examples(parse_dataset_name(self.dataset), self.template, self.split, self.rows, self.settings)
 
 
-def _add_data_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--data-dir",
-        type=Path,
-        help="local data sets as NAME[/SUBSET]/SPLIT.{jsonl,jsonl.gz,parquet} (default: the hub)",
-    )
-    parser.add_argument(
-        "--templates", type=Path, help="template files as NAME[/SUBSET]/templates.yaml (default: promptsource's)"
-    )
-    parser.add_argument("--seed", type=int, default=1, help="of the templates' random choices and of --limit (1)")
-    parser.add_argument(
-        "--keep-long-variables",
-        action="store_true",
-        help=f"do not cut each substituted expression to {MAX_VARIABLE_LENGTH:,} characters, as promptsource does",
-    )
+@dataclass(frozen=True, kw_only=True)
+class Score(Command):
+    """Exact match on held-out examples."""
+
+    name: ClassVar[str] = "score"
+    examples: ClassVar[str] = SCORE_EXAMPLES
+    model: str = model_option()
+    prompted: Path = prompted_option()
+    only: tuple[str, ...] = only_option("data sets (NAME or NAME/SUBSET) or tasks")
+    limit: int | None = limit_option("examples of each task")
+    seed: int = seed_option("the sample of --limit")
+    device: str | None = device_option()
+    output: Path | None = option(None, "write the scores as JSON here, too", metavar="FILE")
+
+    def run(self) -> None:
+        from finetune.report import print_scores
+        from finetune.scoring import score_mixture
+        from metro_t0.files import write_json
+
+        scores = score_mixture(self.model, self.prompted, self.only, self.limit, self.device, self.seed)
+        if self.output:
+            write_json(self.output, [asdict(score) for score in scores])
+        print_scores(scores)
 
 
-def _add_build(commands: argparse._SubParsersAction[Parser]) -> None:
-    parser = commands.add_parser("build", help="render, tokenize, write token files", epilog=BUILD_EXAMPLES)
-    parser.set_defaults(body=_build)
-    parser.add_argument("--mixture", required=True, help="t0, t0+, t0++, embedded, one data set, or a .yaml file")
-    parser.add_argument("--tokenizer", type=Path, required=True, help="directory of the checkpoint's tokenizer")
-    parser.add_argument("--output", type=Path, required=True, help="directory to write")
-    _add_data_options(parser)
-    parser.add_argument(
-        "--source", choices=get_args(PromptSource), default="promptsource", help="where prompts are from"
-    )
-    parser.add_argument("--only", default="", help="comma-separated data sets of the mixture (NAME or NAME/SUBSET)")
-    parser.add_argument("--limit", type=int, help="rows of each training split, a sample by the seed (default: all)")
-    parser.add_argument("--held-out-limit", type=int, help="rows of each held-out split, likewise (default: all)")
-    parser.add_argument(
-        "--cap",
-        choices=get_args(CapRule),
-        default="t0",
-        help="t0: only data sets above 500,000 rows are capped; released: every template to 500,000 / templates",
-    )
-    parser.add_argument(
-        "--validation",
-        choices=get_args(ValidationRule),
-        default="t0",
-        help="which tasks get held-out examples: T0's choice, all, none (t0)",
-    )
-    parser.add_argument("--max-source-tokens", type=int, default=512, help="<s> and end token included (512)")
-    parser.add_argument("--max-target-tokens", type=int, default=256, help="end token included (256)")
-    parser.add_argument("--workers", type=int, help="processes (default: all cores)")
+@dataclass(frozen=True, kw_only=True)
+class List(Command):
+    """List mixtures, data sets, templates."""
+
+    name: ClassVar[str] = "list"
+    examples: ClassVar[str] = LIST_EXAMPLES
+    mixture: str | None = option(None, "list the data sets of this mixture")
+    dataset: str | None = dataset_option(None, help="list the templates of this data set")
+    templates_dir: Path | None = templates_option()
+
+    def run(self) -> None:
+        from finetune.listing import list_datasets, list_mixtures, list_templates
+        from finetune.mixtures import load_mixture
+        from metro_t0.prompts.hub import parse_dataset_name
+
+        if self.dataset:
+            list_templates(parse_dataset_name(self.dataset), self.templates_dir)
+        elif self.mixture:
+            list_datasets(load_mixture(self.mixture, self.templates_dir), self.templates_dir)
+        else:
+            list_mixtures(self.templates_dir)
 
 
-def _add_show(commands: argparse._SubParsersAction[Parser]) -> None:
-    parser = commands.add_parser("show", help="print rendered examples", epilog=SHOW_EXAMPLES)
-    parser.set_defaults(body=_show)
-    parser.add_argument("--dataset", required=True, help="NAME or NAME/SUBSET")
-    parser.add_argument("--template", help="one template (default: all)")
-    parser.add_argument("--split", default="train", help="split to read (train)")
-    parser.add_argument("--rows", type=int, default=1, help="examples per template (1)")
-    _add_data_options(parser)
-
-
-def _add_score(commands: argparse._SubParsersAction[Parser]) -> None:
-    parser = commands.add_parser("score", help="exact match on held-out examples", epilog=SCORE_EXAMPLES)
-    parser.set_defaults(body=_score)
-    parser.add_argument("--model", required=True, help="Hugging Face directory (metro-t0-convert makes one)")
-    parser.add_argument("--data", type=Path, required=True, help="directory of metro-t0-prompts build")
-    parser.add_argument("--only", default="", help="comma-separated data sets (NAME or NAME/SUBSET) or tasks")
-    parser.add_argument("--limit", type=int, help="examples per task, a fixed sample (default: all)")
-    parser.add_argument("--device", help="cuda or cpu (default: cuda where there is one)")
-    parser.add_argument("--output", type=Path, help="write the scores as JSON here, too")
-
-
-def _add_list(commands: argparse._SubParsersAction[Parser]) -> None:
-    parser = commands.add_parser("list", help="list mixtures, data sets, templates", epilog=LIST_EXAMPLES)
-    parser.set_defaults(body=_list)
-    parser.add_argument("--mixture", help="list the data sets of this mixture")
-    parser.add_argument("--dataset", help="list the templates of this data set")
-    parser.add_argument("--templates", type=Path, help="template files as NAME[/SUBSET]/templates.yaml")
-
-
-def _build(arguments: argparse.Namespace) -> int:
-    mixture = load_mixture(arguments.mixture, arguments.templates)
-    only = [name for name in arguments.only.split(",") if name]
-    datasets = choose_datasets(mixture, only) if only else mixture.train
-    settings = BuildSettings(
-        tokenizer=arguments.tokenizer,
-        data_dir=arguments.data_dir,
-        templates_dir=arguments.templates,
-        source=arguments.source,
-        cap=arguments.cap,
-        validation=arguments.validation,
-        limit=arguments.limit,
-        held_out_limit=arguments.held_out_limit,
-        seed=arguments.seed,
-        max_source_tokens=arguments.max_source_tokens,
-        max_target_tokens=arguments.max_target_tokens,
-        max_variable_length=None if arguments.keep_long_variables else MAX_VARIABLE_LENGTH,
-    )
-    tokenizer = Tokenizer.load(arguments.tokenizer)
-    with workers(arguments.workers) as pool:
-        report = Builder(mixture, settings, tokenizer, arguments.output, pool).build(datasets)
-    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
-    print_build(report, console)
-    tasks = sum(task["status"] == "built" for record in report.records for task in record["tasks"])
-    console.print(f"{tasks} tasks in {arguments.output / MIXTURE_FILE}", soft_wrap=True)
-    return SOME_FAILED if report.failures else 0
-
-
-def _score(arguments: argparse.Namespace) -> int:
-    from finetune.scoring import score_mixture  # loads torch and transformers, which the other commands do not need
-
-    only = [name for name in arguments.only.split(",") if name]
-    scores = score_mixture(arguments.model, arguments.data, only, arguments.limit, arguments.device)
-    if arguments.output:
-        write_json(arguments.output, [asdict(score) for score in scores])
-    print_scores(scores, Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH))
-    return 0
-
-
-def _show(arguments: argparse.Namespace) -> int:
-    show_examples(
-        dataset=parse_dataset_name(arguments.dataset),
-        template=arguments.template,
-        split=arguments.split,
-        num_rows=arguments.rows,
-        data_dir=arguments.data_dir,
-        templates_dir=arguments.templates,
-        seed=arguments.seed,
-        max_variable_length=None if arguments.keep_long_variables else MAX_VARIABLE_LENGTH,
-    )
-    return 0
-
-
-def _list(arguments: argparse.Namespace) -> int:
-    if arguments.dataset:
-        list_templates(parse_dataset_name(arguments.dataset), arguments.templates)
-    elif arguments.mixture:
-        list_datasets(load_mixture(arguments.mixture, arguments.templates), arguments.templates)
-    else:
-        list_mixtures(arguments.templates)
-    return 0
-
+main = Program(PROGRAM, "Prompted multi-task mixtures from real data sets.", (Build, Show, Score, List), EXAMPLES)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

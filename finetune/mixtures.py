@@ -6,8 +6,9 @@ import csv
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from finetune.settings import CapRule
 from metro_t0.errors import UserError
 from metro_t0.files import read_json, read_yaml
 from metro_t0.prompts.hub import parse_dataset_name
@@ -16,7 +17,6 @@ from metro_t0.prompts.templates import templated_datasets
 
 DIRECTORY = Path(__file__).parent / "mixtures"
 INDEX = DIRECTORY / "mixtures.yaml"
-CapRule = Literal["t0", "released"]
 MAX_EXAMPLES_PER_DATASET = 500_000
 
 

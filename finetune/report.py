@@ -4,41 +4,33 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
 from finetune.building import BuildReport
 from finetune.examples import READ, RENDERED, SKIPPED, SOURCE_CUT, TARGET_CUT
 from finetune.task_files import BUILT
+from metro_t0.errors import printable
+from metro_t0.tables import print_table
 
 if TYPE_CHECKING:  # scoring loads torch, which building does not need
     from finetune.scoring import TaskScore
 
 
-def print_build(report: BuildReport, console: Console) -> None:
+def print_build(report: BuildReport) -> None:
     """One line per task: rows read, rendered, skipped and why, cut; then the failures."""
-    table = Table(title="Tasks", title_justify="left")
-    table.add_column("task", overflow="fold")
-    for heading in ("rows", "rendered", "skipped", "source cut", "target cut", "cap", "held out"):
-        table.add_column(heading, justify="right")
-    for record in report.records:
-        for task in record["tasks"]:
-            table.add_row(*_build_cells(task))
-    console.print(table)
-    for record in report.records:
-        for task in record["tasks"]:
-            if task["reason"] and task["status"] == BUILT:
-                console.print(f"note: {escape(task['reason'])}", soft_wrap=True)
+    tasks = [task for record in report.records for task in record["tasks"]]
+    header = ("task", "rows", "rendered", "skipped", "source cut", "target cut", "cap", "held out")
+    print_table(header, [_build_cells(task) for task in tasks], title="Tasks")
+    for task in tasks:
+        if task["reason"] and task["status"] == BUILT:
+            print(printable(f"note: {task['reason']}"))
     for name, reason in report.failures:
-        console.print(f"[red]failed:[/red] {escape(name)}: {escape(reason)}", soft_wrap=True)
+        print(printable(f"failed: {name}: {reason}"))
 
 
 def _build_cells(task: dict[str, Any]) -> list[str]:
     counts = task["counts"]
     skipped = [f"{counts[why]:,} {why}" for why in SKIPPED if counts.get(why)]
     held_out = task["held_out"]
-    cells = [escape(task["name"])]
+    cells = [task["name"]]
     cells += [f"{counts.get(key, 0):,}" for key in (READ, RENDERED)]
     cells.append(", ".join(skipped) or "0")
     cells += [f"{counts.get(key, 0):,}" for key in (SOURCE_CUT, TARGET_CUT)]
@@ -47,21 +39,19 @@ def _build_cells(task: dict[str, Any]) -> list[str]:
     return cells
 
 
-def print_scores(scores: list[TaskScore], console: Console) -> None:
+def print_scores(scores: list[TaskScore]) -> None:
     """One line per task: exact match with its standard error, the majority baseline, token accuracy; and the means."""
-    table = Table("task", title="Held-out examples, percent", title_justify="left")
-    for heading in ("examples", "exact match", "majority", "tokens"):
-        table.add_column(heading, justify="right")
+    rows = []
     for score in scores:
         exact = f"{100 * score.exact_match:.1f} ± {100 * score.standard_error:.1f}"
-        table.add_row(escape(score.name), f"{score.examples:,}", exact, *_percent(score.majority, score.token_accuracy))
+        rows.append((score.name, f"{score.examples:,}", exact, *_percent(score.majority, score.token_accuracy)))
     means = [
         sum(values) / len(scores)
         for values in zip(*((s.exact_match, s.majority, s.token_accuracy) for s in scores), strict=True)
     ]
-    table.add_section()
-    table.add_row(f"mean of {len(scores)} tasks", f"{sum(s.examples for s in scores):,}", *_percent(*means))
-    console.print(table)
+    rows.append((f"mean of {len(scores)} tasks", f"{sum(s.examples for s in scores):,}", *_percent(*means)))
+    header = ("task", "examples", "exact match", "majority", "tokens")
+    print_table(header, rows, title="Held-out examples, percent", last=1)
 
 
 def _percent(*shares: float) -> list[str]:

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from metro_t0.command import progress
+from metro_t0.common_options import SEED
 from metro_t0.errors import UserError
 from metro_t0.hf.loading import load_part, load_seq2seq
+from metro_t0.progress import progress
 from metro_t0.prompts.mixing import TRAIN, VALID, TaskExamples, choose_tasks, load_mixture
 from metro_t0.randomness import keyed_generator
 from metro_t0.tokenization import Tokenizer
@@ -60,11 +61,13 @@ class Scorer:
         self.model = load_seq2seq(model).eval().to(self.device)
 
     @torch.inference_mode()
-    def score(self, task: TaskExamples, limit: int | None, majority_target: NDArray[np.integer]) -> TaskScore:
-        """Score all held-out examples, or a sample of `limit` that depends on the task's name alone."""
+    def score(
+        self, task: TaskExamples, limit: int | None, majority_target: NDArray[np.integer], seed: int = SEED
+    ) -> TaskScore:
+        """Score all held-out examples, or a sample of `limit` that depends on the seed and the task's name."""
         indices = np.arange(len(task))
         if limit is not None and limit < len(task):
-            indices = np.sort(keyed_generator("score", task.name).choice(len(task), limit, replace=False))
+            indices = np.sort(keyed_generator("score", seed, task.name).choice(len(task), limit, replace=False))
         token_hits = tokens = example_hits = majority_hits = 0
         for batch in self._batches(task, indices):
             targets = [task.targets[i] for i in batch]
@@ -112,7 +115,12 @@ class Scorer:
 
 
 def score_mixture(
-    model: str, data: Path, only: Sequence[str] = (), limit: int | None = None, device: str | None = None
+    model: str,
+    data: Path,
+    only: Sequence[str] = (),
+    limit: int | None = None,
+    device: str | None = None,
+    seed: int = SEED,
 ) -> list[TaskScore]:
     """Score a model on every task of a built mixture that has held-out examples, or on those named by `only`."""
     held_out = load_mixture(data, VALID)
@@ -120,7 +128,8 @@ def score_mixture(
     training = {task.name: task for task in load_mixture(data, TRAIN)}
     scorer = Scorer(model, data, device)
     return [
-        scorer.score(task, limit, most_frequent_target(training[task.name])) for task in progress(chosen, "scoring")
+        scorer.score(task, limit, most_frequent_target(training[task.name]), seed)
+        for task in progress(chosen, "scoring", unit="tasks")
     ]
 
 

@@ -6,49 +6,58 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from finetune.mixtures import CapRule
-from metro_t0.errors import UserError
-from metro_t0.prompts.rendering import MAX_VARIABLE_LENGTH
+from metro_t0.common_options import (
+    data_dir_option,
+    limit_option,
+    seed_option,
+    templates_option,
+    tokenizer_option,
+    tokens_option,
+)
+from metro_t0.options import check, option
+from metro_t0.prompts import MAX_VARIABLE_LENGTH
 
 PromptSource = Literal["promptsource", "p3"]
 ValidationRule = Literal["t0", "all", "none"]
+CapRule = Literal["t0", "released"]
 
 
-@dataclass(frozen=True)
-class BuildSettings:
+@dataclass(frozen=True, kw_only=True)
+class PromptSettings:
+    """Where rows and templates come from, and how a row is rendered."""
+
+    data_dir: Path | None = data_dir_option()
+    templates_dir: Path | None = templates_option()
+    seed: int = seed_option("the templates' random choices and of the samples of the limits")
+    keep_long_variables: bool = option(
+        False, f"do not cut each substituted expression to {MAX_VARIABLE_LENGTH:,} characters, as promptsource does"
+    )
+
+    @property
+    def max_variable_length(self) -> int | None:
+        """Characters kept of every substituted expression; None keeps all."""
+        return None if self.keep_long_variables else MAX_VARIABLE_LENGTH
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildSettings(PromptSettings):
     """How rows become token files."""
 
-    tokenizer: Path
-    """Directory of the tokenizer (dict.txt and tokenizer.json or sp.model)."""
-    data_dir: Path | None = None
-    """Local data sets; None reads the hub."""
-    templates_dir: Path | None = None
-    """Template files in promptsource's layout; None takes the installed promptsource."""
-    source: PromptSource = "promptsource"
-    """Render templates over rows, or take the ready-rendered examples of `bigscience/P3`."""
-    cap: CapRule = "t0"
-    """See `finetune.mixtures.cap_per_task`."""
-    validation: ValidationRule = "t0"
-    """Which tasks get held-out examples: T0's choice (original-task templates), all tasks, or none."""
-    limit: int | None = None
-    """Rows taken of each training split, a sample that depends on the seed; None takes all."""
-    held_out_limit: int | None = None
-    """The same for held-out splits."""
-    seed: int = 1
-    """For the templates' random choices and for the samples of the limits."""
-    max_source_tokens: int = 512
-    """Longest source as the model reads it, `<s>` and end token included; the rest is cut."""
-    max_target_tokens: int = 256
-    """Longest target, its end token included; the rest is cut."""
-    max_variable_length: int | None = MAX_VARIABLE_LENGTH
-    """Characters kept of every substituted expression; None keeps all."""
+    tokenizer: Path = tokenizer_option("directory of the tokenizer (dict.txt and tokenizer.json or sp.model)")
+    source: PromptSource = option(
+        "promptsource", "render templates over rows, or take the ready-rendered examples of bigscience/P3"
+    )
+    cap: CapRule = option(
+        "t0", "t0: only data sets above 500,000 rows are capped; released: every template to 500,000 / templates"
+    )
+    validation: ValidationRule = option("t0", "which tasks get held-out examples: T0's choice, all, none")
+    limit: int | None = limit_option("rows of each training split")
+    held_out_limit: int | None = limit_option("rows of each held-out split")
+    max_source_tokens: int = tokens_option(512, "longest source, <s> and end token included; the rest is cut", 3)
+    max_target_tokens: int = tokens_option(256, "longest target, end token included; the rest is cut", 3)
 
     def __post_init__(self) -> None:
-        for name in ("limit", "held_out_limit", "max_source_tokens", "max_target_tokens"):
-            value = getattr(self, name)
-            least = 1 if name.endswith("limit") else 3
-            if value is not None and value < least:
-                raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
+        check(self)
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for the record beside the built files."""

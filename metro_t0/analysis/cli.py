@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metro_t0.command import Parser, progress, run
+from metro_t0.command import Parser, run
 from metro_t0.errors import UserError
+from metro_t0.progress import progress
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction

@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from metro_t0.command import progress
 from metro_t0.data.documents import BadLines
 from metro_t0.data.sources import MAX_DOCUMENT_BYTES, UNIT_BYTES, Input, Unit
 from metro_t0.data.token_files import TokenFileWriter, token_dtype
@@ -24,6 +23,7 @@ from metro_t0.data.units import VALID, Counts, Split, encode_unit, load_unit, sa
 from metro_t0.errors import UserError
 from metro_t0.files import read_json, sha256_of, write_json
 from metro_t0.parallel import WorkerDied, workers
+from metro_t0.progress import progress
 from metro_t0.tokenization import Tokenizer
 
 WORK_NAME = ".binarize"

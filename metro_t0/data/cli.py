@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
-from rich.console import Console
-from rich.table import Table
-
-from metro_t0.command import Parser, run
-from metro_t0.data.binarize import BinarizeSettings, binarize
-from metro_t0.data.inspection import print_documents
-from metro_t0.data.sources import resolve_inputs
-from metro_t0.data.training_text import words_of
-from metro_t0.errors import UserError
-from metro_t0.parallel import default_workers
-from metro_t0.tokenization import Tokenizer
-from metro_t0.tokenization.training import BpeSettings, train_bpe
+from metro_t0.command import Command, Program
+from metro_t0.common_options import MOST_EXAMPLES, output_option, tokenizer_option, workers_option
+from metro_t0.errors import printable
+from metro_t0.options import option
+from metro_t0.tokenization.settings import BpeSettings
 
 PROGRAM = "metro-t0-data"
 INPUT_HELP = """inputs:
@@ -44,119 +37,112 @@ Interrupted, the same command continues. The directory trains as it is: fairseq-
 """
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run `metro-t0-data` and return its exit status."""
-    parser = Parser(prog=PROGRAM, description=__doc__, epilog=EXAMPLES)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_tokenizer(commands)
-    _add_binarize(commands)
-    _add_inspect(commands)
-    arguments = parser.parse_args(argv)
-    return run(PROGRAM, lambda: arguments.body(arguments))
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """Where text comes from and how many processes read it."""
+
+    inputs: tuple[str, ...] = option(help="see below", positional=True, metavar="INPUT")
+    field: str = option("text", "field or column of the text")
+    workers: int | None = workers_option()
 
 
-def _add_tokenizer(commands: Any) -> None:
-    about = "train a BPE vocabulary (dict.txt and tokenizer.json)"
-    parser = commands.add_parser(
-        "tokenizer", help=about, description=about, epilog=f"{INPUT_HELP}\n{TOKENIZER_EXAMPLES}"
+@dataclass(frozen=True, kw_only=True)
+class TrainTokenizer(Command):
+    """Train a BPE vocabulary (dict.txt and tokenizer.json)."""
+
+    name: ClassVar[str] = "tokenizer"
+    examples: ClassVar[str] = f"{INPUT_HELP}\n{TOKENIZER_EXAMPLES}"
+    text: Text
+    vocabulary: BpeSettings
+    max_mb: int = option(
+        1000, "train on the first MB of text that the inputs give", at_least=1, at_most=10**8, metavar="MB"
     )
-    _add_inputs(parser)
-    parser.add_argument("--vocab-size", type=_positive, default=32768, metavar="N", help=_SIZE_HELP)
-    parser.add_argument("--lowercase", action="store_true", help="uncased: lower-case all text")
-    parser.add_argument("--character-coverage", type=_share, default=0.99995, metavar="SHARE", help=_COVERAGE_HELP)
-    parser.add_argument("--max-mb", type=_positive, default=1000, metavar="MB", help=_MAX_MB_HELP)
-    parser.set_defaults(body=_tokenizer)
+    output: Path = output_option()
+
+    def run(self) -> None:
+        from metro_t0.data.sources import resolve_inputs
+        from metro_t0.data.training_text import words_of
+        from metro_t0.parallel import default_workers
+        from metro_t0.tokenization.training import train_bpe
+
+        inputs = resolve_inputs(self.text.inputs, self.text.field)
+        words = words_of(inputs, self.max_mb, self.text.workers or default_workers())
+        tokenizer = train_bpe(words, self.vocabulary, self.output)
+        print(f"{self.output}: vocabulary of {len(tokenizer)} ids (dict.txt, tokenizer.json)")
 
 
-_SIZE_HELP = "ids in all: 4 special tokens, single characters and merged pieces; sentinels come on top (default 32768)"
-_COVERAGE_HELP = "share of characters in the text that are in the vocabulary, the rarest become <unk> (default 0.99995)"
-_MAX_MB_HELP = "train on the first MB of text that the inputs give (default 1000)"
+@dataclass(frozen=True, kw_only=True)
+class Binarize(Command):
+    """Turn text into fairseq token files."""
 
-
-def _add_binarize(commands: Any) -> None:
-    about = "turn text into fairseq token files"
-    parser = commands.add_parser("binarize", help=about, description=about, epilog=f"{INPUT_HELP}\n{BINARIZE_EXAMPLES}")
-    _add_inputs(parser)
-    parser.add_argument("--tokenizer", type=Path, required=True, metavar="DIR", help="directory of the vocabulary")
-    parser.add_argument("--valid", nargs="+", default=[], metavar="INPUT", help="inputs of the validation set")
-    parser.add_argument(
-        "--valid-fraction",
-        type=float,
-        default=0.01,
+    name: ClassVar[str] = "binarize"
+    examples: ClassVar[str] = f"{INPUT_HELP}\n{BINARIZE_EXAMPLES}"
+    text: Text
+    tokenizer: Path = tokenizer_option()
+    valid: tuple[str, ...] = option((), "inputs of the validation set", metavar="INPUT")
+    valid_fraction: float = option(
+        0.01,
+        "without --valid: share of documents held out, chosen by a hash of their text; 0: none",
+        at_least=0,
+        below=1,
         metavar="SHARE",
-        help="without --valid: share of documents held out, chosen by a hash of their text (default 0.01, 0: none)",
     )
-    parser.add_argument("--shards", type=_positive, default=1, metavar="N", help="training shards (default 1)")
-    parser.add_argument("--overwrite", action="store_true", help="replace another data set in the directory")
-    parser.set_defaults(body=_binarize)
+    shards: int = option(1, "training shards", at_least=1, at_most=10_000)
+    overwrite: bool = option(False, "replace another data set in the directory")
+    output: Path = output_option()
+
+    def run(self) -> None:
+        from metro_t0.data.binarize import BinarizeSettings, binarize
+        from metro_t0.data.sources import resolve_inputs
+        from metro_t0.parallel import default_workers
+        from metro_t0.tokenization import Tokenizer
+
+        settings = BinarizeSettings(
+            inputs=resolve_inputs(self.text.inputs, self.text.field),
+            valid_inputs=resolve_inputs(self.valid, self.text.field) if self.valid else [],
+            valid_fraction=0.0 if self.valid else self.valid_fraction,
+            shards=self.shards,
+            output=self.output,
+            overwrite=self.overwrite,
+        )
+        info = binarize(settings, Tokenizer.load(self.tokenizer), self.text.workers or default_workers())
+        _print_info(self.output, info)
 
 
-def _add_inspect(commands: Any) -> None:
-    about = "print the first documents of a data directory as text"
-    parser = commands.add_parser(
-        "inspect", help=about, description=about, epilog="example:\n  metro-t0-data inspect data-bin --set valid"
-    )
-    parser.add_argument("directory", type=Path, metavar="DIR")
-    parser.add_argument("--set", default="train", metavar="NAME", help="train or valid (default train)")
-    parser.add_argument("--documents", type=_positive, default=2, metavar="N", help="how many (default 2)")
-    parser.set_defaults(body=lambda given: print_documents(given.directory, given.set, given.documents))
+@dataclass(frozen=True, kw_only=True)
+class Inspect(Command):
+    """Print the first documents of a data directory as text."""
 
+    name: ClassVar[str] = "inspect"
+    examples: ClassVar[str] = "example:\n  metro-t0-data inspect data-bin --split valid"
+    directory: Path = option(help="directory of metro-t0-data binarize", positional=True, metavar="DIR")
+    split: Literal["train", "valid"] = option("train", "set to read")
+    documents: int = option(2, "how many", at_least=1, at_most=MOST_EXAMPLES)
 
-def _add_inputs(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="see below")
-    parser.add_argument("--field", default="text", help="field or column of the text (default text)")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="directory to write")
-    parser.add_argument(
-        "--workers", type=_positive, default=default_workers(), metavar="N", help="processes (default: all cores)"
-    )
+    def run(self) -> None:
+        from metro_t0.data.inspection import print_documents
 
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a share above 0 and at most 1")
-    return value
-
-
-def _tokenizer(given: argparse.Namespace) -> None:
-    settings = BpeSettings(given.vocab_size, given.lowercase, given.character_coverage)
-    words = words_of(resolve_inputs(given.inputs, given.field), given.max_mb, given.workers)
-    tokenizer = train_bpe(words, settings, given.output)
-    print(f"{given.output}: vocabulary of {len(tokenizer)} ids (dict.txt, tokenizer.json)")
-
-
-def _binarize(given: argparse.Namespace) -> None:
-    if not 0 <= given.valid_fraction < 1:
-        raise UserError(f"--valid-fraction {given.valid_fraction} is outside [0, 1)")
-    settings = BinarizeSettings(
-        inputs=resolve_inputs(given.inputs, given.field),
-        valid_inputs=resolve_inputs(given.valid, given.field) if given.valid else [],
-        valid_fraction=0.0 if given.valid else given.valid_fraction,
-        shards=given.shards,
-        output=given.output,
-        overwrite=given.overwrite,
-    )
-    info = binarize(settings, Tokenizer.load(given.tokenizer), given.workers)
-    _print_info(given.output, info)
+        print_documents(self.directory, self.split, self.documents)
 
 
 def _print_info(output: Path, info: dict[str, Any]) -> None:
-    table = Table(title=str(output), title_justify="left")
-    for column in ("set", "documents", "items", "tokens", "unknown"):
-        table.add_column(column, justify="left" if column == "set" else "right")
-    for name, counts in info["sets"].items():
-        table.add_row(
-            name, *(f"{counts[key]:,}" for key in ("documents", "items", "tokens")), f"{counts['unknown_rate']:.4%}"
-        )
-    Console(width=100).print(table)
+    from metro_t0.tables import print_table
+
+    print_table(
+        ("set", "documents", "items", "tokens", "unknown"),
+        [
+            (name, *(f"{counts[key]:,}" for key in ("documents", "items", "tokens")), f"{counts['unknown_rate']:.4%}")
+            for name, counts in info["sets"].items()
+        ],
+        title=str(output),
+    )
     for reason, count in info["bad_lines"].items():
-        print(f"skipped {count} lines: {reason}")
+        print(f"skipped {count} lines: {printable(reason)}")
     for example in info["bad_line_examples"]:
-        print(f"  {example}")
+        print(f"  {printable(example)}")
+
+
+main = Program(PROGRAM, __doc__, (TrainTokenizer, Binarize, Inspect), EXAMPLES)
+
+if __name__ == "__main__":
+    raise SystemExit(main())

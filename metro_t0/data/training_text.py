@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from metro_t0.command import progress
 from metro_t0.data.documents import BadLines, documents
 from metro_t0.data.sources import Input, Unit
 from metro_t0.parallel import workers
+from metro_t0.progress import progress
 
 
 def words_of(inputs: Sequence[Input], max_mb: int, processes: int) -> Counter[str]:

@@ -18,11 +18,10 @@ from jinja2.runtime import Context
 from jinja2.sandbox import SecurityError
 
 from metro_t0.errors import UserError
+from metro_t0.prompts import MAX_VARIABLE_LENGTH
 from metro_t0.prompts.sandbox import DRAWS, SHORTEN, Draws, HiddenLabel, PromptEnvironment
 
 SEPARATOR = "|||"
-MAX_VARIABLE_LENGTH = 2048
-"""Characters kept of every substituted expression (promptsource's default, inherited by T0 and METRO-T0)."""
 
 # Stands for a separator inside a row's text while the rendered template is split. It is promptsource's own, since
 # its length counts in the truncation.

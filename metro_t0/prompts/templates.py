@@ -13,9 +13,9 @@ from typing import Any
 import yaml
 
 from metro_t0.errors import UserError
+from metro_t0.prompts import MAX_VARIABLE_LENGTH
 from metro_t0.prompts.names import EMBEDDED_NAME, DatasetName, nearest
 from metro_t0.prompts.rendering import (
-    MAX_VARIABLE_LENGTH,
     HiddenLabelError,
     MissingColumnError,
     Rendered,

@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from metro_t0.command import Parser, progress, run
+from metro_t0.command import Parser, run
 from metro_t0.errors import UserError
+from metro_t0.progress import progress
 from metro_t0.synthetic.law import Law
 from metro_t0.synthetic.letters import Letters
 from metro_t0.synthetic.storage import Files, Row, generate, open_directory, read_rows, read_tsv

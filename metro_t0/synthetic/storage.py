@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from metro_t0.command import progress
 from metro_t0.errors import UserError
 from metro_t0.files import atomic_path, read_json, write_json, write_text
+from metro_t0.progress import progress
 from metro_t0.synthetic.law import Law
 from metro_t0.synthetic.ragged import Examples
 from metro_t0.synthetic.stream import BLOCK, Split, StreamSettings, TaskStream

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizers import Tokenizer as RustTokenizer
@@ -13,24 +12,12 @@ from tokenizers import models, trainers
 from metro_t0.errors import UserError
 from metro_t0.files import atomic_path
 from metro_t0.tokenization.normalization import WORD_MARK, build_normalizer, nfkc, word_splitter
+from metro_t0.tokenization.settings import BpeSettings
 from metro_t0.tokenization.tokenizer import DICT_NAME, TOKENIZER_NAME, Tokenizer, complete
 from metro_t0.tokenization.vocabulary import SPECIAL_TOKENS, UNK, write_vocabulary
 
 # Characters per string handed to the Rust trainer, which works on many strings in parallel.
 CHARACTERS_PER_BATCH = 1 << 16
-
-
-@dataclass(frozen=True)
-class BpeSettings:
-    """vocab_size: ids in all, the four special tokens and the single characters included, the sentinels not.
-
-    character_coverage: share of the text's characters that the single characters of the vocabulary cover; the
-    rest, the rarest characters, becomes `<unk>` (SentencePiece's definition).
-    """
-
-    vocab_size: int
-    lowercase: bool
-    character_coverage: float = 0.99995
 
 
 def train_bpe(raw_words: Counter[str], settings: BpeSettings, directory: Path) -> Tokenizer:

@@ -22,7 +22,8 @@ import numpy as np
 from finetune.examples import SliceJob, tokenize_slice
 from finetune.planning import PlannedTask
 from finetune.settings import BuildSettings
-from metro_t0.command import Parser, progress
+from metro_t0.command import Parser
+from metro_t0.progress import progress
 from metro_t0.prompts.datasets import DatasetName, Row, available_splits, load_rows, local_datasets
 from metro_t0.prompts.templates import Template, load_templates, templated_datasets
 

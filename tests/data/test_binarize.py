@@ -319,7 +319,7 @@ def test_bad_input_gives_one_line_and_no_output(
     assert main(["binarize", "--tokenizer", str(vocabulary), "--output", "out", "--workers", "1", *arguments]) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("binarize: ")]
     assert len(lines) == 1
-    assert lines[0].startswith("metro-t0-data: error: ")
+    assert lines[0].startswith("metro-t0-data binarize: error: ")
     assert message in lines[0]
     assert not Path("out").exists()
 

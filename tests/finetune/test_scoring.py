@@ -94,10 +94,10 @@ def test_the_command_prints_a_table(
 ) -> None:
     data, directory = scored
     output = tmp_path / "scores.json"
-    assert main(["score", "--model", str(directory), "--data", str(data), "--output", str(output)]) == 0
+    assert main(["score", "--model", str(directory), "--prompted", str(data), "--output", str(output)]) == 0
     assert "mean of 2 tasks" in capsys.readouterr().out
     assert output.stat().st_size > 100
-    assert main(["score", "--model", str(directory), "--data", str(data), "--only", "colros"]) == 2
+    assert main(["score", "--model", str(directory), "--prompted", str(data), "--only", "colros"]) == 2
     assert "nearest: colors" in capsys.readouterr().err
 
 

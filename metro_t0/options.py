@@ -1,0 +1,138 @@
+"""One definition of a setting: a dataclass field with its type, default, help text and range.
+
+Commands (`metro_t0.command`), fairseq's options (`fairseq_plugins.options`) and the checks of settings that a program
+makes (`check`) all read it, so that a name, a default or a bound is written once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from metro_t0.errors import UserError
+
+MOST_DIGITS = 30
+"""Digits of a number that is quoted back, and of one that is read at all."""
+
+
+def option(
+    default: Any = MISSING,
+    help: str = "",
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+    **more: Any,
+) -> Any:
+    """A dataclass field with help text and bounds; required where it has no default.
+
+    more: `metavar` (what stands for the value in the help), `positional` (an argument without dashes), `names` (a
+    list of names, separated by commas), `flag` (another spelling of the option), or anything that some
+    reader of the field wants to know.
+    """
+    bounds = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
+    given = {name: bound for name, bound in bounds.items() if bound is not None}
+    return dataclasses.field(default=default, metadata={"help": help, **given, **more})
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What values a field takes: one or many, of a plain type, of a list of choices, or None."""
+
+    base: type
+    choices: tuple[str, ...] = ()
+    optional: bool = False
+    many: bool = False
+
+
+def kind_of(hint: Any) -> Kind:
+    """The kind that a type hint describes: `int`, `Path | None`, `Literal["a", "b"]`, `tuple[str, ...]`."""
+    if get_origin(hint) in (Union, types.UnionType):
+        (inner,) = [part for part in get_args(hint) if part is not type(None)]
+        return dataclasses.replace(kind_of(inner), optional=True)
+    if get_origin(hint) is Literal:
+        return Kind(str, get_args(hint))
+    if get_origin(hint) is tuple:
+        return dataclasses.replace(kind_of(get_args(hint)[0]), many=True)
+    return Kind(hint)
+
+
+def kinds(settings: type) -> dict[str, Kind]:
+    """The kind of every field of a dataclass. A field that is itself a dataclass has that class as its base."""
+    hints = get_type_hints(settings)
+    return {field.name: kind_of(hints[field.name]) for field in dataclasses.fields(settings)}
+
+
+def out_of_range(value: float, bounds: Mapping[str, Any]) -> str | None:
+    """What is wrong with a number, as in "must be at least 1", or None; NaN and infinity are never right."""
+    if not math.isfinite(value):
+        return "must be a finite number"
+    broken = (
+        value < bounds.get("at_least", -math.inf)
+        or value <= bounds.get("above", -math.inf)
+        or value > bounds.get("at_most", math.inf)
+        or value >= bounds.get("below", math.inf)
+    )
+    if not broken:
+        return None
+    if "at_least" in bounds and "at_most" in bounds:
+        return f"must be from {_plain(bounds['at_least'])} to {_plain(bounds['at_most'])}"
+    words = ("at_least", "above", "at_most", "below")
+    return "must be " + " and ".join(
+        f"{word.replace('_', ' ')} {_plain(bounds[word])}" for word in words if word in bounds
+    )
+
+
+def _plain(bound: float) -> str:
+    return f"{bound:,}" if isinstance(bound, int) else f"{bound:g}"
+
+
+def check(settings: Any, named: str = "") -> None:
+    """Compare every field of a dataclass instance with its declaration.
+
+    named: what the messages call the instance, as in "model field ". Raises `UserError` for a number out of range, a
+    value that is none of the choices, or one of another type.
+    """
+    declared = kinds(type(settings))
+    for field in dataclasses.fields(settings):
+        value, kind = getattr(settings, field.name), declared[field.name]
+        if (value is None and kind.optional) or dataclasses.is_dataclass(kind.base):
+            continue
+        for item in value if kind.many else (value,):
+            problem = _problem(item, kind, field.metadata)
+            if problem:
+                raise UserError(f"{named}{field.name} is {item!r:.80}: {problem}")
+
+
+def _problem(value: Any, kind: Kind, bounds: Mapping[str, Any]) -> str | None:
+    if kind.choices:
+        return None if value in kind.choices else f"choose one of {', '.join(kind.choices)}"
+    if kind.base in (int, float):
+        if isinstance(value, bool) or not isinstance(value, (int, float) if kind.base is float else int):
+            return f"must be a {'whole ' if kind.base is int else ''}number"
+        return out_of_range(value, bounds)
+    if kind.base in (str, bool) and not isinstance(value, kind.base):
+        return "must be text" if kind.base is str else "must be true or false"
+    return None
+
+
+def parse(text: str, kind: Kind, bounds: Mapping[str, Any]) -> Any:
+    """The value that an argument of a command line stands for. Raises `ValueError` that says what is wrong with it."""
+    if kind.base not in (int, float):
+        return Path(text) if kind.base is Path else text
+    shown = text if len(text) <= MOST_DIGITS else f"{text[:MOST_DIGITS]}..."
+    try:
+        value = kind.base(text) if len(text) <= MOST_DIGITS else None
+    except ValueError:
+        value = None
+    if value is None:
+        raise ValueError(f"{shown!r} is not a {'whole ' if kind.base is int else ''}number")
+    if problem := out_of_range(value, bounds):
+        raise ValueError(f"{shown} {problem}")
+    return value
