@@ -48,7 +48,10 @@ class Program:
     examples: str = ""
 
     def __call__(self, argv: Sequence[str] | None = None) -> int:
-        return run(self.name, lambda: self._run(argv))
+        try:
+            return run(self.name, lambda: self._run(argv))
+        except SystemExit as ended:  # --help, --version, an argument that is refused
+            return int(ended.code or 0)
 
     def _run(self, argv: Sequence[str] | None) -> int | None:
         given, unknown = self.parser().parse_known_args(argv)
@@ -138,11 +141,20 @@ def _add(parser: Any, field: Field[Any], kind: Kind) -> None:
 def _type(field: Field[Any], kind: Kind) -> Callable[[str], Any]:
     def convert(text: str) -> Any:
         try:
+            if field.metadata.get("names"):
+                return _names(text)
             return parse(text, kind, field.metadata)
         except ValueError as error:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return convert
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not names:
+        raise ValueError("give names separated by commas")
+    return names
 
 
 def build(settings: type, given: argparse.Namespace) -> Any:
@@ -153,8 +165,6 @@ def build(settings: type, given: argparse.Namespace) -> Any:
             values[name] = build(kind.base, given)
         elif field.init:
             value = getattr(given, name)
-            if field.metadata.get("names") and value:
-                value = [part.strip() for part in value.split(",") if part.strip()]
             values[name] = tuple(value) if kind.many else value
     return settings(**values)
 
