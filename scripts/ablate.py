@@ -108,6 +108,7 @@ def _plan(arguments: argparse.Namespace) -> Plan:
         finetuning_options=tuple(shlex.split(arguments.finetuning_options)),
         parts=tuple(sorted(arguments.parts)),
         score_limit=arguments.score_limit,
+        precision=arguments.precision,
         pretraining_only=arguments.pretraining_only,
     )
 
@@ -134,6 +135,7 @@ def _parser() -> Parser:
     add("--parts", type=float, nargs="+", default=[1.0], metavar="SHARE",
         help="fine-tune and evaluate checkpoints after these shares of the pretraining, too: 0.3 0.6 1")  # fmt: skip
     add("--pretraining-only", action="store_true", help="stop after the pretraining: its curves over tokens alone")
+    add("--precision", choices=["bf16", "fp32"], default="bf16", help="of training on a GPU (default: %(default)s)")
     add("--jobs", type=int, default=1, metavar="N", help="variants at the same time per device (default: %(default)s)")
     add("--tokens-per-sample", type=int, help="length of a block (default: by preset)")
     add("--batch-size", type=int, help="blocks per update (default: by preset)")

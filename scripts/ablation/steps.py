@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ablation.variants import Variant
 from metro_t0.errors import UserError
 from metro_t0.modeling import PRESETS
 
+Precision = Literal["bf16", "fp32"]
 PRESET_PREFIX = "metro_t5_"
 PLUGIN = Path(__file__).resolve().parents[2] / "fairseq_plugins"
 
@@ -58,6 +59,8 @@ class Plan:
     finetuning_options: tuple[str, ...] = ()
     parts: tuple[float, ...] = (1.0,)
     """After which shares of the pretraining a model is fine-tuned and evaluated; 1 is its end."""
+    precision: Precision = "bf16"
+    """Of training on a GPU; a CPU trains in fp32."""
     pretraining_only: bool = False
     """Stop after the pretraining: its curves alone."""
     score_limit: int | None = None
@@ -143,7 +146,8 @@ def _train(job: Job, device: str, task_options: list[str], updates: int, learnin
         "--warmup-updates", str(warmup), "--total-num-update", str(updates), "--max-update", str(updates),
         "--save-interval-updates", str(save_interval(updates)), "--no-epoch-checkpoints",
         "--log-format", "json", "--log-interval", str(max(1, updates // 40)),
-        "--num-workers", "0" if device == "cpu" else "2", *(["--cpu"] if device == "cpu" else ["--bf16"]),
+        *(["--num-workers", "0", "--cpu"] if device == "cpu" else ["--num-workers", "2"]),
+        *(["--bf16"] if device != "cpu" and plan.precision == "bf16" else []),
     ]  # fmt: skip
 
 
