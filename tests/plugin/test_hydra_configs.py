@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,53 +13,114 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-CONFIGS = Path(__file__).resolve().parents[2] / "fairseq_plugins" / "configs" / "pretraining"
-NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+from metro_t0.launch import config_directory, find_config, shipped_configs, train_command
+
 SHRINK = [
     "model.d_model=32", "model.ffn_dim=64", "model.num_heads=2", "model.head_dim=16", "model.encoder_layers=1",
-    "model.decoder_layers=1", "task.tokens_per_sample=32", "dataset.batch_size=4", "dataset.num_workers=0",
-    "common.cpu=true", "optimization.max_update=2", "checkpoint.no_save=true", "lr_scheduler.warmup_updates=1",
+    "model.decoder_layers=1", "dataset.num_workers=0", "common.cpu=true", "common.bf16=false", "common.fp16=false",
+    "optimization.max_update=2", "optimization.update_freq=[1]", "checkpoint.no_save=true",
+    "lr_scheduler.warmup_updates=1",
 ]  # fmt: skip
+OF_GROUP = {
+    "pretraining": ["task.tokens_per_sample=32", "dataset.batch_size=4", "lr_scheduler.total_num_update=10"],
+    "finetuning": ["task.tokens_per_sample=32", "dataset.max_tokens=256", "lr_scheduler.total_num_update=10"],
+    "synthetic": ["dataset.batch_size=4"],
+}
 
 
-def composed(name: str, overrides: list[str]) -> DictConfig:
-    """What fairseq-hydra-train hands to training."""
+def composed(config: str, overrides: list[str]) -> DictConfig:
+    """What fairseq-hydra-train hands to training, with the overrides that metro-t0-train adds."""
     from fairseq.dataclass.initialize import add_defaults, hydra_init
 
     import fairseq_plugins  # noqa: F401
 
+    directory, name = find_config(config)
+    added = [part for part in train_command(config, ["--cfg"]) if "=" in part]
     hydra_init(name)
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONFIGS), version_base="1.1"):
-        config = compose(name, overrides=[f"++{override}" for override in overrides])
-    with open_dict(config):
-        add_defaults(config)
-    plain = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+    with initialize_config_dir(str(directory), version_base="1.1"):
+        made = compose(name, overrides=[*added, *(f"++{override}" for override in overrides)])
+    with open_dict(made):
+        add_defaults(made)
+    plain = OmegaConf.to_container(made, resolve=True, enum_to_str=True)
     assert isinstance(plain, dict)
     made = OmegaConf.create(plain)
     OmegaConf.set_struct(made, True)
     return made
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_config_trains_two_steps(
-    name: str, token_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from fairseq_cli.train import main
+@pytest.fixture(scope="module")
+def pairs_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sources and targets of prompt_finetuning as plain lines."""
+    from metro_t0.tokenization.training import BpeSettings, train_bpe
 
-    monkeypatch.chdir(CONFIGS.parents[2])
-    overrides = [*SHRINK, f"task.data={token_directory}", f"checkpoint.save_dir={tmp_path}"]
-    config = composed(name, [*overrides, "common.bf16=false", "lr_scheduler.total_num_update=10"])
-    before = OmegaConf.to_yaml(config.model)
-    main(config)
-    assert OmegaConf.to_yaml(config.model) == before  # nothing mutates the trainer's config
+    directory = tmp_path_factory.mktemp("pairs")
+    words = Counter({f"word{number}": 1 + number for number in range(30)})
+    train_bpe(words, BpeSettings(vocab_size=48, lowercase=True), directory)
+    rows = [{"source": f"word{number} word{number + 1}", "target": f"word{number}"} for number in range(24)]
+    for split in ("train", "valid"):
+        (directory / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return directory
+
+
+def own_overrides(config: str, tokens: Path, pairs: Path) -> list[str]:
+    """What a user must say, and what makes a published size small."""
+    group, _, name = config.partition("/")
+    if group == "pretraining":
+        data = [f"task.data={tokens}"]
+    elif group == "synthetic" and not name.startswith("finetune"):
+        data = ["task.tasks=set", "task.epoch_examples=16", "task.valid_examples=4"]
+    else:
+        data = [f"task.data={pairs}"]
+    return [*SHRINK, *OF_GROUP[group], *data]
+
+
+@pytest.mark.parametrize("config", shipped_configs())
+def test_config_trains_two_steps(
+    config: str, token_directory: Path, pairs_directory: Path, tmp_path: Path, train_main: Callable[[DictConfig], int]
+) -> None:
+    overrides = [*own_overrides(config, token_directory, pairs_directory), f"checkpoint.save_dir={tmp_path}"]
+    made = composed(config, overrides)
+    before = OmegaConf.to_yaml(made.model)
+    assert train_main(made) == 2
+    assert OmegaConf.to_yaml(made.model) == before  # nothing mutates the trainer's config
+
+
+def test_every_file_is_a_config_that_is_listed() -> None:
+    """Files that begin with an underscore are parts of others."""
+    files = {path.relative_to(config_directory()).with_suffix("") for path in config_directory().rglob("[!_]*.yaml")}
+    assert {str(file) for file in files} >= set(shipped_configs())
+    assert len(shipped_configs()) >= 18
+
+
+@pytest.fixture
+def train_main(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[DictConfig], int]:
+    """fairseq's training, from an unrelated folder; gives the updates that it made."""
+    from fairseq import checkpoint_utils
+    from fairseq_cli import train
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(config: DictConfig) -> int:
+        trainers: list[Any] = []
+        original = checkpoint_utils.load_checkpoint
+
+        def seen(cfg: Any, trainer: Any, **settings: Any) -> Any:
+            trainers.append(trainer)
+            return original(cfg, trainer, **settings)
+
+        monkeypatch.setattr(checkpoint_utils, "load_checkpoint", seen)
+        train.main(config)
+        return int(trainers[0].get_num_updates())
+
+    return run
 
 
 @pytest.mark.parametrize("preset", ["base", "base_pp", "large_pp"])
 def test_config_holds_the_papers_hyperparameters(preset: str, spec_dir: Path) -> None:
     facts: dict[str, Any] = json.loads((spec_dir / "metro_presets.json").read_text())["pretraining"]
     everywhere, own = facts["all"], facts[preset]
-    config = composed(f"metro_t5_{preset}", ["task.data=nowhere"])
+    config = composed(f"pretraining/metro_t5_{preset}", ["task.data=nowhere"])
     assert config.optimization.lr == [own["peak_lr"]]
     assert config.optimization.clip_norm == own["clip_norm"]
     assert config.optimization.max_update == config.lr_scheduler.total_num_update == own["total_steps"]
