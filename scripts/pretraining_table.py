@@ -19,19 +19,7 @@ from metro_t0.analysis.training_log import read_log, trivial_baselines
 from metro_t0.command import Parser, run
 from metro_t0.errors import UserError
 from metro_t0.files import write_text
-
-ROWS = {
-    "mlm_loss": "MLM loss (auxiliary)",
-    "rtd_loss": "RTD loss (encoder)",
-    "clm_loss": "CLM loss (decoder)",
-    "mlm_accuracy": "MLM accuracy",
-    "replacement_rate": "masks filled with another token",
-    "rtd_recall": "RTD recall on replaced tokens",
-    "rtd_specificity": "RTD specificity on the others",
-    "clm_accuracy_masked": "CLM accuracy at masks",
-    "clm_accuracy_replaced": "CLM accuracy on replaced tokens",
-    "clm_accuracy_unmasked": "CLM accuracy elsewhere",
-}
+from metro_t0.objectives.losses import TITLES
 
 
 def table_rows(records: list[dict[str, Any]], dict_path: Path) -> tuple[list[str], list[list[str]]]:
@@ -44,7 +32,7 @@ def table_rows(records: list[dict[str, Any]], dict_path: Path) -> tuple[list[str
     header = ["on held-out text", *(f"update {record['updates']}" for record in chosen), "trivial predictor"]
     rows = [
         [title, *(_number(record.get(metric)) for record in chosen), _number(trivial.get(metric))]
-        for metric, title in ROWS.items()
+        for metric, title in TITLES.items()
         if metric in chosen[-1]
     ]
     return header, rows

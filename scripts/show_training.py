@@ -10,8 +10,9 @@ import sys
 from typing import Any
 
 from metro_t0.command import Parser
+from metro_t0.objectives.losses import OBJECTIVES
 
-LOSSES = {"mlm_loss": "MLM", "rtd_loss": "RTD", "clm_loss": "CLM", "loss": "loss"}
+LOSSES = {f"{objective.name}_loss": objective.name.upper() for objective in OBJECTIVES} | {"loss": "loss"}
 
 
 def describe(record: dict[str, Any]) -> str | None:

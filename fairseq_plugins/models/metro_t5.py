@@ -22,6 +22,7 @@ from metro_t0.modeling import PRESETS, MetroT5, ModelConfig, PretrainingBatch, P
 from metro_t0.modeling.attention import padding_mask
 from metro_t0.modeling.config import literal_choices
 from metro_t0.modeling.layers import hidden_matrices
+from metro_t0.modeling.pretraining import PRETRAINING_MODULES
 
 logger = logging.getLogger(__name__)
 FINGERPRINT = "dictionary_fingerprint"
@@ -128,7 +129,7 @@ class MetroT5Model(BaseFairseqModel):
                     f"checkpoint tensor {name} is {tuple(tensor.shape)}, the model's is {tuple(own[name].shape)}: "
                     "the architecture options differ from those the checkpoint was trained with"
                 )
-        pretraining_only = ("metro.auxiliary.", "metro.rtd_head.", "metro.clm_projection.", "metro.copy_gate.")
+        pretraining_only = tuple(f"metro.{module}." for module in PRETRAINING_MODULES)
         dropped = [name for name in state if name not in own and name.startswith(pretraining_only)]
         if dropped and not self.metro.config.auxiliary_layers:
             logger.info("left out %d tensors of the checkpoint that only pretraining needs", len(dropped))

@@ -20,7 +20,8 @@ from fairseq_plugins.tasks.token_blocks import TokenBlocks, token_files
 from metro_t0.errors import UserError
 from metro_t0.modeling import ModelConfig
 from metro_t0.modeling.pretraining import PretrainingBatch
-from metro_t0.objectives.batches import MetroBatches, SpanCorruptionBatches, pad_rows
+from metro_t0.objectives.batches import MetroBatches, SpanCorruptionBatches, check_target, pad_rows
+from metro_t0.objectives.losses import LossOptions
 from metro_t0.objectives.masking import MaskingConfig, Stream, Vocabulary
 from metro_t0.randomness import keyed_generator
 
@@ -183,6 +184,9 @@ def _present(batch: PretrainingBatch) -> dict[str, Any]:
 class PretrainingTask(OneDictionaryTask):
     """What both tasks share: dictionary with sentinels, blocks of documents."""
 
+    model_config: ModelConfig
+    """Of the model that is trained; set by `adapt_model`."""
+
     def __init__(self, cfg: Any, dictionary: Dictionary, dict_path: Path) -> None:
         super().__init__(cfg)
         self.dictionary = dictionary
@@ -220,6 +224,18 @@ class PretrainingTask(OneDictionaryTask):
     def make_batches(self, is_train: bool) -> BatchMaker:
         """How blocks become batches."""
         raise NotImplementedError
+
+    def check_losses(self, options: LossOptions) -> None:
+        """Raise `UserError` where the task's batches cannot serve these losses."""
+        check_target(self.model_config, str(self.cfg.decoding_target), options.weighted_clm)
+
+    def sample_size(self, batch: PretrainingBatch) -> int:
+        """Positions that fairseq divides the summed loss by."""
+        return len(batch.clm_targets)
+
+    def loss_scale(self, objective: str) -> float:
+        """What the sum of a loss is multiplied by, so that `sample_size` fits it; see `criterions.metro`."""
+        return 1.0
 
     def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **settings: Any) -> None:
         """Token blocks of one split, each beginning with <s>."""
@@ -261,6 +277,21 @@ class MetroPretrainingTask(PretrainingTask):
         self.model_config = config
         return config
 
+    def check_losses(self, options: LossOptions) -> None:
+        """The decoder's target must fit model and losses."""
+        target = str(self.cfg.decoding_target)
+        check_target(self.model_config, target, options.weighted_clm, self.cfg.within_documents)
+
+    def sample_size(self, batch: PretrainingBatch) -> int:
+        """The masked positions."""
+        assert batch.masked_positions is not None
+        return len(batch.masked_positions)
+
+    def loss_scale(self, objective: str) -> float:
+        """Means over all positions are scaled by the mask ratio."""
+        over_all_positions = {"rtd", "clm"} if str(self.cfg.decoding_target) == "all_tokens" else {"rtd"}
+        return self.cfg.mask_ratio if objective in over_all_positions else 1.0
+
     def make_batches(self, is_train: bool) -> MetroBatches:
         """Validation also looks at unmasked positions, for their accuracy."""
         target = str(self.cfg.decoding_target)
@@ -280,7 +311,8 @@ class T5PretrainingTask(PretrainingTask):
 
     def adapt_model(self, config: ModelConfig) -> ModelConfig:
         """The main model alone."""
-        return config.without_pretraining()
+        self.model_config = config.without_pretraining()
+        return self.model_config
 
     def make_batches(self, is_train: bool) -> SpanCorruptionBatches:
         """The same in training and validation."""

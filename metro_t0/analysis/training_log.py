@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,23 +16,12 @@ from matplotlib.figure import Figure
 
 from metro_t0.analysis.figures import BASELINE_COLOUR, STYLE, Look, look, new_figure, save
 from metro_t0.errors import UserError
+from metro_t0.objectives.losses import OBJECTIVES, TITLES
 
 Over = Literal["updates", "tokens"]
-PANELS: dict[str, str] = {
-    "mlm_loss": "Auxiliary MLM loss (nats)",
-    "rtd_loss": "RTD loss (nats)",
-    "clm_loss": "CLM loss (nats)",
-    "mlm_accuracy": "Auxiliary accuracy at masks",
-    "rtd_recall": "RTD recall on replaced tokens",
-    "clm_accuracy_masked": "CLM accuracy at masks",
-    "replacement_rate": "Share of masks that get another token",
-    "rtd_specificity": "RTD specificity on original tokens",
-    "clm_accuracy_replaced": "CLM accuracy on replaced tokens",
-    "clm_accuracy_unmasked": "CLM accuracy elsewhere",
-    "clm_accuracy": "Decoder accuracy",
-    "loss": "Loss",
-}
-"""Metric of the log -> title of its panel, in the order of the figure."""
+_BY_OBJECTIVE = [[f"{objective.name}_loss", *objective.metric_titles] for objective in OBJECTIVES]
+PANELS = {name: TITLES[name] for row in zip_longest(*_BY_OBJECTIVE) for name in row if name} | {"loss": "Loss"}
+"""Metric of the log -> title of its panel, in the order of the figure: a column for each objective."""
 
 NOT_MEASURED_IN_TRAINING = ("clm_accuracy_unmasked",)
 

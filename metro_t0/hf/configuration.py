@@ -1,27 +1,13 @@
 """The Hugging Face config: the fields of `ModelConfig` that describe the main model, and the special tokens' ids."""
 
-import dataclasses
 from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
-from metro_t0.modeling.config import AttentionBackend, ModelConfig
+from metro_t0.modeling.config import WITHOUT_PRETRAINING, AttentionBackend, ModelConfig, fields_of
 
-# What only pretraining or only one run of the model uses; `attn_implementation` chooses the attention backend.
-NOT_OF_THE_MAIN_MODEL = frozenset(
-    {
-        "auxiliary_layers",
-        "auxiliary_sharing",
-        "rtd",
-        "rtd_head",
-        "clm_head",
-        "attention_backend",
-        "activation_checkpointing",
-        "compile_layers",
-    }
-)
 CODE_POINTERS = ("auto_map", "custom_pipelines")
-ARCHITECTURE = {f.name: f.default for f in dataclasses.fields(ModelConfig) if f.name not in NOT_OF_THE_MAIN_MODEL}
+ARCHITECTURE = {name: field.default for name, field in fields_of("model").items()}
 
 
 class MetroT5Config(PreTrainedConfig):
@@ -72,4 +58,4 @@ class MetroT5Config(PreTrainedConfig):
         """What the modules of `metro_t0.modeling` are built from: no auxiliary and no pretraining heads."""
         backend: AttentionBackend = "eager" if self._attn_implementation == "eager" else "sdpa"
         architecture = {name: getattr(self, name) for name in ARCHITECTURE}
-        return ModelConfig(**architecture, auxiliary_layers=0, rtd="none", clm_head="linear", attention_backend=backend)
+        return ModelConfig(**architecture, **WITHOUT_PRETRAINING, attention_backend=backend)

@@ -26,8 +26,17 @@ Initialization = Literal["metro", "released", "t5"]
 AttentionBackend = Literal["sdpa", "flex", "eager"]
 
 
-def _field(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
+Scope = Literal["model", "pretraining", "run"]
+"""What a field describes: the main model, which is exported; what only pretraining has beside it; how one run goes."""
+
+
+def _field(default: Any, text: str, scope: Scope = "model") -> Any:
+    return field(default=default, metadata={"help": text, "scope": scope})
+
+
+def _pretraining(default: Any, text: str, without: Any) -> Any:
+    """A field of pretraining alone; `without` is its value in the main model alone."""
+    return field(default=default, metadata={"help": text, "scope": "pretraining", "without": without})
 
 
 @dataclass(frozen=True)
@@ -64,22 +73,30 @@ class ModelConfig:
     attention_dropout: float = _field(0.1, "dropout of attention probabilities")
     activation_dropout: float = _field(0.0, "dropout inside the feed-forward layers")
 
-    auxiliary_layers: int = _field(4, "layers of the auxiliary masked LM; 0 for none (T5 baseline, fine-tuning)")
-    auxiliary_sharing: AuxiliarySharing = _field(
-        "embeddings", "what the auxiliary shares with the main model: tokens only, or positions and norm too"
+    auxiliary_layers: int = _pretraining(
+        4, "layers of the auxiliary masked LM; 0 for none (T5 baseline, fine-tuning)", without=0
     )
-    rtd: RtdLocation = _field("encoder", "where replaced tokens are detected")
-    rtd_head: RtdHeadKind = _field("mlp", "linear-ReLU-LayerNorm-linear, or one linear layer")
-    clm_head: ClmHeadKind = _field(
-        "linear", "CLM head: tied projection; dense-GELU-norm before it (RoBERTa); copy mechanism (COCO-LM)"
+    auxiliary_sharing: AuxiliarySharing = _pretraining(
+        "embeddings",
+        "what the auxiliary shares with the main model: tokens only, or positions and norm too",
+        without="embeddings",
+    )
+    rtd: RtdLocation = _pretraining("encoder", "where replaced tokens are detected", without="none")
+    rtd_head: RtdHeadKind = _pretraining("mlp", "linear-ReLU-LayerNorm-linear, or one linear layer", without="mlp")
+    clm_head: ClmHeadKind = _pretraining(
+        "linear",
+        "CLM head: tied projection; dense-GELU-norm before it (RoBERTa); copy mechanism (COCO-LM)",
+        without="linear",
     )
 
     initialization: Initialization = _field("metro", "law of the initial weights")
     attention_backend: AttentionBackend = _field(
-        "sdpa", "fused attention, FlexAttention (stores no score matrix, has no dropout), or the definition spelled out"
+        "sdpa",
+        "fused attention, FlexAttention (stores no score matrix, has no dropout), or the definition spelled out",
+        "run",
     )
-    compile_layers: bool = _field(False, "torch.compile every layer; for GPUs, with blocks of one length")
-    activation_checkpointing: bool = _field(False, "recompute layers in the backward pass to save memory")
+    compile_layers: bool = _field(False, "torch.compile every layer; for GPUs, with blocks of one length", "run")
+    activation_checkpointing: bool = _field(False, "recompute layers in the backward pass to save memory", "run")
 
     def __post_init__(self) -> None:
         _check_literals(self)
@@ -119,7 +136,7 @@ class ModelConfig:
 
     def without_pretraining(self) -> ModelConfig:
         """The main model alone: what fine-tuning trains and what Hugging Face export keeps."""
-        return self.replace(auxiliary_layers=0, rtd="none", clm_head="linear")
+        return self.replace(**WITHOUT_PRETRAINING)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain JSON values."""
@@ -135,6 +152,15 @@ class ModelConfig:
         for name in values.keys() - types.keys():
             raise UserError(f"unknown model field {name}{_nearest(name, set(types))}")
         return cls(**{name: _plain(value, types[name]) for name, value in values.items()})
+
+
+def fields_of(scope: Scope) -> dict[str, dataclasses.Field[Any]]:
+    """The fields of `ModelConfig` with that scope, by name."""
+    return {f.name: f for f in dataclasses.fields(ModelConfig) if f.metadata["scope"] == scope}
+
+
+WITHOUT_PRETRAINING = {name: f.metadata["without"] for name, f in fields_of("pretraining").items()}
+"""Field of pretraining -> its value in the main model alone."""
 
 
 def _plain(value: Any, kind: type) -> Any:
@@ -189,7 +215,7 @@ VANILLA_T5: dict[str, Any] = {
     "norm_placement": "pre", "norm_kind": "rms", "norm_eps": 1e-6, "embedding_norm": False,
     "absolute_positions": False, "relative_positions": "both", "relative_bias_shared": True, "relative_rule": "t5",
     "bias": False, "scale_attention": False, "scale_head": True, "activation_dropout": 0.1,
-    "auxiliary_layers": 0, "rtd": "none", "initialization": "t5",
+    "initialization": "t5", **WITHOUT_PRETRAINING,
 }  # fmt: skip
 
 PRESETS["t5_tiny"] = PRESETS["tiny"].replace(**VANILLA_T5)

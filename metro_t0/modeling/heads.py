@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -49,3 +53,25 @@ class CopyGate(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (...) logits."""
         return self.out(hidden).squeeze(-1)
+
+
+Reads = Literal["none", "encoder", "decoder", "predicted"]
+"""Hidden states that a head reads: of all encoder positions, of all decoder positions, of the predicted ones (C, D)."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """A head of pretraining. `MetroT5` builds those that its config reads, in this order, and runs them."""
+
+    name: str
+    """Module of `MetroT5`, and key of `PretrainingOutput.heads`."""
+    build: Callable[[ModelConfig], nn.Module]
+    reads: Callable[[ModelConfig], Reads]
+    """What it reads in a model of that config; "none" where the model has no such head."""
+
+
+HEADS = (
+    Head("rtd_head", RtdHead, lambda config: config.rtd),
+    Head("clm_projection", ClmProjection, lambda config: "predicted" if config.clm_head == "projection" else "none"),
+    Head("copy_gate", CopyGate, lambda config: "predicted" if config.clm_head == "copy" else "none"),
+)

@@ -7,7 +7,7 @@ shape (B, T, V) ever exists.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,11 +18,13 @@ from metro_t0.modeling.auxiliary import Auxiliary
 from metro_t0.modeling.chunks import split_rows
 from metro_t0.modeling.config import ModelConfig
 from metro_t0.modeling.encoder_decoder import T5
-from metro_t0.modeling.heads import ClmProjection, CopyGate, RtdHead
+from metro_t0.modeling.heads import HEADS
 from metro_t0.modeling.initialization import initialize, initialize_as_bert
 
 BLOCK = 128
 """Tokens whose probabilities are summed before one is sampled."""
+PRETRAINING_MODULES = ("auxiliary", *(head.name for head in HEADS))
+"""Modules of `MetroT5` beside the main model, each there only where a pretraining field of the config asks for it."""
 
 
 @dataclass
@@ -59,16 +61,24 @@ class PretrainingOutput:
     """(C, V)"""
     valid: Tensor
     """(B, S) True on real source tokens."""
-    copy_logits: Tensor | None = None
-    """(C,) logit of copying the noised token, with clm_head = copy."""
     mlm_logits: Tensor | None = None
     """(M, V)"""
     noised_tokens: Tensor | None = None
     """(B, S) X^noise."""
     replaced: Tensor | None = None
     """(B, S) True where X^noise differs from X^orig."""
-    rtd_logits: Tensor | None = None
-    """(B, S) logit of "replaced"."""
+    heads: dict[str, Tensor] = field(default_factory=dict)
+    """What the other heads of `modeling.heads` say of the positions they read, by their names."""
+
+    @property
+    def rtd_logits(self) -> Tensor | None:
+        """(B, S) logit of "replaced"."""
+        return self.heads.get("rtd_head")
+
+    @property
+    def copy_logits(self) -> Tensor | None:
+        """(C,) logit of copying the noised token, with clm_head = copy."""
+        return self.heads.get("copy_gate")
 
 
 class MetroT5(nn.Module):
@@ -81,12 +91,10 @@ class MetroT5(nn.Module):
         self.main = T5(config)
         if config.auxiliary_layers:
             self.auxiliary = Auxiliary(config, self.main.encoder.embeddings)
-        if config.rtd != "none":
-            self.rtd_head = RtdHead(config)
-        if config.clm_head == "projection":
-            self.clm_projection = ClmProjection(config)
-        if config.clm_head == "copy":
-            self.copy_gate = CopyGate(config)
+        self.reads = {head.name: head.reads(config) for head in HEADS if head.reads(config) != "none"}
+        for head in HEADS:
+            if head.name in self.reads:
+                self.add_module(head.name, head.build(config))
         initialize(self, config)
         if config.auxiliary_layers:
             initialize_as_bert(self.auxiliary, config)
@@ -104,14 +112,11 @@ class MetroT5(nn.Module):
 
         decoded, encoded = self.main(source, batch.decoder_input, mask)
 
-        if self.config.rtd != "none":
-            extra["rtd_logits"] = self.rtd_head(encoded if self.config.rtd == "encoder" else decoded)
-        at_positions = decoded.flatten(0, 1)[batch.clm_positions]
-        if self.config.clm_head == "copy":
-            extra["copy_logits"] = self.copy_gate(at_positions)
-        if self.config.clm_head == "projection":
-            at_positions = self.clm_projection(at_positions)
-        return PretrainingOutput(clm_logits=self.main.logits(at_positions), valid=valid, **extra)
+        predicted = decoded.flatten(0, 1)[batch.clm_positions]
+        hidden = {"encoder": encoded, "decoder": decoded, "predicted": predicted}
+        heads = {name: self.get_submodule(name)(hidden[reads]) for name, reads in self.reads.items()}
+        clm_logits = self.main.logits(heads.pop("clm_projection", predicted))
+        return PretrainingOutput(clm_logits=clm_logits, valid=valid, heads=heads, **extra)
 
     def _corrupt(self, batch: PretrainingBatch, mask: Tensor | None) -> tuple[Tensor, dict[str, Any]]:
         """Fill the masks with samples of the auxiliary: X^noise. No gradient passes through the sampling."""

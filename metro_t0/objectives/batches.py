@@ -37,7 +37,7 @@ T5Target = Literal["spans", "all_tokens"]
 
 
 def check_target(
-    config: ModelConfig, target: MetroTarget, weighted_by_rtd: bool = False, within_documents: bool = False
+    config: ModelConfig, target: str, weighted_by_rtd: bool = False, within_documents: bool = False
 ) -> None:
     """Refuse combinations that make no sense, with the reason."""
     if weighted_by_rtd and config.rtd == "none":

@@ -1,12 +1,14 @@
-"""The three losses of METRO (equations 10 to 13), each as a sum and the number of positions it is a mean over.
+"""The objectives of METRO (equations 10 to 13): what trains, and the one table of it.
 
-A mean over a batch that is spread over devices and accumulation steps is the ratio of two sums, so the functions
-return the parts. Everything is computed in fp32 whatever the dtype of the logits.
+Each loss is a sum and the number of positions it is a mean over: a mean over a batch that is spread over devices and
+accumulation steps is the ratio of two sums. Everything is computed in fp32 whatever the dtype of the logits.
+`OBJECTIVES` is read by the fairseq criterion (weights, losses, logs), the curves and the tables of runs.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from metro_t0.modeling.pretraining import PretrainingBatch, PretrainingOutput
 from metro_t0.objectives.cross_entropy import token_losses
+from metro_t0.objectives.metrics import Ratio, clm_metrics, mlm_metrics, rtd_metrics
 
 
 @dataclass
@@ -67,18 +70,6 @@ def clm_loss(batch: PretrainingBatch, output: PretrainingOutput, weighted_by_rtd
     return LossPart((losses * weights).sum(), count)
 
 
-def metro_loss(
-    mlm: LossPart,
-    rtd: LossPart,
-    clm: LossPart,
-    mlm_weight: float = 1.0,
-    rtd_weight: float = 50.0,
-    clm_weight: float = 1.0,
-) -> Tensor:
-    """Equation 13: the weighted sum of the three means."""
-    return mlm_weight * mlm.mean + rtd_weight * rtd.mean + clm_weight * clm.mean
-
-
 def _copy_losses(batch: PretrainingBatch, output: PretrainingOutput, copy_logits: Tensor) -> Tensor:
     assert output.noised_tokens is not None
     log_p = -token_losses(output.clm_logits, batch.clm_targets)
@@ -91,3 +82,101 @@ def _copy_losses(batch: PretrainingBatch, output: PretrainingOutput, copy_logits
 
 def _count(like: Tensor) -> Tensor:
     return torch.full((), like.numel(), device=like.device)  # torch.tensor would copy, and make a GPU wait
+
+
+@dataclass(frozen=True)
+class LossOptions:
+    """Switches of the losses; options of the fairseq criterion."""
+
+    weighted_clm: bool = field(
+        default=False, metadata={"help": "weigh each CLM position by its RTD probability (released base configuration)"}
+    )
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One loss and everything that belongs to it. Its head is in `modeling.heads`, switched on by a model field."""
+
+    name: str
+    """NAME_loss in logs, --NAME-weight on the command line."""
+    title: str
+    """Of NAME_loss in figures and tables."""
+    weight: float
+    """Weight of the mean loss (paper section 5)."""
+    help: str
+    is_on: Callable[[PretrainingOutput], bool]
+    """Whether the model computed what the loss needs."""
+    loss: Callable[[PretrainingBatch, PretrainingOutput, LossOptions], LossPart]
+    metrics: Callable[[PretrainingBatch, PretrainingOutput], dict[str, Ratio]]
+    """Shares to log, as (hits, positions)."""
+    metric_titles: Mapping[str, str] = field(default_factory=dict)
+    """Of those metrics that figures and tables show, the most telling first."""
+
+
+OBJECTIVES = (
+    Objective(
+        name="mlm",
+        title="Auxiliary MLM loss (nats)",
+        weight=1.0,
+        help="weight of the auxiliary's masked LM loss",
+        is_on=lambda output: output.mlm_logits is not None,
+        loss=lambda batch, output, options: mlm_loss(batch, output),
+        metrics=mlm_metrics,
+        metric_titles={
+            "mlm_accuracy": "Auxiliary accuracy at masks",
+            "replacement_rate": "Share of masks that get another token",
+        },
+    ),
+    Objective(
+        name="rtd",
+        title="RTD loss (nats)",
+        weight=50.0,
+        help="weight of the replaced token detection loss",
+        is_on=lambda output: output.rtd_logits is not None,
+        loss=lambda batch, output, options: rtd_loss(output),
+        metrics=rtd_metrics,
+        metric_titles={
+            "rtd_recall": "RTD recall on replaced tokens",
+            "rtd_specificity": "RTD specificity on original tokens",
+        },
+    ),
+    Objective(
+        name="clm",
+        title="CLM loss (nats)",
+        weight=1.0,
+        help="weight of the corrective LM loss",
+        is_on=lambda output: True,
+        loss=lambda batch, output, options: clm_loss(batch, output, options.weighted_clm),
+        metrics=clm_metrics,
+        metric_titles={
+            "clm_accuracy_masked": "CLM accuracy at masks",
+            "clm_accuracy_replaced": "CLM accuracy on replaced tokens",
+            "clm_accuracy_unmasked": "CLM accuracy elsewhere",
+            "clm_accuracy": "Decoder accuracy",
+        },
+    ),
+)
+AS_IN_THE_PAPER = LossOptions()
+WEIGHTS = {objective.name: objective.weight for objective in OBJECTIVES}
+TITLES = {f"{objective.name}_loss": objective.title for objective in OBJECTIVES}
+"""Title of every loss and, after them, of every metric that figures and tables show, by its name in the logs."""
+TITLES |= {name: title for objective in OBJECTIVES for name, title in objective.metric_titles.items()}
+
+
+def loss_parts(
+    batch: PretrainingBatch, output: PretrainingOutput, options: LossOptions = AS_IN_THE_PAPER
+) -> dict[str, LossPart]:
+    """The losses of all objectives that the model computes, by name."""
+    return {o.name: o.loss(batch, output, options) for o in OBJECTIVES if o.is_on(output)}
+
+
+def metro_loss(terms: Mapping[str, Tensor], weights: Mapping[str, float] = WEIGHTS) -> Tensor:
+    """Equation 13: the weighted sum of the objectives, by name. `terms` are scalars: means, or parts of them."""
+    return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+
+
+@torch.no_grad()
+def pretraining_metrics(batch: PretrainingBatch, output: PretrainingOutput) -> dict[str, Ratio]:
+    """The metrics of all objectives that the model computes: name -> (hits, positions)."""
+    found = [o.metrics(batch, output) for o in OBJECTIVES if o.is_on(output)]
+    return {name: ratio for ratios in found for name, ratio in ratios.items()}

@@ -1,4 +1,7 @@
-"""What people watch during pretraining, as pairs (hits, positions) that add up over batches and devices."""
+"""What people watch during pretraining, as pairs (hits, positions) that add up over batches and devices.
+
+All are scalars on the model's device, without waiting for it.
+"""
 
 from __future__ import annotations
 
@@ -10,42 +13,59 @@ from metro_t0.modeling.pretraining import PretrainingBatch, PretrainingOutput
 Ratio = tuple[Tensor, Tensor]
 
 
-@torch.no_grad()
-def pretraining_metrics(batch: PretrainingBatch, output: PretrainingOutput) -> dict[str, Ratio]:
-    """Name -> (numerator, denominator), scalars on the model's device (no sync).
+def mlm_metrics(batch: PretrainingBatch, output: PretrainingOutput) -> dict[str, Ratio]:
+    """Of the auxiliary.
 
-    mlm_accuracy          auxiliary right at masked positions
+    mlm_accuracy          right at masked positions
     replacement_rate      share of the masked positions where the sample differs from the original
     replaced_share        share of all real tokens that were replaced: the base rate of RTD
-    rtd_recall            share of the replaced tokens that the RTD head detects
-    rtd_specificity       share of the other real tokens that it leaves in peace
-    clm_accuracy_replaced, clm_accuracy_masked, clm_accuracy_unmasked   decoder right at such positions
     """
-    metrics: dict[str, Ratio] = {}
-    correct = _predictions(batch, output) == batch.clm_targets
-    if output.mlm_logits is None or output.replaced is None or batch.masked_positions is None:
-        metrics["clm_accuracy"] = _share(correct, torch.ones_like(correct))
-        return metrics
-
+    assert output.mlm_logits is not None
+    assert output.replaced is not None
+    assert batch.masked_positions is not None
     originals = batch.source_tokens.flatten()[batch.masked_positions]
     replaced_at_masks = output.replaced.flatten()[batch.masked_positions]
-    metrics["mlm_accuracy"] = _share(output.mlm_logits.argmax(-1) == originals, torch.ones_like(replaced_at_masks))
-    metrics["replacement_rate"] = _share(replaced_at_masks, torch.ones_like(replaced_at_masks))
-    metrics["replaced_share"] = _share(output.replaced, output.valid)
-    if output.rtd_logits is not None:
-        detected = output.rtd_logits > 0
-        metrics["rtd_recall"] = _share(detected, output.replaced)
-        metrics["rtd_specificity"] = _share(~detected, output.valid & ~output.replaced)
-    if batch.decoder_input.shape == batch.source_tokens.shape:
-        masked = torch.zeros_like(output.replaced).flatten().index_fill(0, batch.masked_positions, True)
-        at_masked = masked[batch.clm_positions]
-        metrics["clm_accuracy_masked"] = _share(correct, at_masked)
-        metrics["clm_accuracy_replaced"] = _share(correct, output.replaced.flatten()[batch.clm_positions])
+    return {
+        "mlm_accuracy": _share(output.mlm_logits.argmax(-1) == originals, torch.ones_like(replaced_at_masks)),
+        "replacement_rate": _share(replaced_at_masks, torch.ones_like(replaced_at_masks)),
+        "replaced_share": _share(output.replaced, output.valid),
+    }
+
+
+def rtd_metrics(batch: PretrainingBatch, output: PretrainingOutput) -> dict[str, Ratio]:
+    """Of replaced token detection.
+
+    rtd_recall            share of the replaced tokens that the RTD head detects
+    rtd_specificity       share of the other real tokens that it takes for original
+    """
+    assert output.rtd_logits is not None
+    assert output.replaced is not None
+    detected = output.rtd_logits > 0
+    return {
+        "rtd_recall": _share(detected, output.replaced),
+        "rtd_specificity": _share(~detected, output.valid & ~output.replaced),
+    }
+
+
+def clm_metrics(batch: PretrainingBatch, output: PretrainingOutput) -> dict[str, Ratio]:
+    """Of the decoder: accuracy, at all its positions without an auxiliary, otherwise by kind of position.
+
+    clm_accuracy, or clm_accuracy_replaced, clm_accuracy_masked, clm_accuracy_unmasked
+    """
+    correct = _predictions(batch, output) == batch.clm_targets
+    everywhere = torch.ones_like(correct)
+    if output.replaced is None or batch.masked_positions is None:
+        return {"clm_accuracy": _share(correct, everywhere)}
+    if batch.decoder_input.shape != batch.source_tokens.shape:  # masked_only: every decoder position is a masked one
+        return {"clm_accuracy_masked": _share(correct, everywhere)}
+    masked = torch.zeros_like(output.replaced).flatten().index_fill(0, batch.masked_positions, True)
+    at_masked = masked[batch.clm_positions]
+    return {
+        "clm_accuracy_masked": _share(correct, at_masked),
+        "clm_accuracy_replaced": _share(correct, output.replaced.flatten()[batch.clm_positions]),
         # Of no position in training, which skips those logits. Always there: processes sum their metrics key by key.
-        metrics["clm_accuracy_unmasked"] = _share(correct, ~at_masked)
-    else:  # masked_only: every decoder position is a masked one
-        metrics["clm_accuracy_masked"] = _share(correct, torch.ones_like(correct))
-    return metrics
+        "clm_accuracy_unmasked": _share(correct, ~at_masked),
+    }
 
 
 def _predictions(batch: PretrainingBatch, output: PretrainingOutput) -> Tensor:

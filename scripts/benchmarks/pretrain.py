@@ -31,7 +31,7 @@ from torch import nn
 from metro_t0.command import Parser
 from metro_t0.modeling import MetroT5, ModelConfig, PretrainingBatch, preset
 from metro_t0.objectives.batches import MetroBatches
-from metro_t0.objectives.losses import clm_loss, metro_loss, mlm_loss, rtd_loss
+from metro_t0.objectives.losses import loss_parts, metro_loss
 from metro_t0.objectives.masking import MaskingConfig, Stream, Vocabulary
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -78,7 +78,7 @@ def metro_batch(
 def metro_loss_of(model: MetroT5, data: PretrainingBatch) -> torch.Tensor:
     """Equation 13 on one batch."""
     output = model(data)
-    return metro_loss(mlm_loss(data, output), rtd_loss(output), clm_loss(data, output))
+    return metro_loss({name: part.mean for name, part in loss_parts(data, output).items()})
 
 
 def metro_step(

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 
 from metro_t0.errors import UserError
-from metro_t0.modeling import PRESETS, T5, ModelConfig, preset
+from metro_t0.hf.configuration import MetroT5Config
+from metro_t0.modeling import PRESETS, T5, MetroT5, ModelConfig, preset
+from metro_t0.modeling.config import Scope, fields_of, literal_choices
+from metro_t0.modeling.pretraining import PRETRAINING_MODULES
 
 RENAMED = {"heads": "num_heads"}
+TINY = ModelConfig(
+    vocab_size=40, d_model=8, ffn_dim=8, num_heads=2, head_dim=4, encoder_layers=1, decoder_layers=1,
+    auxiliary_layers=1, max_positions=8,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["tiny", "small", "base", "base_pp", "large_pp"])
@@ -66,3 +75,26 @@ def test_unknown_names_come_with_the_nearest() -> None:
         preset("larg_pp")
     with pytest.raises(UserError, match=r"unknown model field encoder_layer; did you mean encoder_layers"):
         ModelConfig.from_dict({"encoder_layer": 3})
+
+
+def test_every_field_says_what_it_describes() -> None:
+    """A field that is not classified, or of pretraining without its value in the main model, leaks into exports."""
+    for field in dataclasses.fields(ModelConfig):
+        assert field.metadata.get("scope") in get_args(Scope), field.name
+        assert ("without" in field.metadata) == (field.metadata["scope"] == "pretraining"), field.name
+
+
+def test_what_belongs_to_pretraining_alone_is_in_no_exported_model() -> None:
+    """For every value of every field of pretraining: not in config.json, and no tensor beside the main model."""
+    pretraining, choices = fields_of("pretraining"), literal_choices(ModelConfig)
+    exported = MetroT5Config().to_dict()
+    assert fields_of("model").keys() <= exported.keys()
+    assert not (pretraining.keys() | fields_of("run").keys()) & exported.keys()
+    for name, field in pretraining.items():
+        for value in choices.get(name, (1, 2)):
+            config = TINY.replace(**{name: value})
+            assert getattr(config.without_pretraining(), name) == field.metadata["without"]
+            assert MetroT5Config.from_model_config(config).model_config() == config.without_pretraining()
+            assert [part for part, _ in MetroT5(config.without_pretraining(), 1).named_children()] == ["main"]
+            parts = {part for part, _ in MetroT5(config, 1).named_children()}
+            assert parts <= {"main", *PRETRAINING_MODULES}

@@ -18,9 +18,8 @@ from metro_t0.modeling.attention import symmetric_buckets
 from metro_t0.modeling.layers import Layer
 from metro_t0.modeling.pretraining import sample_tokens
 from metro_t0.objectives.batches import MetroBatches
-from metro_t0.objectives.losses import clm_loss, metro_loss, mlm_loss, rtd_loss
+from metro_t0.objectives.losses import clm_loss, loss_parts, metro_loss, mlm_loss, pretraining_metrics, rtd_loss
 from metro_t0.objectives.masking import MaskingConfig, Stream, Vocabulary
-from metro_t0.objectives.metrics import pretraining_metrics
 
 PAD, WORDS, SENTINELS = 1, 60, 12
 SMALL = preset(
@@ -120,7 +119,7 @@ def slow_loss(model: MetroT5, batch: PretrainingBatch) -> Tensor:
 
 def fast_loss(model: MetroT5, batch: PretrainingBatch) -> Tensor:
     output = model(batch)
-    return metro_loss(mlm_loss(batch, output), rtd_loss(output), clm_loss(batch, output))
+    return metro_loss({name: part.mean for name, part in loss_parts(batch, output).items()})
 
 
 @contextmanager

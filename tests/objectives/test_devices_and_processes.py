@@ -25,8 +25,7 @@ from torch import Tensor
 
 from metro_t0.modeling import MetroT5, PretrainingBatch
 from metro_t0.objectives.batches import MetroBatches, SpanCorruptionBatches, pad_rows
-from metro_t0.objectives.losses import clm_loss, mlm_loss, rtd_loss
-from metro_t0.objectives.metrics import pretraining_metrics
+from metro_t0.objectives.losses import clm_loss, mlm_loss, pretraining_metrics, rtd_loss
 
 
 @pytest.mark.parametrize("backend", ["sdpa", "eager"])

@@ -33,9 +33,8 @@ from metro_t0.objectives.batches import (
     check_target,
     pad_rows,
 )
-from metro_t0.objectives.losses import LossPart, clm_loss, metro_loss, mlm_loss, rtd_loss
+from metro_t0.objectives.losses import LossPart, clm_loss, metro_loss, mlm_loss, pretraining_metrics, rtd_loss
 from metro_t0.objectives.masking import MaskingConfig, choose_positions
-from metro_t0.objectives.metrics import pretraining_metrics
 
 
 def log_softmax(logits: Tensor) -> list[float]:
@@ -207,11 +206,11 @@ def test_span_corruption_equals_the_slow_definition(target: T5Target) -> None:
 
 
 def test_total_is_the_weighted_sum_of_the_three_means() -> None:
-    mlm, rtd, clm = (
-        LossPart(torch.tensor(total), torch.tensor(count)) for total, count in ((6.0, 3), (1.0, 4), (10.0, 5))
-    )
-    assert float(metro_loss(mlm, rtd, clm)) == pytest.approx(1 * 6 / 3 + 50 * 1 / 4 + 1 * 10 / 5)
-    assert float(metro_loss(mlm, rtd, clm, 2.0, 3.0, 4.0)) == pytest.approx(2 * 6 / 3 + 3 * 1 / 4 + 4 * 10 / 5)
+    parts = {"mlm": (6.0, 3), "rtd": (1.0, 4), "clm": (10.0, 5)}
+    means = {name: LossPart(torch.tensor(total), torch.tensor(count)).mean for name, (total, count) in parts.items()}
+    assert float(metro_loss(means)) == pytest.approx(1 * 6 / 3 + 50 * 1 / 4 + 1 * 10 / 5)
+    weights = {"mlm": 2.0, "rtd": 3.0, "clm": 4.0}
+    assert float(metro_loss(means, weights)) == pytest.approx(2 * 6 / 3 + 3 * 1 / 4 + 4 * 10 / 5)
 
 
 def gradients(model: MetroT5, loss: Tensor) -> dict[str, float]:
