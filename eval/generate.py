@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList
 
 from eval.loading import LoadedModel
+from eval.ranking import not_finite_cause
 from eval.text_metrics import METRICS, best_over_references, bootstrap_midpoint
 from metro_t0.errors import UserError
 from metro_t0.files import open_bytes, read_json, sha256_of, write_json
@@ -137,11 +140,30 @@ def read_predictions(output: Path) -> list[dict[str, Any]]:
     return rows
 
 
+class NanWatch(LogitsProcessor):
+    """Notes whether any logit was NaN, without making a GPU wait at every token."""
+
+    def __init__(self) -> None:
+        self._seen: Tensor | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Called by `generate` with (rows, V) logits or log-probabilities; leaves them as they are."""
+        here = scores.isnan().any()
+        self._seen = here if self._seen is None else self._seen | here
+        return scores
+
+    @property
+    def seen(self) -> bool:
+        """Whether a logit was NaN so far."""
+        return self._seen is not None and bool(self._seen)
+
+
 @torch.inference_mode()
 def _predict(loaded: LoadedModel, sources: Sequence[str], settings: GenerationSettings) -> Iterator[str]:
     """Predictions in the order of the sources; batches hold sources of similar length."""
     order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
     found: dict[int, str] = {}
+    watch = NanWatch()
     for start in range(0, len(order), settings.batch_size):
         rows = order[start : start + settings.batch_size]
         batch = loaded.tokenizer(
@@ -157,8 +179,11 @@ def _predict(loaded: LoadedModel, sources: Sequence[str], settings: GenerationSe
             num_beams=settings.beams,
             do_sample=False,
             max_new_tokens=settings.max_target,
+            logits_processor=LogitsProcessorList([watch]),
             **({"length_penalty": settings.length_penalty, "early_stopping": True} if settings.beams > 1 else {}),
         )
+        if watch.seen:
+            raise UserError(f"logits of generated tokens are {not_finite_cause(loaded.model.dtype)}")
         found.update(zip(rows, loaded.tokenizer.batch_decode(ids, skip_special_tokens=True), strict=True))
     return iter(found[i] for i in range(len(sources)))
 

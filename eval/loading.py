@@ -61,8 +61,6 @@ def load_model(settings: ModelSettings) -> LoadedModel:
     if settings.dtype == "float16":
         logger.warning("float16 overflows in T5-like models and can change predictions; bfloat16 or float32 is safer")
     name = settings.name
-    if os.path.isdir(name) and not os.path.isfile(os.path.join(name, "config.json")):
-        raise UserError(f"{name}: no config.json; give the directory of a Hugging Face model")
     if not os.path.isdir(name) and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise UserError(f"{name}: no such directory")
     common = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}

@@ -18,6 +18,7 @@ V vocabulary, H heads, K features per head.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +55,23 @@ class ChoiceScore:
     """Sum over the choice's tokens, natural logarithm."""
     num_tokens: int
     """Number of tokens summed, end token included."""
+
+
+def check_finite(what: str, scores: Sequence[Sequence[ChoiceScore]], dtype: torch.dtype) -> None:
+    """Raise `UserError` where a sum is NaN or infinite: the highest of such numbers is no answer.
+
+    what: what was scored, for the message. scores: per prompt, of its choices. dtype: of the model.
+    """
+    rows = sum(not all(math.isfinite(score.log_probability) for score in row) for row in scores)
+    if rows:
+        raise UserError(f"{what}: scores of {rows} of {len(scores)} prompts are {not_finite_cause(dtype)}")
+
+
+def not_finite_cause(dtype: torch.dtype) -> str:
+    """The end of a message about numbers that are none: what they are, and what is the likely cause."""
+    if dtype == torch.float16:
+        return "NaN or infinite, so there is no result; float16 overflows: use --dtype bfloat16 or float32"
+    return "NaN or infinite, so there is no result; check the model's weights"
 
 
 @torch.inference_mode()

@@ -106,8 +106,9 @@ class ResultsDirectory:
         Raises `UserError` where it belongs to others, naming the first difference.
         """
         run_file = self.path / RUN_FILE
-        if not run_file.exists():
-            if (self.path / "results").exists():
+        has_results = any((self.path / "results").glob("*/*.json"))
+        if not run_file.exists() or not has_results:  # a run that failed before its first result owns nothing
+            if has_results:
                 raise UserError(f"{self.path}: holds results but no {RUN_FILE}; give another --output")
             write_json(run_file, dict(run))
             return
@@ -131,7 +132,7 @@ class ResultsDirectory:
         if predictions is not None:
             path = self.predictions_path(result.task, result.template)
             with atomic_path(path) as temporary, gzip.open(temporary, "wt", encoding="utf-8") as stream:
-                stream.writelines(json.dumps(asdict(p)) + "\n" for p in predictions)
+                stream.writelines(json.dumps(asdict(p), allow_nan=False) + "\n" for p in predictions)
         write_json(self._result_path(result.task, result.template), result.to_json())
 
     def load(self) -> list[TemplateResult]:

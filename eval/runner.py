@@ -19,7 +19,7 @@ from eval.distributed import Processes
 from eval.encoding import QuestionEncoder
 from eval.examples import Example, build_examples
 from eval.loading import LoadedModel, decoder_start_ids
-from eval.ranking import ChoiceScore, predict, score_choices
+from eval.ranking import ChoiceScore, check_finite, predict, score_choices
 from eval.results import Prediction, ResultsDirectory, TemplateResult
 from eval.scores import ABSENT, RIGHT, WRONG, chance, majority
 from eval.tasks import Task, TaskSet
@@ -147,6 +147,7 @@ class Evaluation:
             logger.info("%s: %s: %d of %d rows skipped: %s", task.name, template.name, count, num_rows, reason)
         if not pairs:
             raise UserError(f"{template.title}: none of {num_rows} rows of {task.split} can be scored: {skipped}")
+        check_finite(f"{template.title}, {task.split}", [scores for _, scores in pairs], self.scorer.model.dtype)
         result = summarize(task, template, num_rows, pairs, skipped)
         result.truncated_sources = sum(part[3] for part in gathered)
         result.seconds = time.perf_counter() - start

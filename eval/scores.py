@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -22,6 +22,10 @@ class Score:
     """None where a single example allows none."""
     n: int
     """Number of examples."""
+
+    def to_json(self) -> dict[str, float | int | None]:
+        """The fields; a mean over nothing is null, since JSON has no NaN."""
+        return {**asdict(self), "value": None if math.isnan(self.value) else self.value}
 
 
 def accuracy(outcomes: str) -> Score:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -141,15 +141,15 @@ def write_summary(directory: ResultsDirectory, summary: Summary) -> None:
         directory.path / SUMMARY_FILE,
         {
             "run": summary.run,
-            "average": {**asdict(summary.average), "label": summary.average_label, "complete": summary.is_complete},
+            "average": {**summary.average.to_json(), "label": summary.average_label, "complete": summary.is_complete},
             "tasks": {
                 task.name: {
-                    **asdict(task.score),
+                    **task.score.to_json(),
                     "median": task.median,
                     "chance": task.chance,
                     "majority": task.majority,
                     "templates": {
-                        r.template: asdict(s) for r, s in zip(task.results, task.template_scores(), strict=True)
+                        r.template: s.to_json() for r, s in zip(task.results, task.template_scores(), strict=True)
                     },
                     "skipped": {r.template: r.skipped for r in task.results if r.skipped},
                     "truncated_sources": {r.template: r.truncated_sources for r in task.results if r.truncated_sources},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,7 +131,9 @@ def missing_note(summaries: Sequence[Summary]) -> str:
 
 
 def percent(score: Score) -> str:
-    """`65.18 +- 1.20`."""
+    """`65.18 +- 1.20`; `-` for a mean over nothing."""
+    if math.isnan(score.value):
+        return NO_VALUE
     error = "" if score.standard_error is None else f" +- {100 * score.standard_error:.2f}"
     return f"{100 * score.value:.2f}{error}"
 

@@ -51,6 +51,7 @@ class Scorer:
         """Raises `UserError` where the model cannot be loaded or has another dictionary than the data."""
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.max_batch_tokens = max_batch_tokens
+        self.name = model
         tokenizer = load_part("tokenizer", AutoTokenizer, model, {})
         self.words = Tokenizer.load(data)
         pieces = self.words.vocabulary.tokens()
@@ -106,7 +107,12 @@ class Scorer:
         logits = self.model(
             input_ids=inputs, attention_mask=(inputs != self.words.pad_id).long(), decoder_input_ids=shifted
         ).logits
-        return logits.argmax(-1), expected
+        best, predicted = logits.max(-1)  # the maximum over NaN is NaN
+        if not best[expected != self.words.pad_id].isfinite().all():
+            raise UserError(
+                f"{self.name}: logits are NaN or infinite, so there is no result; check the model's weights"
+            )
+        return predicted, expected
 
     def _padded(self, rows: Sequence[Any]) -> Tensor:
         tensors = [torch.as_tensor(np.asarray(row, dtype=np.int64)) for row in rows]

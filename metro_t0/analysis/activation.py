@@ -103,7 +103,9 @@ def count_activations(model: AnalyzedModel, batches: Iterable[Seq2SeqBatch]) -> 
     for batch in batches:
         here = batch.to(model.device)
         with counter.counting({"encoder": here.source_valid, "decoder": here.target_valid}):
-            model.logits(here)
+            logits = model.logits(here)
+        if not logits[here.target_valid].isfinite().all():
+            raise UserError("logits are NaN or infinite, so there is nothing to count; check the checkpoint's weights")
     return counter.counts
 
 

@@ -64,6 +64,8 @@ def load_part(what: str, auto: Any, name: str | Path, options: dict[str, Any]) -
 
     what: configuration, tokenizer or model, for the message.
     """
+    if os.path.isdir(name) and not os.path.isfile(os.path.join(name, "config.json")):
+        raise UserError(f"{name}: no config.json, so it is not a Hugging Face model directory")
     try:
         with _silenced_report():
             return auto.from_pretrained(name, **options)

@@ -78,6 +78,14 @@ def test_a_silenced_neuron_is_under_activated_and_a_forced_one_is_not(small_t5: 
     assert rows[1]["under_activated"] >= 1
 
 
+def test_a_model_of_nan_has_no_counts(small_t5: T5, mixture: Path) -> None:
+    with torch.no_grad():
+        small_t5.decoder.layers[0].feed_forward.wi.bias[5] = float("nan")
+    pairs = sample_mixture(mixture, "train", 5, seed=1)
+    with pytest.raises(UserError, match="logits are NaN or infinite"):
+        count_activations(analyse_t5(small_t5, 1, 2), batches(pairs, 100, 1, 2))
+
+
 def test_the_threshold_counts_tokens_exactly() -> None:
     from metro_t0.analysis.activation import Activations
 

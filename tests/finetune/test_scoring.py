@@ -89,6 +89,16 @@ def test_the_majority_baseline(scored: tuple[Path, Path]) -> None:
         assert scorer.score(held_out[name], None, most_frequent_target(training[name])).majority == share
 
 
+def test_nan_logits_are_no_score(scored: tuple[Path, Path]) -> None:
+    data, directory = scored
+    scorer = Scorer(str(directory), data)
+    with torch.no_grad():
+        next(scorer.model.parameters())[5:] = float("nan")
+    task = load_mixture(data, "valid")[0]
+    with pytest.raises(UserError, match="logits are NaN or infinite"):
+        scorer.score(task, None, task.targets[0])
+
+
 def test_the_command_prints_a_table(
     scored: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
