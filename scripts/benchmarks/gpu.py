@@ -1,237 +1,146 @@
-"""Correctness, then speed, of a pretraining step on one GPU (started by gpu.sh).
+"""Correctness and speed of a pretraining step on one GPU (started by gpu.sh).
 
-    python scripts/benchmarks/gpu.py --output results                       # base, then large_pp if time is left
-    python scripts/benchmarks/gpu.py --output results --presets base --minutes 4
+    python scripts/benchmarks/gpu.py --output results                         # base, then large_pp if time is left
+    python scripts/benchmarks/gpu.py --output results --presets base --routes compiled --minutes 4
     python scripts/benchmarks/gpu.py --output results --device cpu --presets demo --batch 2 --length 64    # a trial
 
-1. Loss and gradients of every fast path against the definition spelled out in fp32 (attention_backend=eager); a path
-   that is off by more than its precision allows is reported, not timed, and makes the exit status 1.
-2. On CUDA, a step in which any wait of the host for the device is an error.
-3. Seconds per step, tokens/s, share of the measured matrix rate (MFU) and peak memory of every path that passed.
-4. Where the time of the fastest path goes, by kernel (profile.txt).
+Every job is a process of its own with a budget of seconds, so that nothing that hangs or crashes takes the rest along;
+what a job had found until then stays. In this order:
 
-Writes OUTPUT/gpu.json and OUTPUT/gpu.md.
+1. Rates of a large matrix product and of a copy: the ceilings.
+2. Attention alone (gpu_attention.py): error, dropout rate, time and kernel names of torch's kernels.
+3. Every way to compute the step: seconds, tokens/s, share of the measured matrix rate (MFU), peak memory; whether the
+   host waits for the device; where the time goes; then loss and gradients against the definition spelled out in fp32
+   (attention_backend=eager). A path that is off loses its figures and makes the exit status 1.
+4. Hugging Face's T5 of the same shape, with its loss on all positions and on as many as ours; optimizers.
+
+Writes into OUTPUT as it goes: gpu.json, gpu.md, profile.txt.
 """
 
 from __future__ import annotations
 
-import gc
 import importlib.util
 import json
-import platform
+import os
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-import torch
-from costs import VOCABULARIES, training_flops
-from pretrain import PAD, matrix_flops, metro_batch, metro_loss_of, metro_step, peak_gib, t5_step, timed
+from gpu_jobs import PEERS, ROUTES, Result, Route
 from rich.console import Console
 from rich.table import Table
-from torch.profiler import ProfilerActivity, profile
 
 from metro_t0.command import Parser
-from metro_t0.modeling import MetroT5, ModelConfig, preset
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-TOLERANCE = {"fp32": 2e-3, "bf16": 1e-1}
-"""Largest relative error of the loss and of the gradient's norm-wise difference. Every path is checked in fp32 too."""
-WARM_UP, STEPS = 3, 10
-Step = Callable[[], None]
-
-
-@dataclass(frozen=True)
-class Route:
-    """One way to compute the same step."""
-
-    name: str
-    dtype: str
-    changes: dict[str, Any] = field(default_factory=dict)
-    """Fields of the model config."""
-
-
-FLEX = "flex, compiled"
-ROUTES = (
-    Route("sdpa", "fp32"),
-    Route("sdpa", "bf16"),
-    Route("sdpa, compiled", "bf16", {"compile_layers": True}),
-    Route("sdpa without attention dropout, compiled", "bf16", {"compile_layers": True, "attention_dropout": 0.0}),
-    Route(FLEX, "bf16", {"attention_backend": "flex", "attention_dropout": 0.0, "compile_layers": True}),
-)
-"""FlexAttention has no dropout: its fair neighbor is SDPA without."""
+SECONDS = {"ceilings": 60, "attention": 100, "route": 120, "peer": 60, "optimizers": 60}
+"""Budgets; those of routes and peers are three times as long for presets of more than base size."""
+LEAST_SECONDS = 20
+"""No job is begun with less time left."""
 
 
 @dataclass
-class Result:
-    """Figures of one preset and path; None where it was not timed."""
+class Job:
+    """One process."""
 
-    preset: str
-    path: str
-    dtype: str
-    loss_error: float | None = None
-    gradient_error: float | None = None
-    problem: str = ""
-    seconds_per_step: float | None = None
-    tokens_per_second: float | None = None
-    mfu: float | None = None
-    peak_gib: float | None = None
+    name: str
+    seconds: float
+    row: Result | None = None
+    """Where it is a route or a peer: the row that says why there are no figures."""
 
 
 def applicable(device: str) -> list[Route]:
     """FlexAttention trains on CUDA only."""
-    return [path for path in ROUTES if device == "cuda" or path.changes.get("attention_backend") != "flex"]
+    return [route for route in ROUTES if device == "cuda" or route.changes.get("attention_backend") != "flex"]
 
 
-def gradients_of(
-    config: ModelConfig, device: str, dtype: torch.dtype, length: int, kind: str
-) -> tuple[float, list[torch.Tensor]]:
-    """Loss and gradients of one small batch, always the same weights; samples do not depend on rounding."""
-    batch = metro_batch(config, 2, length, device, padded=kind == "padded", documents=kind == "documents")
-    assert batch.sample_uniforms is not None
-    batch.sample_uniforms.zero_()  # always the first token: a sample near a border would differ between precisions
-    torch.manual_seed(0)
-    model = MetroT5(config, PAD)
-    for parameter in model.parameters():  # relative biases and others begin at zero, where nothing depends on them
-        parameter.data += 0.02 * torch.randn_like(parameter)
-    model = model.to(device, dtype)
-    loss = metro_loss_of(model, batch)
-    loss.backward()
-    return loss.item(), [p.grad.float() for p in model.parameters() if p.grad is not None]
+def plan(options: Any) -> list[Job]:
+    """All jobs, the most telling first."""
+    jobs = [Job("ceilings", SECONDS["ceilings"])]
+    if wanted("attention", options):
+        jobs.append(Job("attention", SECONDS["attention"]))
+    for number, preset in enumerate(options.presets):
+        factor = 3 if preset.startswith("large") else 1
+        for route in applicable(options.device):
+            # fp32 once: a large model may not fit, and nobody trains it so
+            if wanted(f"{route.name} {route.dtype}", options) and not (number and route.dtype == "fp32"):
+                row = Result(preset, route.name, route.dtype)
+                jobs.append(Job(f"{preset}:{route.name}:{route.dtype}", factor * SECONDS["route"], row))
+        if importlib.util.find_spec("transformers"):
+            for peer in PEERS:
+                if wanted(peer, options):
+                    row = Result(preset, peer, "bf16")
+                    jobs.append(Job(f"{preset}:{peer}:bf16", factor * SECONDS["peer"], row))
+        if not number and wanted("optimizers", options):
+            jobs.append(Job(f"optimizers:{preset}", SECONDS["optimizers"]))
+    return jobs
 
 
-def checks_of(path: Route) -> Iterable[tuple[str, str]]:
-    """(dtype, kind of batch) of what is compared: fp32 tells mistakes from rounding, padding takes ways of its own."""
-    yield "fp32", "padded"
-    yield path.dtype, "full"
-    if path.dtype != "fp32":
-        yield path.dtype, "padded"
-    if path.name in ("sdpa", FLEX):  # a mask of documents is no other thing for a compiled layer
-        yield path.dtype, "documents"
+def wanted(name: str, options: Any) -> bool:
+    """True for every job, or for those with a text of --routes in their name."""
+    return not options.routes or any(text in name for text in options.routes)
 
 
-def check(path: Route, config: ModelConfig, device: str, length: int, dtype: str, kind: str) -> tuple[float, float]:
-    """Relative errors of loss and gradient in `dtype` against the definition in fp32, without dropout."""
-    plain = config.replace(dropout=0.0, attention_dropout=0.0)
-    reference, expected = gradients_of(plain.replace(attention_backend="eager"), device, torch.float32, length, kind)
-    changes = {name: value for name, value in path.changes.items() if name != "attention_dropout"}
-    loss, found = gradients_of(plain.replace(**changes), device, DTYPES[dtype], length, kind)
-    difference = sum((a - b).double().square().sum() for a, b in zip(found, expected, strict=True))
-    size = sum(b.double().square().sum() for b in expected)
-    return abs(loss - reference) / abs(reference), float((difference / size) ** 0.5)
+def run(job: Job, options: Any, seconds: float, ceilings: dict[str, float]) -> str:
+    """Run a job to its end or to the end of its budget; what went wrong, in one line."""
+    command = [
+        sys.executable, str(Path(__file__).with_name("gpu_jobs.py")), job.name, "--output", str(options.output),
+        "--record", str(options.output / "record.jsonl"), "--ceilings", json.dumps(ceilings), "--batch",
+        str(options.batch), "--length", str(options.length), "--device", options.device,
+        *(["--batches", str(options.batches)] if options.batches else []),
+    ]  # fmt: skip
+    with (options.output / "log.txt").open("a+") as log:
+        log.write(f"==== {job.name}\n")
+        log.flush()
+        begins = log.tell()
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            status = process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return f"stopped after {seconds:.0f} s"
+        log.seek(begins)
+        lines = [line for line in log.read().splitlines() if line.strip()]
+    return f"{lines[-1][:200] if lines else 'no message'} (status {status})" if status else ""
 
 
-def waits_for_the_device(step: Step) -> str:
-    """Where a step makes the host wait for the GPU; empty where it does not."""
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        step()
-    except RuntimeError as error:
-        return str(error).splitlines()[0]
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    return ""
+def read_record(path: Path) -> list[dict[str, Any]]:
+    """Lines so far; a line cut by the end of its process is left out."""
+    found = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return found
 
 
-def measure(result: Result, step: Step, tokens: int, flops: float, ceiling: float, device: str) -> None:
-    """Fill in the figures of a step."""
-    for _ in range(WARM_UP):
-        step()
-    result.peak_gib = peak_gib(step, device)
-    result.seconds_per_step = median(timed(step, device) for _ in range(STEPS))
-    result.tokens_per_second = tokens / result.seconds_per_step
-    result.mfu = result.tokens_per_second * flops / ceiling
-
-
-def run_path(path: Route, name: str, config: ModelConfig, options: Any, ceilings: dict[str, float]) -> Result:
-    """Check, then time, one path of one preset."""
-    result = Result(name, path.name, path.dtype)
-    small = config.replace(encoder_layers=2, decoder_layers=2, auxiliary_layers=1)
-    for dtype, kind in checks_of(path):
-        loss, gradient = check(path, small, options.device, options.length, dtype, kind)
-        if max(loss, gradient) > TOLERANCE[dtype]:
-            result.loss_error, result.gradient_error = loss, gradient
-            result.problem = f"wrong: off by more than {dtype} allows ({kind})"
-            return result
-        if dtype == path.dtype:
-            result.loss_error = max(loss, result.loss_error or 0)
-            result.gradient_error = max(gradient, result.gradient_error or 0)
-    torch._dynamo.reset()  # the graphs of the small model must not use up how many may be made of a layer
-    config = config.replace(**path.changes)
-    _, step = metro_step(config, options.batch, options.length, options.device, DTYPES[path.dtype])
-    flops = training_flops(config, options.length, mask_ratio=0.15)
-    measure(result, step, options.batch * options.length, flops, ceilings[path.dtype], options.device)
-    if options.device == "cuda":
-        result.problem = waits_for_the_device(step)
-    return result
-
-
-def run_peer(name: str, config: ModelConfig, options: Any, ceilings: dict[str, float]) -> Result:
-    """Hugging Face's T5 of the same shape, in bf16."""
-    result = Result(name, "Hugging Face T5", "bf16")
-    _, step = t5_step(config, options.batch, options.length, options.device, torch.bfloat16)
-    flops = training_flops(config.without_pretraining(), options.length, mask_ratio=1.0)
-    measure(result, step, options.batch * options.length, flops, ceilings["bf16"], options.device)
-    return result
-
-
-def attempt(result: Callable[[], Result], name: str, path: str, dtype: str) -> Result:
-    """The result, or the error in one line; memory is given back either way."""
-    try:
-        return result()
-    except Exception as error:
-        return Result(name, path, dtype, problem=f"{type(error).__name__}: {str(error).splitlines()[0][:200]}")
-    finally:
-        torch._dynamo.reset()
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
-
-def results_of(name: str, options: Any, ceilings: dict[str, float]) -> Iterable[Result]:
-    """One result per path, then the peer's."""
-    config = preset(name, vocab_size=VOCABULARIES.get(name, 32_768) + options.length)
-    for path in applicable(options.device):
-        if path.dtype == "fp32" and name != options.presets[0]:
-            continue  # a large model may not fit, and nobody trains it so
-        yield attempt(partial(run_path, path, name, config, options, ceilings), name, path.name, path.dtype)
-    if importlib.util.find_spec("transformers"):
-        yield attempt(partial(run_peer, name, config, options, ceilings), name, "Hugging Face T5", "bf16")
-
-
-def profile_fastest(results: list[Result], options: Any) -> str:
-    """Kernels of the fastest path of the first preset, by their own time on the device."""
-    mine = [r for r in results if r.tokens_per_second and r.path != "Hugging Face T5"]
-    if not mine:
-        return "no path was timed\n"
-    best = max(mine, key=lambda r: (r.preset == options.presets[0], r.tokens_per_second))
-    path = next(path for path in ROUTES if (path.name, path.dtype) == (best.path, best.dtype))
-    config = preset(best.preset, vocab_size=VOCABULARIES.get(best.preset, 32_768) + options.length, **path.changes)
-    _, step = metro_step(config, options.batch, options.length, options.device, DTYPES[path.dtype])
-    for _ in range(WARM_UP):
-        step()
-    on_gpu = options.device == "cuda"
-    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as recorded:
-        step()
-        timed(step, options.device)
-    order = "self_device_time_total" if on_gpu else "self_cpu_time_total"
-    return f"{best.preset}, {best.path}, {best.dtype}\n" + recorded.key_averages().table(sort_by=order, row_limit=40)
+def results_of(lines: Iterable[dict[str, Any]]) -> list[Result]:
+    """The last state of every route."""
+    last: dict[tuple[str, str, str], Result] = {}
+    for line in lines:
+        if line["kind"] == "result":
+            result = Result(**{name: value for name, value in line.items() if name != "kind"})
+            last[result.preset, result.path, result.dtype] = result
+    return list(last.values())
 
 
 COLUMNS: dict[str, Callable[[Result], str]] = {
     "preset": lambda r: r.preset,
     "path": lambda r: r.path,
     "dtype": lambda r: r.dtype,
-    "loss error": lambda r: _or_dash(r.loss_error, "{:.0e}"),
-    "gradient error": lambda r: _or_dash(r.gradient_error, "{:.0e}"),
     "ms/step": lambda r: _or_dash(r.seconds_per_step, "{:.1f}", 1000),
     "tokens/s": lambda r: _or_dash(r.tokens_per_second, "{:,.0f}"),
     "MFU": lambda r: _or_dash(r.mfu, "{:.1%}"),
     "peak GiB": lambda r: _or_dash(r.peak_gib, "{:.1f}"),
+    "loss error": lambda r: _or_dash(r.loss_error, "{:.0e}"),
+    "gradient error": lambda r: _or_dash(r.gradient_error, "{:.0e}"),
+    "checked": lambda r: r.checked or "-",
     "problem": lambda r: r.problem,
 }
 
@@ -242,15 +151,79 @@ def _or_dash(value: float | None, form: str, factor: float = 1) -> str:
 
 def markdown(results: list[Result]) -> str:
     """The table as it stands in docs/benchmarks.md."""
-    lines = [list(COLUMNS), ["---"] * len(COLUMNS)]
-    lines += [[cell(result) for cell in COLUMNS.values()] for result in results]
+    return _table([list(COLUMNS), *([cell(result) for cell in COLUMNS.values()] for result in results)])
+
+
+def _table(rows: list[list[str]]) -> str:
+    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def machine(device: str) -> str:
-    """What the figures were taken on."""
-    name = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
-    return f"{name}, torch {torch.__version__}, CUDA {torch.version.cuda or 'none'}"
+def attention_markdown(lines: list[dict[str, Any]]) -> str:
+    """One row per kind of attention and kernel."""
+    titles = [
+        "attention",
+        "kernel",
+        "ms",
+        "TFLOP/s",
+        "ms with dropout",
+        "dropout",
+        "error",
+        "odd",
+        "problem",
+        "kernels",
+    ]
+    keys = ["ms", "tflops", "ms_dropout", "dropout", "error", "error_odd"]
+    forms = ["{:.2f}", "{:.0f}", "{:.2f}", "{:.4f}", "{:.0e}", "{:.0e}"]
+    rows = [
+        [line["attention"], line["kernel"]]
+        + [_or_dash(line.get(key), form) for key, form in zip(keys, forms, strict=True)]
+        + [line.get("problem", ""), ", ".join(line.get("kernels", [])[:2])]
+        for line in lines
+    ]
+    return _table([titles, *rows]) if rows else ""
+
+
+def write_report(options: Any, heading: str, lines: list[dict[str, Any]]) -> None:
+    """gpu.md and gpu.json of what is known so far."""
+    by_kind: dict[str, list[dict[str, Any]]] = {}
+    for line in lines:
+        by_kind.setdefault(line["kind"], []).append(line)
+    text = f"{heading}\n\n{markdown(results_of(lines))}\n{attention_markdown(by_kind.get('attention', []))}"
+    for kind in ("optimizer", "batches"):
+        text += "".join(f"\n{json.dumps(line)}" for line in by_kind.get(kind, []))
+    (options.output / "gpu.md").write_text(text + "\n")
+    (options.output / "gpu.json").write_text(json.dumps({"machine": heading, "lines": lines}, indent=1) + "\n")
+
+
+def run_all(options: Any) -> tuple[str, list[Result]]:
+    """Run the jobs that fit the time, and write the report after each."""
+    deadline = time.monotonic() + 60 * options.minutes
+    record = options.output / "record.jsonl"
+    record.unlink(missing_ok=True)
+    heading, ceilings = f"{options.device}; {options.batch} x {options.length} tokens", {"fp32": 1e15, "bf16": 1e15}
+    for job in plan(options):
+        left = deadline - time.monotonic()
+        started = time.monotonic()
+        problem = "no time left" if left < LEAST_SECONDS else run(job, options, min(job.seconds, left), ceilings)
+        lines = read_record(record)
+        if job.name == "ceilings" and lines:
+            ceilings = lines[0]["rates"]
+            rates = ", ".join(f"{name} {rate / 1e12:.1f} TFLOP/s" for name, rate in ceilings.items())
+            copy = f"copy {lines[0]['bandwidth'] / 1e12:.2f} TB/s"
+            heading = (
+                f"{lines[0]['machine']}; matrix products: {rates}; {copy}; {options.batch} x {options.length} tokens"
+            )
+        if problem and job.row is not None:
+            done = {(r.preset, r.path, r.dtype): r for r in results_of(lines)}
+            row = done.get((job.row.preset, job.row.path, job.row.dtype), job.row)
+            row.problem = f"{row.problem}; {problem}".removeprefix("; ")
+            with record.open("a") as file:
+                file.write(json.dumps({"kind": "result", **vars(row)}) + "\n")
+            lines = read_record(record)
+        print(f"{job.name}: {time.monotonic() - started:.0f} s {problem}", flush=True)
+        write_report(options, heading, lines)
+    return heading, results_of(read_record(record))
 
 
 def main() -> int:
@@ -258,35 +231,23 @@ def main() -> int:
     parser = Parser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     parser.add_argument("--presets", nargs="+", default=["base", "large_pp"])
+    parser.add_argument("--routes", nargs="+", help="only jobs with one of these texts in their name, and ceilings")
+    parser.add_argument("--batches", type=Path, help="batches of a loader (loader.py --save) to replay on each route")
     parser.add_argument("--batch", type=int, default=32, help="sequences per step")
     parser.add_argument("--length", type=int, default=512, help="tokens per sequence")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
-    parser.add_argument("--minutes", type=float, default=8.0, help="no preset is begun after this time")
+    parser.add_argument("--minutes", type=float, default=8.7, help="everything has ended after this time")
     options = parser.parse_args()
+    import torch
+
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("no CUDA device: this is a benchmark of one (--device cpu only tries the script)")
-    started = time.monotonic()
     options.output.mkdir(parents=True, exist_ok=True)
-    ceilings = {name: matrix_flops(options.device, dtype) for name, dtype in DTYPES.items()}
-    rates = ", ".join(f"{name} {rate / 1e12:.1f} TFLOP/s" for name, rate in ceilings.items())
-    heading = f"{machine(options.device)}; matrix products: {rates}; {options.batch} x {options.length} tokens"
-    print(heading, flush=True)
-    results: list[Result] = []
-    for name in options.presets:
-        if time.monotonic() - started > 60 * options.minutes:
-            print(f"{name}: no time left", flush=True)
-            continue
-        for result in results_of(name, options, ceilings):
-            print(" ".join(f"{title}={cell(result)}" for title, cell in COLUMNS.items() if cell(result)), flush=True)
-            results.append(result)
-            record = {"machine": heading, "ceilings": ceilings, "results": [asdict(r) for r in results]}
-            (options.output / "gpu.json").write_text(json.dumps(record, indent=2) + "\n")
-    (options.output / "gpu.md").write_text(f"{heading}\n\n{markdown(results)}")
-    (options.output / "profile.txt").write_text(profile_fastest(results, options))
+    heading, results = run_all(options)
     table = Table(*COLUMNS, title=heading)
     for result in results:
         table.add_row(*(cell(result) for cell in COLUMNS.values()))
-    Console(width=None if Console().is_terminal else 180).print(table)
+    Console(width=None if Console().is_terminal else 200).print(table)
     return 1 if any(result.problem for result in results) else 0
 
 

@@ -2,6 +2,7 @@
 
     OMP_NUM_THREADS=1 python scripts/benchmarks/loader.py
     OMP_NUM_THREADS=1 python scripts/benchmarks/loader.py --data DATA --tokens-per-sample 512 --batch-size 32
+    python scripts/benchmarks/loader.py --save batches.pt --options pad_blocks=true     # for gpu.py --batches
 
 Compare with the tokens/s of a step (scripts/benchmarks/pretrain.py): with --num-workers N the loader must make up one
 N-th of it per core. Processor time of this process, best of several epochs' beginnings. Without --data, documents of
@@ -19,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+import yaml
 
 from metro_t0.command import Parser
 from metro_t0.data.token_files import TokenFileWriter
@@ -65,6 +68,20 @@ def measure(config: Any, task_class: Any, batch_size: int, batches: int, rounds:
     return best
 
 
+def save(config: Any, task_class: Any, batch_size: int, batches: int, path: Path) -> None:
+    """The first batches of an epoch as they go to the model."""
+    task = task_class.setup_task(config)
+    task.load_dataset("train", combine=True)
+    epochs = task.get_batch_iterator(
+        task.datasets["train"], max_sentences=batch_size, max_positions=task.max_positions(), seed=1
+    )
+    iterator = epochs.next_epoch_itr(shuffle=True)
+    made = [next(iterator)["net_input"] for _ in range(batches)]
+    torch.save([{**fields, "vocab_size": len(task.source_dictionary)} for fields in made], path)
+    shapes = {(tuple(fields["source_tokens"].shape), len(fields["clm_positions"])) for fields in made}
+    print(f"{path}: {len(made)} batches of {len(shapes)} shapes")
+
+
 def main() -> int:
     """Measure and print one line per part."""
     parser = Parser(description=__doc__)
@@ -74,6 +91,8 @@ def main() -> int:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--batches", type=int, default=60, help="per round")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--options", nargs="*", default=[], metavar="FIELD=VALUE", help="further fields of the task")
+    parser.add_argument("--save", type=Path, help="write the batches here instead of measuring")
     options = parser.parse_args()
     from fairseq_plugins.tasks import pretraining
 
@@ -87,6 +106,11 @@ def main() -> int:
             make_data(data)
         config = getattr(pretraining, f"{kind}PretrainingConfig")(data=str(data))
         config.tokens_per_sample, config.seed = options.tokens_per_sample, 1
+        for field, _, value in (text.partition("=") for text in options.options):
+            setattr(config, field, yaml.safe_load(value))
+        if options.save:
+            save(config, task_class, options.batch_size, options.batches, options.save)
+            return 0
         rates = measure(config, task_class, options.batch_size, options.batches, options.rounds)
     print(f"{options.task}, {options.batch_size} x up to {options.tokens_per_sample} tokens")
     for name, rate in rates.items():

@@ -8,7 +8,7 @@ A step is forward, backward and AdamW update on a batch of full sequences; with 
 and the optimizer keeps fp32 copies, as with fairseq's --bf16. The peer is `T5ForConditionalGeneration` of the same
 width, depth and vocabulary with a decoder as long as the encoder, all targets in its loss (which is how T5 trains).
 Ours trains the auxiliary and two heads on top. Steps of the two alternate, so that a drifting machine drifts for both.
-`--optimizers` compares fairseq's adam with torch's fused AdamW instead.
+`--optimizers` compares fairseq's adam, torch's fused AdamW and Muon instead.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import resource
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -92,9 +93,9 @@ def metro_step(
 
 
 def t5_step(
-    config: ModelConfig, batch: int, length: int, device: str, dtype: torch.dtype
+    config: ModelConfig, batch: int, length: int, device: str, dtype: torch.dtype, share: float = 1.0
 ) -> tuple[nn.Module, Callable[[], None]]:
-    """Hugging Face's T5 of the same shape and one training step."""
+    """Hugging Face's T5 of the same shape and one training step; `share` of the positions have logits and a loss."""
     from transformers import T5Config, T5ForConditionalGeneration
 
     torch.manual_seed(0)
@@ -105,7 +106,17 @@ def t5_step(
     )  # fmt: skip
     model = T5ForConditionalGeneration(peer).to(device, dtype).train()
     tokens = torch.randint(4, config.vocab_size, (batch, length), device=device)
-    return model, training_step(model, lambda: model(input_ids=tokens, labels=tokens).loss)
+    if share == 1:
+        return model, training_step(model, lambda: model(input_ids=tokens, labels=tokens).loss)
+    positions = torch.randperm(tokens.numel(), device=device)[: round(share * tokens.numel())].sort().values
+    shifted = model._shift_right(tokens)
+
+    def loss_of_some() -> torch.Tensor:
+        hidden = model.model(input_ids=tokens, decoder_input_ids=shifted).last_hidden_state
+        logits = model.lm_head(hidden.flatten(0, 1)[positions] * config.d_model**-0.5)
+        return nn.functional.cross_entropy(logits.float(), tokens.flatten()[positions])
+
+    return model, training_step(model, loss_of_some)
 
 
 def training_step(model: nn.Module, loss: Callable[[], torch.Tensor]) -> Callable[[], None]:
@@ -184,20 +195,37 @@ def compare_with_t5(
     return measurements
 
 
-def compare_optimizers(config: ModelConfig, device: str, steps: int) -> dict[str, float]:
-    """Seconds per update of all parameters: fairseq's adam and torch's fused AdamW."""
-    from fairseq.optim.adam import Adam
+def optimizer_makers() -> dict[str, Callable[[nn.Module], torch.optim.Optimizer]]:
+    """Optimizers by name; those of fairseq only where it is installed."""
+    settings: dict[str, Any] = {"lr": 1e-4, "betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 0.01}
+    makers: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
+        "fused AdamW": lambda model: torch.optim.AdamW(model.parameters(), fused=True, **settings)
+    }
+    if find_spec("fairseq") is not None:
+        from fairseq.optim.adam import Adam
 
-    settings = {"lr": 1e-4, "betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 0.01}
+        from fairseq_plugins.optim.muon import MuonWithAdamW
+        from metro_t0.modeling.layers import hidden_matrices
+
+        def muon(model: nn.Module) -> torch.optim.Optimizer:
+            matrices = list(hidden_matrices(model))
+            chosen = set(matrices)
+            rest = [p for p in model.parameters() if p not in chosen]
+            own = {"lr": 0.02, "momentum": 0.95, "nesterov": True, "weight_decay": 0.0, "ns_steps": 5}
+            return MuonWithAdamW(rest, matrices, settings, **own, adjust_lr_fn="original")
+
+        makers |= {"Muon and fused AdamW": muon, "fairseq adam": lambda model: Adam(model.parameters(), **settings)}
+    return makers
+
+
+def compare_optimizers(config: ModelConfig, device: str, steps: int) -> dict[str, float]:
+    """Seconds per update of all parameters by optimizer."""
     seconds = {}
-    for name, make in (
-        ("fairseq adam", lambda p: Adam(p, **settings)),
-        ("fused AdamW", lambda p: torch.optim.AdamW(p, fused=True, **settings)),  # type: ignore[arg-type]
-    ):
+    for name, make in optimizer_makers().items():
         model = MetroT5(config, PAD).to(device)
         for parameter in model.parameters():
             parameter.grad = torch.randn_like(parameter)
-        optimizer = make(list(model.parameters()))
+        optimizer = make(model)
         optimizer.step()
         seconds[name] = median(timed(optimizer.step, device) for _ in range(steps))
     return seconds
@@ -223,7 +251,7 @@ def main() -> None:
     print(f"{options.preset}, {options.batch} x {options.length} tokens, {options.dtype}, {options.device} ({machine})")
     if options.optimizers:
         for name, seconds in compare_optimizers(config, options.device, options.steps).items():
-            print(f"{name:16} {1000 * seconds:9.1f} ms per update")
+            print(f"{name:20} {1000 * seconds:9.1f} ms per update")
         return
     rows = compare_with_t5(config, options.batch, options.length, options.device, DTYPES[options.dtype], options.steps)
     print(f"{'':16} {'parameters':>12} {'s/step':>8} {'tokens/s':>9} {'peak GiB':>9} {'GFLOP/token':>12} {'MFU':>6}")

@@ -2,40 +2,35 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
-from gpu import (
-    COLUMNS,
-    DTYPES,
-    ROUTES,
-    TOLERANCE,
-    Result,
-    Route,
-    applicable,
-    attempt,
-    check,
-    checks_of,
-    gradients_of,
-    markdown,
-)
+import torch
+from gpu import COLUMNS, Job, applicable, markdown, plan, read_record, results_of, run
+from gpu_attention import KERNELS, KINDS, Kind, dropout_rate, error_of, inputs
+from gpu_jobs import DTYPES, ROUTES, TOLERANCE, Record, Result, Route, check, checks_of, gradients_of
 
 from metro_t0.modeling import preset
 
 CONFIG = preset("demo", vocab_size=300)
+KINDS_OF_BATCHES = ("full", "padded", "odd", "documents")
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_fast_paths_agree_with_the_definition(dtype: str) -> None:
     route = next(route for route in ROUTES if route.dtype == dtype and not route.changes)
     checked = list(checks_of(route))
-    assert {kind for _, kind in checked} == {"full", "padded", "documents"}
+    assert {kind for _, kind in checked} >= {"full", "padded", "documents"}
     for precision, kind in checked:
         assert max(check(route, CONFIG, "cpu", 32, precision, kind)) < TOLERANCE[precision]
 
 
 def test_every_kind_of_batch_is_another_one() -> None:
     route = ROUTES[0]
-    losses = {gradients_of(CONFIG, "cpu", DTYPES[route.dtype], 32, kind)[0] for kind in ("full", "padded", "documents")}
-    assert len(losses) == 3
+    losses = {gradients_of(CONFIG, "cpu", DTYPES[route.dtype], 32, kind)[0] for kind in KINDS_OF_BATCHES}
+    assert len(losses) == len(KINDS_OF_BATCHES)
 
 
 @pytest.mark.parametrize("wrong", [{"scale_attention": False}, {"relative_rule": "t5"}, {"norm_eps": 1e-2}])
@@ -49,12 +44,47 @@ def test_flex_attention_is_timed_on_cuda_only() -> None:
     assert "flex, compiled" not in names["cpu"]
 
 
-def test_an_error_becomes_a_row() -> None:
-    def fail() -> Result:
-        raise RuntimeError("out of memory\nand more")
+def options(tmp_path: Path, **changes: Any) -> SimpleNamespace:
+    """What gpu.py is told."""
+    made = {"output": tmp_path, "presets": ["demo"], "routes": None, "device": "cpu", "batch": 2, "length": 32}
+    return SimpleNamespace(**{**made, "batches": None, "minutes": 1.0, **changes})
 
-    row = attempt(fail, "base", "sdpa", "bf16")
-    assert row.problem == "RuntimeError: out of memory"
+
+def test_routes_are_chosen_by_name(tmp_path: Path) -> None:
+    everything = [job.name for job in plan(options(tmp_path))]
+    assert everything[0] == "ceilings"
+    chosen = [job.name for job in plan(options(tmp_path, routes=["fp32"]))]
+    assert chosen == ["ceilings", "demo:sdpa:fp32"]
+    assert set(chosen) < set(everything)
+
+
+def test_a_job_leaves_its_figures_and_its_error(tmp_path: Path) -> None:
+    told = options(tmp_path)
+    assert run(Job("demo:sdpa:fp32", 200), told, 200, {"fp32": 1e12}) == ""
+    (result,) = results_of(read_record(tmp_path / "record.jsonl"))
+    assert result.checked == "fp32 full, fp32 padded, fp32 documents"
+    assert result.tokens_per_second
+    assert "sdpa, fp32" in (tmp_path / "profile.txt").read_text()
+    assert "StopIteration" in run(Job("demo:nothing:fp32", 60), told, 60, {"fp32": 1e12})
+
+
+def test_a_job_that_hangs_is_stopped(tmp_path: Path) -> None:
+    assert run(Job("ceilings", 1), options(tmp_path), 0.5, {}) == "stopped after 0 s"
+
+
+def test_the_last_state_of_a_route_counts_and_a_cut_line_does_not(tmp_path: Path) -> None:
+    record = Record(tmp_path / "record.jsonl")
+    record.result(Result("base", "sdpa", "bf16"))
+    record.result(Result("base", "sdpa", "bf16", problem="RuntimeError: out of memory"))
+    with record.path.open("a") as file:
+        file.write('{"kind": "res')
+    (row,) = results_of(read_record(record.path))
     lines = markdown([row]).splitlines()
-    assert lines[2] == "| base | sdpa | bf16 | - | - | - | - | - | - | RuntimeError: out of memory |"
+    assert lines[2] == "| base | sdpa | bf16 | - | - | - | - | - | - | - | RuntimeError: out of memory |"
     assert lines[0].count("|") == len(COLUMNS) + 1
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_attention_is_held_against_the_definition_and_dropout_against_its_rate(kind: Kind) -> None:
+    assert error_of(inputs(kind, 2, 33, "cpu", torch.float32), KERNELS["math"]) < 1e-5
+    assert abs(dropout_rate(kind, KERNELS["math"], "cpu", torch.float32) - 0.1) < 0.005
