@@ -30,6 +30,6 @@ echo "$config: $world GPUs x $BATCH sequences x $update_freq accumulation steps 
 [ -d .venv ] && export PATH="$PWD/.venv/bin:$PATH"
 exec ${DRY_RUN:+echo} torchrun --nnodes "$NODES" --node_rank "$NODE_RANK" --nproc_per_node "$GPUS_PER_NODE" \
     --master_addr "$MASTER_ADDR" --master_port "$MASTER_PORT" \
-    "$(command -v fairseq-hydra-train)" --config-dir fairseq_plugins/configs/pretraining --config-name "$config" \
+    "$(command -v metro-t0-train)" "$config" \
     "task.data=$data" "dataset.batch_size=$BATCH" "optimization.update_freq=[$update_freq]" \
     "distributed_training.distributed_world_size=$world" "$@"
