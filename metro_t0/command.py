@@ -7,7 +7,9 @@ import contextlib
 import dataclasses
 import errno
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, Field, dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ from metro_t0.progress import be_quiet
 
 BAD_INPUT = 2
 INTERRUPTED = 130
+TERMINATED = 143
 CLOSED_PIPE = 141
 METAVARS = {int: "N", float: "X", Path: "PATH", str: "NAME"}
 
@@ -173,7 +176,8 @@ def run(program: str, body: Callable[[], int | None]) -> int:
     """Run a command's body and give its exit status.
 
     0 (or what the body gives) on success; 2 with one line on standard error for a `UserError` and for what the system
-    refuses (a full disk, a missing permission); 130 after Ctrl-C; 141, silently, where the reader of a pipe has gone.
+    refuses (a full disk, a missing permission); 130 after Ctrl-C, 143 after SIGTERM, both with temporary files removed;
+    141, silently, where the reader of a pipe has gone.
     Any other exception is a defect of the program and keeps its traceback.
     """
     for stream in (sys.stdout, sys.stderr):
@@ -181,7 +185,8 @@ def run(program: str, body: Callable[[], int | None]) -> int:
             stream.reconfigure(errors="backslashreplace")  # a terminal of another encoding is no reason to stop
     try:
         try:
-            return body() or 0
+            with _sigterm_raises():
+                return body() or 0
         finally:
             _flush()
     except BrokenPipeError:
@@ -190,9 +195,33 @@ def run(program: str, body: Callable[[], int | None]) -> int:
     except (UserError, OSError, MemoryError) as error:
         print(f"{program}: error: {one_line(describe(error))}", file=sys.stderr)
         return BAD_INPUT
+    except Terminated:
+        print(f"{program}: terminated", file=sys.stderr)
+        return TERMINATED
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command as Ctrl-C does: what it holds is released, what is half-written removed."""
+
+
+@contextlib.contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Raise `Terminated` on SIGTERM, unless it is ignored or the program has a handler of its own."""
+
+    def stop(*_: object) -> NoReturn:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def describe(error: BaseException) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from metro_t0.errors import UserError
@@ -78,7 +81,25 @@ def workers(count: int | None, prepare: Callable[[], object] | None = None, fork
     from concurrent.futures import ProcessPoolExecutor
 
     context = multiprocessing.get_context("fork" if fork and sys.platform == "linux" else "spawn")
-    with ProcessPoolExecutor(count, context, prepare) as executor:
+    with ProcessPoolExecutor(count, context, partial(_begin, prepare)) as executor:
         if fork:
             executor.submit(int)  # forks now, before reading jobs may start threads in this process
         yield Workers(executor, count)
+
+
+def _begin(prepare: Callable[[], object] | None) -> None:
+    """In a new worker: it ends with its parent, however that ends; Ctrl-C, which all processes get, is the parent's."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if prepare:
+        prepare()
+
+
+def _end_with_parent() -> None:
+    import multiprocessing
+
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

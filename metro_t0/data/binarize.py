@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from metro_t0.claims import claimed, differences
 from metro_t0.data.documents import BadLines
 from metro_t0.data.sources import MAX_DOCUMENT_BYTES, UNIT_BYTES, Input, Unit
 from metro_t0.data.token_files import TokenFileWriter, token_dtype
@@ -28,9 +29,11 @@ from metro_t0.tokenization import Tokenizer
 
 WORK_NAME = ".binarize"
 PLAN_NAME = "plan.json"
+UNIT_NAMES = "unit-*.npy"
+REMEDY = "name another directory or add --overwrite"
 INFO_NAME = "info.json"
 TRAIN = "train"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -71,16 +74,21 @@ def binarize(settings: BinarizeSettings, tokenizer: Tokenizer, processes: int) -
     already, nothing is done.
     """
     plan = settings.plan(tokenizer)
-    output, work = settings.output, settings.output / WORK_NAME
-    if (finished := _finished(output, plan, settings.overwrite)) is not None:
+    output, overwrite = settings.output, settings.overwrite
+    if (finished := _finished(output, plan, overwrite)) is not None:
         return finished
-    existed = output.exists()
-    _prepare(work, plan)
+    with claimed(output, plan, f"{WORK_NAME}/{PLAN_NAME}", [f"{WORK_NAME}/{UNIT_NAMES}"], REMEDY, overwrite):
+        # Another run may have finished it just before.
+        return _finished(output, plan, overwrite) or _binarize(settings, tokenizer, processes, plan)
+
+
+def _binarize(settings: BinarizeSettings, tokenizer: Tokenizer, processes: int, plan: dict[str, Any]) -> dict[str, Any]:
+    work, digest = settings.output / WORK_NAME, _digest(plan)
     try:
         bad = BadLines()
         totals: dict[str, Counts] = {}
         count = 0
-        for head in progress(_encode_all(settings, tokenizer, work, processes), "binarize"):
+        for head in progress(_encode_all(settings, tokenizer, work, processes, digest), "binarize"):
             count += 1
             bad.merge(head.bad.counts, head.bad.examples)
             for name, counts in head.parts.items():
@@ -91,8 +99,6 @@ def binarize(settings: BinarizeSettings, tokenizer: Tokenizer, processes: int) -
         raise  # the finished units are kept for the next run
     except UserError:
         shutil.rmtree(work, ignore_errors=True)
-        if not existed:
-            shutil.rmtree(output, ignore_errors=True)
         raise
     shutil.rmtree(work)
     return info
@@ -106,22 +112,15 @@ def _finished(output: Path, plan: dict[str, Any], overwrite: bool) -> dict[str, 
     if not path.is_file() or overwrite:
         return None
     info = read_json(path)
-    if info.get("plan") == _digest(plan):
+    before = info.get("plan")
+    changed = differences(before, plan) if isinstance(before, dict) else ["format"]
+    if not changed:
         return info
-    raise UserError(f"{output}: holds a data set made otherwise; name another directory or add --overwrite")
+    raise UserError(f"{output}: belongs to other settings ({'; '.join(changed)}); {REMEDY}")
 
 
 def _digest(plan: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
-
-
-def _prepare(work: Path, plan: dict[str, Any]) -> None:
-    """Keep the finished units of an interrupted run with the same plan, drop those of another."""
-    path = work / PLAN_NAME
-    if work.exists() and not (path.is_file() and read_json(path) == plan):
-        shutil.rmtree(work)
-    work.mkdir(parents=True, exist_ok=True)
-    write_json(path, plan)
 
 
 @dataclass(frozen=True)
@@ -129,6 +128,7 @@ class _Task:
     unit: Unit | None  # None where the unit is finished already
     split: Split
     path: Path
+    plan: str
 
 
 @dataclass(frozen=True)
@@ -139,14 +139,16 @@ class _Head:
     bad: BadLines
 
 
-def _encode_all(settings: BinarizeSettings, tokenizer: Tokenizer, work: Path, processes: int) -> Iterator[_Head]:
+def _encode_all(
+    settings: BinarizeSettings, tokenizer: Tokenizer, work: Path, processes: int, plan: str
+) -> Iterator[_Head]:
     def tasks() -> Iterator[_Task]:
         number = 0
         for inputs, split in settings.splits():
             for each in inputs:
                 for unit in each.units():
                     path = _unit_path(work, number)
-                    yield _Task(None if path.is_file() else unit, split, path)
+                    yield _Task(None if path.is_file() else unit, split, path, plan)
                     number += 1
 
     with workers(processes, partial(_set_tokenizer, tokenizer), fork=True) as pool:
@@ -166,10 +168,10 @@ def _set_tokenizer(tokenizer: Tokenizer) -> None:
 
 def _work(task: _Task) -> _Head:
     if task.unit is None:
-        encoded = load_unit(task.path)
+        encoded = load_unit(task.path, task.plan)
     else:
         encoded = encode_unit(task.unit, _tokenizers[0], task.split)
-        save_unit(encoded, task.path)
+        save_unit(encoded, task.path, task.plan)
     return _Head({name: part.counts for name, part in encoded.parts.items()}, encoded.bad)
 
 
@@ -213,7 +215,7 @@ def _merge(
     with ExitStack() as stack:
         writers = {name: stack.enter_context(TokenFileWriter(places[name], dtype)) for name in names}
         for number in progress(range(count), "merge"):
-            for name, part in load_unit(_unit_path(work, number)).parts.items():
+            for name, part in load_unit(_unit_path(work, number), _digest(plan)).parts.items():
                 writers[name].add_items(part.tokens, part.sizes)
     for directory in directories:
         tokenizer.save(directory)
@@ -222,7 +224,7 @@ def _merge(
                 shutil.copyfile(f"{places[VALID]}{suffix}", f"{directory / VALID}{suffix}")
     info = {
         "format": FORMAT_VERSION,
-        "plan": _digest(plan),
+        "plan": plan,
         "inputs": [each.spec for each in settings.inputs],
         "valid_inputs": [each.spec for each in settings.valid_inputs],
         "valid_fraction": settings.valid_fraction,
@@ -235,7 +237,7 @@ def _merge(
             str(path.relative_to(output)): sha256_of(path)
             for directory in directories
             for path in sorted(directory.iterdir())
-            if path.is_file()
+            if path.is_file() and not path.name.startswith(".")  # to read the lock would release it
         },
     }
     write_json(output / INFO_NAME, info)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from metro_t0.data.documents import BadLines, documents
 from metro_t0.data.sources import Unit
 from metro_t0.data.token_files import token_dtype
+from metro_t0.errors import UserError
 from metro_t0.files import atomic_path
 from metro_t0.tokenization import Tokenizer
 
@@ -112,9 +113,10 @@ def _with_ends(ids: NDArray[np.int32], sizes: NDArray[np.int64], eos_id: int) ->
     return tokens
 
 
-def save_unit(encoded: EncodedUnit, path: Path) -> None:
-    """Write an encoded unit as one file, atomically."""
+def save_unit(encoded: EncodedUnit, path: Path, plan: str) -> None:
+    """Write an encoded unit as one file, atomically. plan: digest of the settings it was made with."""
     head = {
+        "plan": plan,
         "parts": {name: vars(part.counts) for name, part in encoded.parts.items()},
         "bad": encoded.bad.counts,
         "examples": encoded.bad.examples,
@@ -126,10 +128,12 @@ def save_unit(encoded: EncodedUnit, path: Path) -> None:
             np.save(stream, part.sizes)
 
 
-def load_unit(path: Path) -> EncodedUnit:
-    """Read a unit that `save_unit` wrote."""
+def load_unit(path: Path, plan: str) -> EncodedUnit:
+    """Read a unit that `save_unit` wrote. Raises `UserError` where it was made with other settings."""
     with open(path, "rb") as stream:
         head = json.load(io.BytesIO(np.load(stream).tobytes()))
+        if head["plan"] != plan:
+            raise UserError(f"{path}: made with other settings, by another run; remove {path.parent} and start again")
         parts = {}
         for name, counts in head["parts"].items():
             tokens = np.load(stream)

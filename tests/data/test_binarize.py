@@ -343,3 +343,39 @@ def test_long_documents_and_windows_line_ends(
     tokenizer = Tokenizer.load(vocabulary)
     found = [item for item in items(tmp_path / "data" / "train") if item != [2]]
     assert found == [[*tokenizer.encode(line), 2]] * 600 + [[*tokenizer.encode("End."), 2]]
+
+
+def start(inputs: Path, vocabulary: Path, output: Path, *more: str) -> subprocess.Popen[str]:
+    program = "import sys; from metro_t0.data.cli import main; sys.exit(main(sys.argv[1:]))"
+    given = ["--tokenizer", str(vocabulary), "--output", str(output), "--workers", "2", *more]
+    return subprocess.Popen(
+        [sys.executable, "-c", program, "binarize", str(inputs), *given],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def test_two_runs_into_one_directory_do_not_mix(corpus: list[list[str]], vocabulary: Path, tmp_path: Path) -> None:
+    large = tmp_path / "large.txt"
+    large.write_text("".join("\n".join(document) + "\n\n" for document in corpus) * 40, encoding="utf-8")
+    first = start(large, vocabulary, tmp_path / "out", "--valid-fraction", "0.1")
+    while not list(tmp_path.glob("out/.binarize/unit-*.npy")):
+        assert first.poll() is None
+        time.sleep(0.005)
+    second = start(large, vocabulary, tmp_path / "out", "--valid-fraction", "0.2", "--overwrite")
+    _, error = second.communicate()
+    assert (second.returncode, "in use by process" in error) == (2, True), error
+    first.communicate()
+    assert first.returncode == 0
+    assert binarize(large, vocabulary, tmp_path / "alone", "--valid-fraction", "0.1") == 0
+    assert tree(tmp_path / "out") == tree(tmp_path / "alone")
+
+
+def test_a_unit_of_other_settings_is_not_merged(text_file: Path, vocabulary: Path, tmp_path: Path) -> None:
+    from metro_t0.data.units import EncodedUnit, load_unit, save_unit
+    from metro_t0.errors import UserError
+
+    save_unit(EncodedUnit({}), tmp_path / "unit-00000000.npy", "these")
+    with pytest.raises(UserError, match="made with other settings"):
+        load_unit(tmp_path / "unit-00000000.npy", "those")
