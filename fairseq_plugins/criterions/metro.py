@@ -17,10 +17,20 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 from torch import Tensor
 
-from fairseq_plugins.criterions.logging import summed
+from fairseq_plugins.criterions.logging import summed, summed_vectors
 from fairseq_plugins.errors import clear_errors
 from metro_t0.modeling import PretrainingBatch, PretrainingOutput
-from metro_t0.objectives.losses import OBJECTIVES, LossOptions, loss_parts, metro_loss, pretraining_metrics
+from metro_t0.objectives.detection import RANKING_METRICS
+from metro_t0.objectives.losses import (
+    OBJECTIVES,
+    LossOptions,
+    detection_counts,
+    loss_parts,
+    metro_loss,
+    pretraining_metrics,
+)
+
+COUNTS = "/counts"
 
 MetroCriterionConfig = make_dataclass(
     "MetroCriterionConfig",
@@ -65,11 +75,15 @@ class MetroCriterion(FairseqCriterion):
             log[f"{name}_total"], log[f"{name}_count"] = part.total.detach(), part.count
         for name, (hits, positions) in pretraining_metrics(batch, output).items():
             log[f"{name}/hits"], log[f"{name}/positions"] = hits, positions
+        if not self.training:
+            log |= {f"{name}{COUNTS}": counts for name, counts in detection_counts(output).items()}
         return loss, sample_size, log
 
     @staticmethod
     def reduce_metrics(logging_outputs: list[dict[str, Any]]) -> None:
         """Exact means over all devices and steps, in nats; `loss` is what was differentiated, per masked position."""
+        for name, counts in summed_vectors(logging_outputs, COUNTS).items():
+            _log_detection(name, counts)
         total = summed(logging_outputs)
         sample_size = total["sample_size"]
         metrics.log_scalar("loss", total["loss"] / max(sample_size, 1), sample_size, round=4)
@@ -85,3 +99,13 @@ class MetroCriterion(FairseqCriterion):
     def logging_outputs_can_be_summed() -> bool:
         """All values are sums."""
         return True
+
+
+def _log_detection(name: str, counts: Tensor) -> None:
+    """Add up score counts over all batches and derive from their sum what no mean over batches gives."""
+    metrics.log_scalar_sum(f"_{name}_detections", counts)  # fairseq does not print names that begin so
+    if counts.any(1).all():
+        for suffix, metric in RANKING_METRICS.items():
+            metrics.log_derived(
+                f"{name}_{suffix}", lambda meters, metric=metric: round(metric(meters[f"_{name}_detections"].sum), 4)
+            )

@@ -108,8 +108,8 @@ def trivial_baselines(
     """What a model reaches that has understood nothing: metric -> value, for the dashed lines.
 
     Losses and accuracy at masks: always answering the piece frequencies of dict.txt. With the share of all real tokens
-    that were replaced: RTD that always answers this base rate. With the share of the masks that get another token
-    (`replacement_rate`): CLM that copies its input. Both shares are metrics of the log.
+    that were replaced: RTD that always answers this base rate, or ranks by chance. With the share of the masks that get
+    another token (`replacement_rate`): CLM that copies its input. Both shares are metrics of the log.
     """
     counts = _piece_counts(dict_path)
     total = sum(counts)
@@ -117,6 +117,7 @@ def trivial_baselines(
     baselines = {"mlm_loss": entropy, "clm_loss": entropy, "mlm_accuracy": max(counts) / total}
     if replaced_share is not None:
         replaced = min(max(replaced_share, 1e-12), 1 - 1e-12)
+        baselines |= {"rtd_auc": 0.5, "rtd_average_precision": replaced_share}
         baselines["rtd_loss"] = -replaced * math.log(replaced) - (1 - replaced) * math.log1p(-replaced)
     if replacement_rate is not None:
         baselines["clm_accuracy_masked"] = 1 - replacement_rate

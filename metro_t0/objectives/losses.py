@@ -16,6 +16,7 @@ from torch import Tensor
 
 from metro_t0.modeling.pretraining import PretrainingBatch, PretrainingOutput
 from metro_t0.objectives.cross_entropy import token_losses
+from metro_t0.objectives.detection import score_counts
 from metro_t0.objectives.metrics import Ratio, clm_metrics, mlm_metrics, rtd_metrics
 
 
@@ -49,6 +50,13 @@ def rtd_loss(output: PretrainingOutput) -> LossPart:
         logits, output.replaced.to(logits.dtype), weight=output.valid.to(logits.dtype), reduction="sum"
     )
     return LossPart(total, output.valid.sum())
+
+
+def rtd_detections(output: PretrainingOutput) -> Tensor:
+    """Counts of the RTD logits of replaced and of other real tokens."""
+    assert output.rtd_logits is not None
+    assert output.replaced is not None
+    return score_counts(output.rtd_logits, output.replaced, output.valid)
 
 
 def clm_loss(batch: PretrainingBatch, output: PretrainingOutput, weighted_by_rtd: bool = False) -> LossPart:
@@ -111,6 +119,8 @@ class Objective:
     """Shares to log, as (hits, positions)."""
     metric_titles: Mapping[str, str] = field(default_factory=dict)
     """Of those metrics that figures and tables show, the most telling first."""
+    detections: Callable[[PretrainingOutput], Tensor] | None = None
+    """Of a detector: `score_counts` of its scores, from which validation derives NAME_auc, NAME_average_precision."""
 
 
 OBJECTIVES = (
@@ -136,9 +146,12 @@ OBJECTIVES = (
         loss=lambda batch, output, options: rtd_loss(output),
         metrics=rtd_metrics,
         metric_titles={
+            "rtd_auc": "RTD area under the ROC curve",
+            "rtd_average_precision": "RTD average precision",
             "rtd_recall": "RTD recall on replaced tokens",
             "rtd_specificity": "RTD specificity on original tokens",
         },
+        detections=rtd_detections,
     ),
     Objective(
         name="clm",
@@ -180,3 +193,8 @@ def pretraining_metrics(batch: PretrainingBatch, output: PretrainingOutput) -> d
     """The metrics of all objectives that the model computes: name -> (hits, positions)."""
     found = [o.metrics(batch, output) for o in OBJECTIVES if o.is_on(output)]
     return {name: ratio for ratios in found for name, ratio in ratios.items()}
+
+
+def detection_counts(output: PretrainingOutput) -> dict[str, Tensor]:
+    """The score counts of all detectors that the model has, by objective; for validation (0.5 MB each)."""
+    return {o.name: o.detections(output) for o in OBJECTIVES if o.detections is not None and o.is_on(output)}

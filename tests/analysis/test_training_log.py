@@ -77,6 +77,7 @@ def test_baselines_of_a_known_distribution(tmp_path: Path) -> None:
     assert found["mlm_accuracy"] == 0.5
     assert found["rtd_loss"] == pytest.approx(-(0.25 * math.log(0.25) + 0.75 * math.log(0.75)))
     assert found["clm_accuracy_masked"] == 0.5
+    assert (found["rtd_auc"], found["rtd_average_precision"]) == (0.5, 0.25)
 
 
 def test_curves_write_picture_and_numbers(log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -58,28 +58,36 @@ Train = Callable[..., list[dict[str, Any]]]
 class _Records(logging.Handler):
     """Collects the JSON records of fairseq's progress log."""
 
-    def __init__(self) -> None:
+    def __init__(self, log: str) -> None:
         super().__init__(logging.INFO)
+        self.log = log
         self.found: list[dict[str, Any]] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.name == "train_inner":
+        if record.name == self.log:
             self.found.append(json.loads(record.getMessage()))
 
 
 @pytest.fixture
 def train(token_directory: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
-    """`train("--save-dir X ...", data=..., task=...)` runs fairseq-train and gives its training log records."""
+    """`train("--save-dir X ...", data=..., task=...)` runs fairseq-train and gives its training log records.
+
+    With log="valid" it validates, too, and gives those records.
+    """
     monkeypatch.chdir(REPOSITORY)
     logger = logging.getLogger("fairseq.logging.progress_bar")
 
-    def run(options: str, data: Path | str = token_directory, task: str = "metro_pretraining") -> list[dict[str, Any]]:
+    def run(
+        options: str, data: Path | str = token_directory, task: str = "metro_pretraining", log: str = "train_inner"
+    ) -> list[dict[str, Any]]:
         from fairseq_cli.train import cli_main
 
         # Given first, so that the options of a test override them (argparse keeps the last).
         common = f"{data} --task {task} {COMMON}"
+        if log == "valid":
+            common = common.replace("--disable-validation", "")
         monkeypatch.setattr(sys, "argv", ["fairseq-train", *common.split(), *options.split()])
-        records = _Records()
+        records = _Records(log)
         logger.addHandler(records)
         logger.setLevel(logging.INFO)
         try:

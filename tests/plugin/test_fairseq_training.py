@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -91,13 +92,14 @@ def test_two_processes_equal_one_with_twice_the_batch(
 ) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     sgd = f"--optimizer sgd --lr 0.01 --max-update 1 {NO_DROPOUT}"
-    train(f"--save-dir {one} --batch-size 24 {sgd}")
+    (valid,) = train(f"--save-dir {one} --batch-size 24 {sgd}", log="valid")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = (
         f"-m torch.distributed.run --nproc_per_node 2 --master_port {port} -m fairseq_cli.train {token_directory} "
-        f"--task metro_pretraining {common_options} --batch-size 12 --save-dir {two} {sgd} "
+        f"--task metro_pretraining {common_options.replace('--disable-validation', '')} --batch-size 12 "
+        f"--batch-size-valid 5 --save-dir {two} {sgd} "
         f"--distributed-world-size 2 --distributed-backend gloo --ddp-backend {backend}"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -106,6 +108,11 @@ def test_two_processes_equal_one_with_twice_the_batch(
     )
     assert run.returncode == 0, run.stderr[-2000:]
     assert largest_difference(tensors(one), tensors(two)) < 1e-6
+    # Not a mean over batches: the detector's ranking over all of the held-out text.
+    (log,) = [json.loads(line[line.find("{") :]) for line in run.stdout.splitlines() if '"valid_rtd_auc"' in line]
+    for name in ("valid_rtd_auc", "valid_rtd_average_precision", "valid_replaced_share", "valid_clm_loss"):
+        assert float(log[name]) == pytest.approx(float(valid[name]), abs=2e-4)
+    assert not any("detections" in name for name in log)
 
 
 @pytest.fixture
