@@ -21,6 +21,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 
 from metro_t0.errors import UserError
 from metro_t0.modeling.config import AttentionBackend, BucketRule, ModelConfig
+from metro_t0.modeling.selection import Selection
 
 
 class KeyValueCache(Protocol):
@@ -59,9 +60,16 @@ class Attention(nn.Module):
         valid: Tensor | None = None,
         causal: bool = False,
         cache: KeyValueCache | None = None,
+        at: Selection | None = None,
     ) -> Tensor:
-        """x (B, Q, D), memory (B, S, D), bias (H, Q + S - 1), valid (B, S) -> (B, Q, D)."""
-        queries = self._heads(self.q(x))
+        """x (B, Q, D), memory (B, S, D), bias (H, Q + S - 1), valid (B, S) -> (B, Q, D).
+
+        at: the N positions where the output is needed -> (N, D); beside a memory x is (N, D) already.
+        """
+        if at is None:
+            queries = self._heads(self.q(x))
+        else:
+            queries = self._heads(at.to_rows(self.q(at.select(x) if memory is None else x)))
         if cache is not None and cache.filled():
             keys, values = cache.read()
         else:
@@ -72,9 +80,10 @@ class Attention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         attended = attend(
             queries, keys, values, bias=bias, valid=valid, causal=causal,
-            scale=self.scale, dropout=dropout, backend=self.backend,
+            scale=self.scale, dropout=dropout, backend=self.backend, columns=None if at is None else at.columns,
         )  # fmt: skip
-        return self.o(attended.transpose(1, 2).flatten(2))
+        attended = attended.transpose(1, 2).flatten(2)
+        return self.o(attended if at is None else at.from_rows(attended))
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
@@ -91,14 +100,23 @@ def attend(
     scale: float,
     dropout: float = 0.0,
     backend: AttentionBackend = "sdpa",
+    columns: Tensor | None = None,
 ) -> Tensor:
     """softmax(scale * q k^T + bias) v over valid (and, if causal, earlier) keys.
 
     q (B, H, Q, K); k, v (B, H, S, K); bias (H, Q + S - 1) by distance, learned; valid (B, S), see above.
-    Queries are aligned with the last keys: a causal query i sees keys up to i + S - Q.
+    Queries are aligned with the last keys: a causal query i sees keys up to i + S - Q. Or `columns` (B, Q) says at
+    which of as many columns as there are keys each query stands; the bias is then (H, 2 S - 1).
     """
     if backend == "flex":
-        return _attend_flex(q, k, v, bias, valid, causal, scale)
+        return _attend_flex(q, k, v, bias, valid, causal, scale, columns)
+    if columns is not None:
+        mask = _mask_at(columns, k, bias, valid, causal)
+        if backend == "sdpa":
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
+        if mask is not None and mask.dtype == torch.bool:
+            mask = _no_bias(q, k).masked_fill(~mask, torch.finfo(q.dtype).min / 2)
+        return _attend_eager(q, k, v, mask, None, False, scale, dropout)
     if bias is not None:
         bias = bias_matrix(bias, q.size(2), k.size(2))
     if backend == "eager":
@@ -112,7 +130,7 @@ def attend(
         if valid is not None:
             mask = ~_other_documents(valid) if has_documents(valid) else valid[:, None, None, :]
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
-    mask = q.new_zeros(1, 1, q.size(2), k.size(2)) if bias is None else bias.to(q.dtype)
+    mask = _no_bias(q, k) if bias is None else bias.to(q.dtype)
     if causal:
         mask = mask.masked_fill(_future(q.size(2), k.size(2), q.device), -math.inf)
     if valid is not None and has_documents(valid):
@@ -120,6 +138,28 @@ def attend(
     elif valid is not None:
         q, k = _hide_padding_in_features(q, k, valid)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
+
+
+def _no_bias(q: Tensor, k: Tensor) -> Tensor:
+    return q.new_zeros(1, 1, q.size(2), k.size(2))
+
+
+def _mask_at(columns: Tensor, k: Tensor, bias: Tensor | None, valid: Tensor | None, causal: bool) -> Tensor | None:
+    """What SDPA takes for queries that stand at (B, Q) columns: bias rows (B, H, Q, S), or True where a key is seen."""
+    seen: Tensor | None = None
+    if valid is not None:
+        seen = valid[:, None, None, :]
+        if has_documents(valid):
+            seen = valid.gather(1, columns)[:, None, :, None] == seen
+    if causal:
+        earlier = torch.arange(k.size(2), device=k.device) <= columns[:, None, :, None]
+        seen = earlier if seen is None else seen & earlier
+    if bias is None:
+        return seen
+    rows = bias_matrix(bias, k.size(2), k.size(2))[0].index_select(1, columns.flatten())  # (H, B * Q, S)
+    mask = rows.unflatten(1, columns.shape).transpose(0, 1).to(k.dtype)
+    # A row of padding alone must stay finite: its queries are no one's, but not-a-number would spread from them.
+    return (mask if seen is None else mask.masked_fill(~seen, torch.finfo(k.dtype).min / 2)).contiguous()
 
 
 def padding_mask(valid: Tensor) -> Tensor | None:
@@ -182,7 +222,14 @@ def _attend_eager(
 
 
 def _attend_flex(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, valid: Tensor | None, causal: bool, scale: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    valid: Tensor | None,
+    causal: bool,
+    scale: float,
+    columns: Tensor | None = None,
 ) -> Tensor:
     """FlexAttention: no (Q, S) matrix is ever stored, neither scores nor bias. It has no dropout.
 
@@ -192,15 +239,21 @@ def _attend_flex(
         raise UserError("model field attention_backend is flex, which trains on CUDA only: use sdpa")
     queries, keys = q.size(2), k.size(2)
 
+    last = (queries if columns is None else keys) - 1
+
     def score(scores: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        if columns is not None:
+            i = columns[b, i]
+            if causal:
+                scores = torch.where(j <= i, scores, -math.inf)
         if bias is not None:
-            scores = scores + bias[h, j - i + queries - 1]
+            scores = scores + bias[h, j - i + last]
         if valid is None:
             return scores
         seen = valid[b, i] == valid[b, j] if has_documents(valid) else valid[b, j]
         return torch.where(seen, scores, -math.inf)
 
-    mask = _causal_blocks(queries, keys, q.device) if causal else None
+    mask = _causal_blocks(queries, keys, q.device) if causal and columns is None else None
     return _flex_kernel(q.is_cuda)(q, k, v, score_mod=score, block_mask=mask, scale=scale)
 
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from metro_t0.modeling.config import ModelConfig
 from metro_t0.modeling.encoder_decoder import Embeddings, Stack
+from metro_t0.modeling.selection import make_selection
 
 
 class Auxiliary(nn.Module):
@@ -22,11 +23,17 @@ class Auxiliary(nn.Module):
         self.stack = Stack(plain, embeddings, config.auxiliary_layers, is_decoder=False)
         self.bias = nn.Parameter(main.tokens.weight.new_zeros(config.vocab_size))
 
-    def forward(self, masked_tokens: Tensor, valid: Tensor | None, masked_positions: Tensor) -> Tensor:
+    def forward(
+        self, masked_tokens: Tensor, valid: Tensor | None, masked_positions: Tensor, most_in_row: int | None = None
+    ) -> Tensor:
         """MLM logits (M, V) of the M masked positions only (equation 10).
 
-        masked_tokens: (B, T) ids with [MASK]; masked_positions: (M,) indices into the flattened (B * T) batch.
+        masked_tokens: (B, T) ids with [MASK]; masked_positions: (M,) indices into the flattened (B * T) batch,
+        ascending, of which no row has more than most_in_row (None: not known).
         The head is one linear layer tied to the token embedding.
         """
-        hidden = self.stack(masked_tokens, valid).flatten(0, 1)[masked_positions]
+        at = make_selection(masked_positions, most_in_row, *masked_tokens.shape) if len(self.stack.layers) else None
+        hidden = self.stack(masked_tokens, valid, at=at)
+        if at is None:
+            hidden = hidden.flatten(0, 1)[masked_positions]
         return F.linear(hidden, self.stack.embeddings.tokens.weight, self.bias)

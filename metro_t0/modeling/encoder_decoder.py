@@ -16,6 +16,7 @@ from metro_t0.errors import UserError
 from metro_t0.modeling.attention import KeyValueCache, RelativeBias, has_documents, positions_within
 from metro_t0.modeling.config import ModelConfig
 from metro_t0.modeling.layers import Layer, make_norm
+from metro_t0.modeling.selection import Selection
 
 LayerCaches = list[tuple[KeyValueCache, KeyValueCache]]
 
@@ -89,8 +90,11 @@ class Stack(nn.Module):
         caches: LayerCaches | None = None,
         offset: int = 0,
         positions: Tensor | None = None,
+        at: Selection | None = None,
     ) -> Tensor:
         """tokens (B, T) ids or (B, T, D) embeddings; memory (B, S, D) of the encoder -> (B, T, D).
+
+        at: the N positions where the output is needed -> (N, D).
 
         valid (B, offset + T) and memory_valid (B, S) are True on real tokens; None where all are real; or the numbers
         of the documents (see `attention`), in each of which positions begin anew.
@@ -106,6 +110,8 @@ class Stack(nn.Module):
                 settings["bias"] = biases[min(number, len(biases) - 1)]
             if caches is not None:
                 settings["self_cache"], settings["cross_cache"] = caches[number]
+            if at is not None and number == len(self.layers) - 1:
+                settings["at"] = at
             if self.checkpointing and self.training and torch.is_grad_enabled():
                 x = checkpoint(layer, x, use_reentrant=False, **settings)
             else:
@@ -140,16 +146,18 @@ class T5(nn.Module):
         return self.encoder.embeddings.tokens
 
     def forward(
-        self, source: Tensor, decoder_input: Tensor, source_valid: Tensor | None = None
+        self, source: Tensor, decoder_input: Tensor, source_valid: Tensor | None = None, at: Selection | None = None
     ) -> tuple[Tensor, Tensor]:
         """source (B, S), decoder_input (B, T) ids -> decoder output (B, T, D), encoder output (B, S, D).
+
+        at: the N decoder positions where the output is needed -> (N, D), (B, S, D).
 
         Padding of the decoder is on the right, where causal attention hides it. With document numbers in source_valid
         T is S, and the decoder keeps to its documents too.
         """
         memory = self.encoder(source, source_valid)
         documents = source_valid if source_valid is not None and has_documents(source_valid) else None
-        return self.decoder(decoder_input, documents, memory, source_valid), memory
+        return self.decoder(decoder_input, documents, memory, source_valid, at=at), memory
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Decoder output (..., D) -> vocabulary logits (..., V). Give it only the positions whose logits are needed."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from metro_t0.modeling.attention import Attention, KeyValueCache
 from metro_t0.modeling.config import Activation, ModelConfig
+from metro_t0.modeling.selection import Selection
 
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -85,24 +86,31 @@ class Layer(nn.Module):
         memory_valid: Tensor | None = None,
         self_cache: KeyValueCache | None = None,
         cross_cache: KeyValueCache | None = None,
+        at: Selection | None = None,
     ) -> Tensor:
-        """x (B, T, D), memory (B, S, D), bias (H, 2T - 1), valid (B, T), memory_valid (B, S) -> (B, T, D)."""
+        """x (B, T, D), memory (B, S, D), bias (H, 2T - 1), valid (B, T), memory_valid (B, S) -> (B, T, D).
+
+        at: the N positions where the output is needed -> (N, D).
+        """
 
         def self_attention(h: Tensor) -> Tensor:
-            return self.self_attention(h, bias=bias, valid=valid, causal=self.causal, cache=self_cache)
+            return self.self_attention(h, bias=bias, valid=valid, causal=self.causal, cache=self_cache, at=at)
 
         def cross_attention(h: Tensor) -> Tensor:
-            return self.cross_attention(h, memory, valid=memory_valid, cache=cross_cache)
+            return self.cross_attention(h, memory, valid=memory_valid, cache=cross_cache, at=at)
 
-        x = self._branch(x, self_attention, self.self_attention_norm)
+        x = self._branch(x, self_attention, self.self_attention_norm, at)
         if self.causal:
             x = self._branch(x, cross_attention, self.cross_attention_norm)
         return self._branch(x, self.feed_forward, self.feed_forward_norm)
 
-    def _branch(self, x: Tensor, function: Callable[[Tensor], Tensor], norm: nn.Module) -> Tensor:
+    def _branch(
+        self, x: Tensor, function: Callable[[Tensor], Tensor], norm: nn.Module, at: Selection | None = None
+    ) -> Tensor:
+        kept = x if at is None else at.select(x)
         if self.pre_norm:
-            return x + F.dropout(function(norm(x)), self.dropout, self.training)
-        return norm(x + F.dropout(function(x), self.dropout, self.training))
+            return kept + F.dropout(function(norm(x)), self.dropout, self.training)
+        return norm(kept + F.dropout(function(x), self.dropout, self.training))
 
 
 def hidden_matrices(model: nn.Module) -> Iterator[nn.Parameter]:

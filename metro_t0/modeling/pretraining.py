@@ -20,6 +20,7 @@ from metro_t0.modeling.config import ModelConfig
 from metro_t0.modeling.encoder_decoder import T5
 from metro_t0.modeling.heads import HEADS
 from metro_t0.modeling.initialization import initialize, initialize_as_bert
+from metro_t0.modeling.selection import make_selection
 
 BLOCK = 128
 """Tokens whose probabilities are summed before one is sampled."""
@@ -49,6 +50,10 @@ class PretrainingBatch:
     """(M,) uniform numbers in [0, 1) that decide the sample at each masked position."""
     documents: Tensor | None = None
     """(B, S) number of the document of each token, 0 on padding: attention keeps to documents. None: one per row."""
+    most_clm_in_row: int | None = None
+    """No row has more clm_positions. Where it is known, the decoder's last layer is computed at those alone."""
+    most_masked_in_row: int | None = None
+    """The same of masked_positions, for the auxiliary's last layer."""
     has_padding: bool = True
     """False where every source token is real, which spares attention the masking. Known without asking a GPU."""
 
@@ -110,9 +115,12 @@ class MetroT5(nn.Module):
         if self.config.auxiliary_layers:
             source, extra = self._corrupt(batch, mask)
 
-        decoded, encoded = self.main(source, batch.decoder_input, mask)
+        at = None
+        if self.config.decoder_layers and "decoder" not in self.reads.values():
+            at = make_selection(batch.clm_positions, batch.most_clm_in_row, *batch.decoder_input.shape)
+        decoded, encoded = self.main(source, batch.decoder_input, mask, at)
 
-        predicted = decoded.flatten(0, 1)[batch.clm_positions]
+        predicted = decoded.flatten(0, 1)[batch.clm_positions] if at is None else decoded
         hidden = {"encoder": encoded, "decoder": decoded, "predicted": predicted}
         heads = {name: self.get_submodule(name)(hidden[reads]) for name, reads in self.reads.items()}
         clm_logits = self.main.logits(heads.pop("clm_projection", predicted))
@@ -124,7 +132,7 @@ class MetroT5(nn.Module):
             raise ValueError(
                 "this model has an auxiliary: the batch needs masked_tokens, masked_positions, sample_uniforms"
             )
-        mlm_logits = self.auxiliary(batch.masked_tokens, mask, batch.masked_positions)
+        mlm_logits = self.auxiliary(batch.masked_tokens, mask, batch.masked_positions, batch.most_masked_in_row)
         sampled = sample_tokens(mlm_logits.detach(), batch.sample_uniforms)
         noised = batch.source_tokens.flatten().index_copy(0, batch.masked_positions, sampled)
         noised = noised.view_as(batch.source_tokens)

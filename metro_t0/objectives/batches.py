@@ -32,6 +32,7 @@ from metro_t0.objectives.masking import (
     choose_positions,
 )
 
+COLUMNS = 16
 MetroTarget = Literal["masked_loss", "all_tokens", "masked_only"]
 T5Target = Literal["spans", "all_tokens"]
 
@@ -84,7 +85,9 @@ class MetroBatches:
             clm_targets=torch.from_numpy(decoder_target[wanted]),
             clm_in_loss=None if in_loss is None else torch.from_numpy(in_loss[wanted]),
             masked_tokens=torch.from_numpy(masked),
+            most_clm_in_row=most_in_row(wanted),
             masked_positions=flat(chosen),
+            most_masked_in_row=most_in_row(chosen),
             sample_uniforms=torch.from_numpy(uniforms[chosen]),
             documents=self._documents(tokens),
             has_padding=bool((tokens == self.words.pad_id).any()),
@@ -143,6 +146,7 @@ class SpanCorruptionBatches:
             decoder_input=torch.from_numpy(shift_right(target, self.decoder_start)),
             clm_positions=flat(wanted),
             clm_targets=torch.from_numpy(target[wanted]),
+            most_clm_in_row=most_in_row(wanted),
             has_padding=bool((sources == self.words.pad_id).any()),
         )
 
@@ -171,6 +175,11 @@ def pad_rows(rows: Sequence[Ids], pad_id: int, least: int = 1) -> Ids:
     for place, row in zip(padded, rows, strict=True):
         place[: len(row)] = row
     return padded
+
+
+def most_in_row(flags: Flags) -> int:
+    """True values of the fullest row, rounded up, so that batches of nearly the same counts have the same shapes."""
+    return -(-int(flags.sum(1).max(initial=1)) // COLUMNS) * COLUMNS
 
 
 def flat(flags: Flags) -> Tensor:

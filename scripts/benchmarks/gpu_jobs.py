@@ -242,7 +242,7 @@ def run_peer(name: str, path: str, options: Any, ceilings: dict[str, float]) -> 
     result = Result(name, path, "bf16")
     config, share = full_config(name, options.length), PEERS[path]
     _, step = t5_step(config, options.batch, options.length, options.device, torch.bfloat16, share)
-    flops = training_flops(config.without_pretraining(), options.length, share)
+    flops = training_flops(config.without_pretraining(), options.length, share, last_layers=1)
     measure(result, step, options.batch * options.length, flops, ceilings["bf16"], options.device)
     return result
 
