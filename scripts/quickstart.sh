@@ -53,7 +53,7 @@ if [ ! -f "$OUTPUT/pretraining.done" ]; then
     touch "$OUTPUT/pretraining.done"
 fi
 metro-t0-analyze curves "METRO-T5 demo=$OUTPUT/pretraining.log" --dict "$OUTPUT/data/dict.txt" \
-    --metrics mlm_loss rtd_loss clm_loss mlm_accuracy rtd_recall clm_accuracy_masked --output "$OUTPUT/pretraining"
+    --metrics mlm_loss,rtd_loss,clm_loss,mlm_accuracy,rtd_recall,clm_accuracy_masked --output "$OUTPUT/pretraining"
 python scripts/pretraining_table.py "$OUTPUT/pretraining.log" --dict "$OUTPUT/data/dict.txt" \
     --output "$OUTPUT/pretraining.md"
 step "Pretrained: $OUTPUT/pretrained/checkpoint_last.pt, curves: $OUTPUT/pretraining.png"
@@ -74,11 +74,11 @@ fi
 
 step "Converting to a Hugging Face directory"
 [ -f "$OUTPUT/model/config.json" ] ||
-    metro-t0-convert fairseq "$OUTPUT/finetuned/checkpoint_last.pt" "$OUTPUT/model" --tokenizer "$OUTPUT/vocab"
+    metro-t0-convert fairseq "$OUTPUT/finetuned/checkpoint_last.pt" --tokenizer "$OUTPUT/vocab" --output "$OUTPUT/model"
 
 step "Zero-shot evaluation on the held-out task, by rank classification"
 metro-t0-eval tasks --tasks embedded --model "$OUTPUT/model" --output "$OUTPUT/results" \
-    --max-source-length 128 --save-predictions
+    --max-source-tokens 128 --save-predictions
 metro-t0-eval report "$OUTPUT/results" --output "$OUTPUT/report"
 
 step "Done"

@@ -19,8 +19,9 @@ from metro_t0.errors import UserError
 from metro_t0.files import write_text
 from metro_t0.modeling import ModelConfig
 from metro_t0.synthetic.iterable import ExampleReader
+from metro_t0.synthetic.settings import VALID_EXAMPLES, StreamSettings
 from metro_t0.synthetic.storage import dict_text
-from metro_t0.synthetic.stream import VALID_EXAMPLES, Mixture, Split, StreamSettings
+from metro_t0.synthetic.stream import Mixture, Split
 from metro_t0.synthetic.tasks import TASKS
 from metro_t0.synthetic.vocabulary import Vocabulary, load_vocabulary
 

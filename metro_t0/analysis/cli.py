@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from metro_t0.command import Parser, run
+from metro_t0.command import Command, Program
+from metro_t0.common_options import (
+    MOST_EXAMPLES,
+    check_device,
+    device_option,
+    output_option,
+    prompted_option,
+    seed_option,
+    tokens_option,
+)
 from metro_t0.errors import UserError
+from metro_t0.options import option
 from metro_t0.progress import progress
 
 if TYPE_CHECKING:
-    from argparse import _SubParsersAction
-
     from metro_t0.analysis.checkpoints import AnalyzedModel
     from metro_t0.analysis.mixtures import Seq2SeqBatch
 
@@ -21,8 +29,8 @@ PROGRAM = "metro-t0-analyze"
 
 EXAMPLES = """examples:
   metro-t0-analyze curves runs/metro/train.log --output figures/curves
-  metro-t0-analyze activation --data prompted METRO-T0=runs/metro/hf T0=runs/t5/hf --output figures/activation
-  metro-t0-analyze sensitivity --data prompted METRO-T0=runs/metro/hf T0=runs/t5/hf --output figures/sensitivity
+  metro-t0-analyze activation --prompted prompted METRO-T0=runs/metro/hf T0=runs/t5/hf --output figures/activation
+  metro-t0-analyze sensitivity --prompted prompted METRO-T0=runs/metro/hf T0=runs/t5/hf --output figures/sensitivity
   metro-t0-analyze efficiency runs.yaml --output figures/efficiency
 """
 CURVES_EXAMPLES = """examples:
@@ -33,11 +41,11 @@ CURVES_EXAMPLES = """examples:
       --metrics rtd_recall --output figures/figure3b
 """
 ACTIVATION_EXAMPLES = """examples:
-  metro-t0-analyze activation --data prompted METRO-T0=runs/metro/hf T0=runs/t5/hf --output figures/activation
-  metro-t0-analyze activation --data prompted --split valid --examples 10000 runs/metro/hf --output figures/activation
+  metro-t0-analyze activation --prompted prompted METRO-T0=runs/metro/hf T0=runs/t5/hf --output figures/activation
+  metro-t0-analyze activation --prompted prompted --split valid --examples 10000 runs/hf --output figures/activation
 """
 SENSITIVITY_EXAMPLES = """examples:
-  metro-t0-analyze sensitivity --data prompted METRO-T0=runs/metro/hf T0=runs/t5/hf --output figures/sensitivity
+  metro-t0-analyze sensitivity --prompted prompted METRO-T0=runs/metro/hf T0=runs/t5/hf --output figures/sensitivity
 """
 EFFICIENCY_EXAMPLES = """examples:
   metro-t0-analyze efficiency runs.yaml --output figures/efficiency
@@ -53,124 +61,135 @@ runs.yaml (paths relative to the file; directories are outputs of metro-t0-eval)
 """
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Entry point; gives the exit status."""
-    parser = Parser(prog=PROGRAM, description=__doc__, epilog=EXAMPLES)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
-    _add_curves(commands)
-    _add_activation(commands)
-    _add_sensitivity(commands)
-    _add_efficiency(commands)
-    arguments = parser.parse_args(argv)
-    return run(f"{PROGRAM} {arguments.command}", lambda: arguments.body(arguments))
+@dataclass(frozen=True, kw_only=True)
+class Figure(Command):
+    """A command that draws a figure."""
+
+    output: Path = output_option("writes FIGURE.png, FIGURE.svg, FIGURE.csv", "FIGURE")
+
+    def run(self) -> None:
+        for path in self.draw():
+            print(path)
+
+    def draw(self) -> list[Path]:
+        """Write the figure and give the paths of its files."""
+        raise NotImplementedError
 
 
-def _add_curves(commands: _SubParsersAction) -> None:
-    text = "losses and accuracies of pretraining runs over updates, from their JSON logs (figures 3a, 3b)"
-    parser = commands.add_parser("curves", help=text, description=text, epilog=CURVES_EXAMPLES)
-    parser.add_argument("logs", nargs="+", metavar="[NAME=]LOG", help="output of fairseq-train --log-format json")
-    parser.add_argument("--metrics", nargs="+", metavar="METRIC", help="panels to draw (default: all that were logged)")
-    parser.add_argument("--over", choices=["updates", "tokens"], default="updates", help="(default: %(default)s)")
-    parser.add_argument("--dict", type=Path, metavar="DICT_TXT", help="draw what guessing by frequency reaches")
-    _add_output(parser)
-    parser.set_defaults(body=_curves)
+@dataclass(frozen=True, kw_only=True)
+class Curves(Figure):
+    """Losses and accuracies of pretraining runs over updates, from their JSON logs (figures 3a, 3b)."""
+
+    name: ClassVar[str] = "curves"
+    examples: ClassVar[str] = CURVES_EXAMPLES
+    logs: tuple[str, ...] = option(
+        help="output of fairseq-train --log-format json", positional=True, metavar="[NAME=]LOG"
+    )
+    metrics: tuple[str, ...] = option((), "panels to draw (default: all that were logged)", names=True)
+    over: Literal["updates", "tokens"] = option("updates", "what runs from left to right")
+    dict: Path | None = option(None, "dict.txt: draw what guessing by frequency reaches", metavar="FILE")
+
+    def draw(self) -> list[Path]:
+        from metro_t0.analysis.training_log import plot_curves, read_log, trivial_baselines
+
+        logs = named_paths(self.logs)
+        baselines = None
+        if self.dict:
+            last = [record for record in read_log(next(iter(logs.values()))) if "replacement_rate" in record][-1:]
+            shares = [last[0].get(name) for name in ("replaced_share", "replacement_rate")] if last else [None, None]
+            baselines = trivial_baselines(self.dict, *shares)
+        return plot_curves(logs, self.output, baselines, self.metrics or None, self.over)
 
 
-def _curves(arguments: Namespace) -> None:
-    from metro_t0.analysis.training_log import plot_curves, read_log, trivial_baselines
+@dataclass(frozen=True, kw_only=True)
+class OverMixture(Figure):
+    """A command that runs checkpoints over a sample of a prompted mixture."""
 
-    logs = named_paths(arguments.logs)
-    baselines = None
-    if arguments.dict:
-        last = [record for record in read_log(next(iter(logs.values()))) if "replacement_rate" in record][-1:]
-        shares = [last[0].get(name) for name in ("replaced_share", "replacement_rate")] if last else [None, None]
-        baselines = trivial_baselines(arguments.dict, *shares)
-    _report(plot_curves(logs, arguments.output, baselines, arguments.metrics, arguments.over))
+    checkpoints: tuple[str, ...] = option(
+        help="Hugging Face directories or fairseq .pt files", positional=True, metavar="[NAME=]CHECKPOINT"
+    )
+    prompted: Path = prompted_option()
+    split: Literal["train", "valid"] = option("train", "of the mixture")
+    sample: int = option(
+        2000, "sample of the mixture, at the tasks' rates", at_least=1, at_most=MOST_EXAMPLES, flag="--examples"
+    )
+    seed: int = seed_option("the sample")
+    max_tokens: int = tokens_option(4096, "source tokens per batch")
+    max_source_tokens: int = tokens_option(512, "longer sources are cut")
+    max_target_tokens: int = tokens_option(256, "longer targets are cut")
+    device: str | None = device_option()
 
+    def models(self) -> Iterator[tuple[str, AnalyzedModel, Iterator[Seq2SeqBatch]]]:
+        """Name, model and batches of every checkpoint. All that can be known before loading is checked first."""
+        import torch
 
-def _add_activation(commands: _SubParsersAction) -> None:
-    text = "under-activated feed-forward neurons per layer over a prompted mixture (figure 6)"
-    parser = commands.add_parser("activation", help=text, description=text, epilog=ACTIVATION_EXAMPLES)
-    _add_checkpoints(parser)
-    parser.set_defaults(body=_activation)
+        from metro_t0.analysis.checkpoints import load_checkpoint
+        from metro_t0.analysis.mixtures import batches, sample_mixture
 
-
-def _activation(arguments: Namespace) -> None:
-    from metro_t0.analysis.activation import activation_rows, count_activations, plot_activations
-
-    rows = []
-    for name, path in named_paths(arguments.checkpoints).items():
-        model, batches = _model_and_batches(arguments, name, path)
-        rows += activation_rows(name, count_activations(model, batches))
-    _report(plot_activations(rows, arguments.output))
-
-
-def _add_sensitivity(commands: _SubParsersAction) -> None:
-    text = "distribution of |theta dL/dtheta| over all parameters, per layer and kind of matrix (figure 7)"
-    parser = commands.add_parser("sensitivity", help=text, description=text, epilog=SENSITIVITY_EXAMPLES)
-    _add_checkpoints(parser)
-    parser.set_defaults(body=_sensitivity)
-
-
-def _sensitivity(arguments: Namespace) -> None:
-    from metro_t0.analysis.sensitivity import accumulate_gradients, sensitivity_histograms
-    from metro_t0.analysis.sensitivity_figure import plot_sensitivities
-
-    found = {}
-    for name, path in named_paths(arguments.checkpoints).items():
-        model, batches = _model_and_batches(arguments, name, path)
-        loss = accumulate_gradients(model, batches)
-        print(f"{name}: loss {loss:.4f} nats per target token")
-        found[name] = sensitivity_histograms(model.module)
-    _report(plot_sensitivities(found, arguments.output))
+        check_device(self.device)
+        named = named_paths(self.checkpoints)
+        for path in named.values():
+            if not path.exists():
+                raise UserError(f"{path}: no such file or directory")
+        lengths = (self.max_source_tokens, self.max_target_tokens)
+        pairs = sample_mixture(self.prompted, self.split, self.sample, self.seed, *lengths)
+        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        for name, path in named.items():
+            model = load_checkpoint(path, self.prompted, device)
+            made = batches(pairs, self.max_tokens, model.pad_id, model.decoder_start)
+            yield name, model, progress(made, f"{name}: {len(pairs)} examples", unit="batches")
 
 
-def _add_efficiency(commands: _SubParsersAction) -> None:
-    text = "zero-shot score against pretraining wall time and tokens (figure 4)"
-    parser = commands.add_parser("efficiency", help=text, description=text, epilog=EFFICIENCY_EXAMPLES)
-    parser.add_argument("runs", type=Path, metavar="RUNS.yaml", help="runs with their logs and result directories")
-    _add_output(parser)
-    parser.set_defaults(body=_efficiency)
+@dataclass(frozen=True, kw_only=True)
+class Activation(OverMixture):
+    """Under-activated feed-forward neurons per layer over a prompted mixture (figure 6)."""
+
+    name: ClassVar[str] = "activation"
+    examples: ClassVar[str] = ACTIVATION_EXAMPLES
+
+    def draw(self) -> list[Path]:
+        from metro_t0.analysis.activation import activation_rows, count_activations, plot_activations
+
+        rows = []
+        for name, model, batches in self.models():
+            rows += activation_rows(name, count_activations(model, batches))
+        return plot_activations(rows, self.output)
 
 
-def _efficiency(arguments: Namespace) -> None:
-    from metro_t0.analysis.efficiency import plot_efficiency, read_runs
+@dataclass(frozen=True, kw_only=True)
+class Sensitivity(OverMixture):
+    """Distribution of |theta dL/dtheta| over all parameters, per layer and kind of matrix (figure 7)."""
 
-    _report(plot_efficiency(read_runs(arguments.runs), arguments.output))
+    name: ClassVar[str] = "sensitivity"
+    examples: ClassVar[str] = SENSITIVITY_EXAMPLES
 
+    def draw(self) -> list[Path]:
+        from metro_t0.analysis.sensitivity import accumulate_gradients, sensitivity_histograms
+        from metro_t0.analysis.sensitivity_figure import plot_sensitivities
 
-def _add_checkpoints(parser: Parser) -> None:
-    add = parser.add_argument
-    add("checkpoints", nargs="+", metavar="[NAME=]CHECKPOINT", help="Hugging Face directories or fairseq .pt files")
-    add("--data", type=Path, required=True, metavar="MIXTURE", help="directory that metro-t0-prompts build wrote")
-    add("--split", default="train", help="train or valid (default: %(default)s)")
-    add("--examples", type=int, default=2000, help="sample of the mixture, at the tasks' rates (default: %(default)s)")
-    add("--seed", type=int, default=1, help="of the sample (default: %(default)s)")
-    add("--max-tokens", type=int, default=4096, help="source tokens per batch (default: %(default)s)")
-    add("--max-source-length", type=int, default=512, help="longer sources are cut (default: %(default)s)")
-    add("--max-target-length", type=int, default=256, help="longer targets are cut (default: %(default)s)")
-    add("--device", default=None, help="cuda or cpu (default: cuda where there is one)")
-    _add_output(parser)
-
-
-def _model_and_batches(arguments: Namespace, name: str, path: Path) -> tuple[AnalyzedModel, Iterator[Seq2SeqBatch]]:
-    import torch
-
-    from metro_t0.analysis.checkpoints import load_checkpoint
-    from metro_t0.analysis.mixtures import batches, sample_mixture
-
-    for option in ("examples", "max_tokens", "max_source_length", "max_target_length"):
-        if getattr(arguments, option) < 1:
-            raise UserError(f"--{option.replace('_', '-')} {getattr(arguments, option)}: give at least 1")
-    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model = load_checkpoint(path, arguments.data, device)
-    lengths = (arguments.max_source_length, arguments.max_target_length)
-    pairs = sample_mixture(arguments.data, arguments.split, arguments.examples, arguments.seed, *lengths)
-    made = batches(pairs, arguments.max_tokens, model.pad_id, model.decoder_start)
-    return model, progress(made, f"{name}: {len(pairs)} examples")
+        found = {}
+        for name, model, batches in self.models():
+            loss = accumulate_gradients(model, batches)
+            print(f"{name}: loss {loss:.4f} nats per target token")
+            found[name] = sensitivity_histograms(model.module)
+        return plot_sensitivities(found, self.output)
 
 
-def named_paths(values: list[str]) -> dict[str, Path]:
+@dataclass(frozen=True, kw_only=True)
+class Efficiency(Figure):
+    """Zero-shot score against pretraining wall time and tokens (figure 4)."""
+
+    name: ClassVar[str] = "efficiency"
+    examples: ClassVar[str] = EFFICIENCY_EXAMPLES
+    runs: Path = option(help="runs with their logs and result directories", positional=True, metavar="RUNS.yaml")
+
+    def draw(self) -> list[Path]:
+        from metro_t0.analysis.efficiency import plot_efficiency, read_runs
+
+        return plot_efficiency(read_runs(self.runs), self.output)
+
+
+def named_paths(values: Sequence[str]) -> dict[str, Path]:
     """NAME=PATH or PATH, several -> name -> path; a path without a name is called like its directory or file.
 
     Raises `UserError` where two have the same name.
@@ -191,12 +210,7 @@ def _short_name(path: Path) -> str:
     return path.resolve().parent.name if plain else path.stem if path.suffix in (".log", ".pt", ".json") else path.name
 
 
-def _add_output(parser: Parser) -> None:
-    parser.add_argument(
-        "--output", type=Path, required=True, metavar="FIGURE", help="writes FIGURE.png, FIGURE.svg, FIGURE.csv"
-    )
+main = Program(PROGRAM, __doc__, (Curves, Activation, Sensitivity, Efficiency), EXAMPLES)
 
-
-def _report(paths: list[Path]) -> None:
-    for path in paths:
-        print(path)
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -2,85 +2,89 @@
 
 from __future__ import annotations
 
-import argparse
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar, Literal
 
+from metro_t0.command import Command
+from metro_t0.common_options import data_dir_option, output_option, tokenizer_option
 from metro_t0.errors import UserError
-from metro_t0.synthetic.downstream import TASKS, write_split
-from metro_t0.synthetic.norm_figure import plot_norms
-from metro_t0.synthetic.scheme_figure import plot_schemes
+from metro_t0.options import option
 
-SPLITS = {"train": "train", "validation": "valid", "test": "test"}
-
-
-def register(commands: argparse._SubParsersAction) -> None:
-    """Add the three commands."""
-    _register_downstream(commands)
-    _register_norms(commands)
-    _register_schemes(commands)
+SplitName = Literal["train", "validation", "test"]
+SPLITS: dict[SplitName, str] = {"train": "train", "validation": "valid", "test": "test"}
 
 
-def _register_downstream(commands: argparse._SubParsersAction) -> None:
-    text = "Write a downstream task as source/target text for fine-tuning and metro-t0-eval generate."
-    example = (
+@dataclass(frozen=True, kw_only=True)
+class Downstream(Command):
+    """Write a downstream task as source/target text for fine-tuning and metro-t0-eval generate."""
+
+    name: ClassVar[str] = "downstream"
+    examples: ClassVar[str] = (
         "example:\n  metro-t0-synthetic downstream retrosynthesis --data-dir tasks --tokenizer vocab --output retro\n"
     )
-    parser = commands.add_parser("downstream", help=text, description=text, epilog=example)
-    parser.add_argument("task", help=f"one of {', '.join(TASKS)}")
-    parser.add_argument(
-        "--data-dir", type=Path, help="local data sets, NAME[/SUBSET]/SPLIT.jsonl[.gz] (default: the Hub)"
-    )
-    parser.add_argument("--tokenizer", type=Path, required=True, help="directory with dict.txt and tokenizer.json")
-    parser.add_argument("--splits", nargs="+", choices=list(SPLITS), default=list(SPLITS))
-    parser.add_argument("--output", type=Path, required=True, help="directory to write")
-    parser.set_defaults(body=_downstream)
+    task: str = option(help="name of the task, as mtop or retrosynthesis (docs/synthetic.md)", positional=True)
+    data_dir: Path | None = data_dir_option()
+    tokenizer: Path = tokenizer_option()
+    splits: tuple[SplitName, ...] = option(tuple(SPLITS), "which splits to write")
+    output: Path = output_option()
+
+    def run(self) -> None:
+        from metro_t0.synthetic.downstream import get_downstream, write_split
+
+        get_downstream(self.task)
+        self.output.mkdir(parents=True, exist_ok=True)
+        for name in ("dict.txt", "tokenizer.json"):
+            if not (self.tokenizer / name).is_file():
+                raise UserError(f"{self.tokenizer}: no {name}; give a directory of metro-t0-data tokenizer")
+            shutil.copy2(self.tokenizer / name, self.output / name)
+        for split in self.splits:
+            count = write_split(self.task, split, self.data_dir, self.output, SPLITS[split])
+            print(f"{self.output / SPLITS[split]}.jsonl: {count} examples")
 
 
-def _downstream(options: argparse.Namespace) -> None:
-    options.output.mkdir(parents=True, exist_ok=True)
-    for name in ("dict.txt", "tokenizer.json"):
-        if not (options.tokenizer / name).is_file():
-            raise UserError(f"{options.tokenizer}: no {name}; give a directory of metro-t0-data tokenizer")
-        shutil.copy2(options.tokenizer / name, options.output / name)
-    for split in options.splits:
-        count = write_split(options.task, split, options.data_dir, options.output, SPLITS[split])
-        print(f"{options.output / SPLITS[split]}.jsonl: {count} examples")
+@dataclass(frozen=True, kw_only=True)
+class PlotNorms(Command):
+    """Draw the mean weight of every pre-attention norm per layer (figure 6) and write it as CSV."""
 
-
-def _register_norms(commands: argparse._SubParsersAction) -> None:
-    text = "Draw the mean weight of every pre-attention norm per layer (figure 6) and write it as CSV."
-    example = (
+    name: ClassVar[str] = "plot-norms"
+    examples: ClassVar[str] = (
         "example:\n  metro-t0-synthetic plot-norms set=set/checkpoint_best.pt identity=id/checkpoint_best.pt "
         "--output norms.png\n"
     )
-    parser = commands.add_parser("plot-norms", help=text, description=text, epilog=example)
-    parser.add_argument("models", nargs="+", help="LABEL=MODEL: fairseq checkpoint or Hugging Face directory")
-    parser.add_argument("--output", type=Path, required=True, help="PNG to write; the CSV lies beside it")
-    parser.set_defaults(body=_norms)
-
-
-def _norms(options: argparse.Namespace) -> None:
-    named = dict(item.split("=", 1) for item in options.models if "=" in item)
-    if len(named) != len(options.models):
-        raise UserError("give every model as LABEL=MODEL, with labels that differ")
-    plot_norms({label: Path(path) for label, path in named.items()}, options.output)
-    print(f"{options.output} and {options.output.with_suffix('.csv')}")
-
-
-def _register_schemes(commands: argparse._SubParsersAction) -> None:
-    text = (
-        "Draw the gap that synthetic pretraining closes (printed tables), and our starting points beside the printed."
+    models: tuple[str, ...] = option(
+        help="fairseq checkpoint or Hugging Face directory", positional=True, metavar="LABEL=MODEL"
     )
-    example = "example:\n  metro-t0-synthetic plot-schemes results/init_schemes --source set --output schemes.png\n"
-    parser = commands.add_parser("plot-schemes", help=text, description=text, epilog=example)
-    parser.add_argument("runs", type=Path, help="OUTPUT of scripts/benchmarks/init_schemes.py")
-    parser.add_argument("--source", choices=("lime", "set", "identity"), default="set", help="the checkpoint's task")
-    parser.add_argument("--metric", choices=("accuracy", "exact_match"), default="accuracy", help="of our runs")
-    parser.add_argument("--output", type=Path, required=True, help="PNG to write; SVG and CSV lie beside it")
-    parser.set_defaults(body=_schemes)
+    output: Path = output_option("PNG to write; the CSV lies beside it", "FILE")
+
+    def run(self) -> None:
+        from metro_t0.synthetic.norm_figure import plot_norms
+
+        named = dict(item.split("=", 1) for item in self.models if "=" in item)
+        if len(named) != len(self.models):
+            raise UserError("give every model as LABEL=MODEL, with labels that differ")
+        plot_norms({label: Path(path) for label, path in named.items()}, self.output)
+        print(f"{self.output} and {self.output.with_suffix('.csv')}")
 
 
-def _schemes(options: argparse.Namespace) -> None:
-    paths = plot_schemes(options.runs, options.output, options.source, options.metric)
-    print(" and ".join(map(str, paths)))
+@dataclass(frozen=True, kw_only=True)
+class PlotSchemes(Command):
+    """Draw the gap that synthetic pretraining closes (printed tables), and our starting points beside the printed."""
+
+    name: ClassVar[str] = "plot-schemes"
+    examples: ClassVar[str] = (
+        "example:\n  metro-t0-synthetic plot-schemes results/init_schemes --source set --output schemes.png\n"
+    )
+    runs: Path = option(help="OUTPUT of scripts/benchmarks/init_schemes.py", positional=True, metavar="DIR")
+    source: Literal["lime", "set", "identity"] = option("set", "the checkpoint's task")
+    metric: Literal["accuracy", "exact_match"] = option("accuracy", "of our runs")
+    output: Path = output_option("PNG to write; SVG and CSV lie beside it", "FILE")
+
+    def run(self) -> None:
+        from metro_t0.synthetic.scheme_figure import plot_schemes
+
+        print(" and ".join(map(str, plot_schemes(self.runs, self.output, self.source, self.metric))))
+
+
+COMMANDS = (Downstream, PlotNorms, PlotSchemes)

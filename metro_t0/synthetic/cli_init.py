@@ -2,80 +2,89 @@
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
+from metro_t0.command import Command
+from metro_t0.common_options import output_option, seed_option
 from metro_t0.errors import UserError
 from metro_t0.files import read_json, write_json
-from metro_t0.modeling.statistics_init import (
-    SCHEMES,
-    Statistics,
-    apply_statistics,
-    collect,
-    constant_statistics,
-    copy_weights,
-    get_scheme,
-)
-from metro_t0.synthetic.weights import read_weights, write_like
+from metro_t0.options import option
 
 
-def register(commands: argparse._SubParsersAction) -> None:
-    """Add both commands."""
-    _register_stats(commands)
-    _register_apply(commands)
+@dataclass(frozen=True, kw_only=True)
+class InitStats(Command):
+    """Write the statistics that an initialization scheme keeps of a trained model: a few kB of JSON."""
 
-
-def _register_stats(commands: argparse._SubParsersAction) -> None:
-    text = "Write the statistics that an initialization scheme keeps of a trained model: a few kB of JSON."
-    example = (
+    name: ClassVar[str] = "init-stats"
+    examples: ClassVar[str] = (
         "example:\n  metro-t0-synthetic init-stats runs/set/checkpoint_best.pt --scheme per_param_scale "
         "--output set.json\n"
     )
-    parser = commands.add_parser("init-stats", help=text, description=text, epilog=example)
-    parser.add_argument("source", type=Path, help="a fairseq checkpoint, or a Hugging Face directory (T5 or METRO)")
-    parser.add_argument("--scheme", required=True, help=f"one of {', '.join(SCHEMES)}")
-    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
-    parser.set_defaults(body=_stats)
+    source: Path = option(
+        help="a fairseq checkpoint, or a Hugging Face directory (T5 or METRO)", positional=True, metavar="MODEL"
+    )
+    scheme: str = option(help="what is kept, as per_param_scale or whole_model_scale (docs/synthetic.md)")
+    output: Path = output_option("JSON file to write", "FILE")
+
+    def run(self) -> None:
+        from metro_t0.modeling.statistics_init import collect, get_scheme
+        from metro_t0.synthetic.weights import read_weights
+
+        scheme = get_scheme(self.scheme)
+        statistics = collect(read_weights(self.source), scheme, str(self.source))
+        write_json(self.output, statistics.to_json())
+        tensors = sum(len(group.tensors) for group in statistics.groups.values())
+        print(f"{self.output}: {len(statistics.groups)} groups of {tensors} tensors, scheme {statistics.scheme}")
 
 
-def _stats(options: argparse.Namespace) -> None:
-    statistics = collect(read_weights(options.source), get_scheme(options.scheme), str(options.source))
-    write_json(options.output, statistics.to_json())
-    tensors = sum(len(group.tensors) for group in statistics.groups.values())
-    print(f"{options.output}: {len(statistics.groups)} groups of {tensors} tensors, scheme {statistics.scheme}")
+@dataclass(frozen=True, kw_only=True)
+class InitApply(Command):
+    """Initialize a model: from statistics, from all weights of a checkpoint, or with constant norms."""
 
-
-def _register_apply(commands: argparse._SubParsersAction) -> None:
-    text = "Initialize a model: from statistics, from all weights of a checkpoint, or with constant norms."
-    example = (
+    name: ClassVar[str] = "init-apply"
+    examples: ClassVar[str] = (
         "examples:\n"
         "  metro-t0-synthetic init-apply random.pt --statistics set.json --seed 1 --output start.pt\n"
         "  metro-t0-synthetic init-apply random.pt --weights runs/set/checkpoint_best.pt --output start.pt\n"
         "  metro-t0-synthetic init-apply t5-directory --pre-attention-norm 0.2 --output start-directory\n"
     )
-    parser = commands.add_parser("init-apply", help=text, description=text, epilog=example)
-    parser.add_argument("model", type=Path, help="the freshly initialized model: fairseq checkpoint or directory")
-    parser.add_argument("--output", type=Path, required=True, help="model to write, of the same kind")
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--statistics", type=Path, help="a JSON file of init-stats")
-    what.add_argument("--weights", type=Path, help="a trained model: copy everything but the token embeddings")
-    what.add_argument("--pre-attention-norm", type=float, help="set every pre-attention norm to this constant")
-    parser.add_argument("--embeddings", action="store_true", help="with --weights: copy the token embeddings too")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise drawn from statistics")
-    parser.set_defaults(body=_apply)
+    model: Path = option(
+        help="the freshly initialized model: fairseq checkpoint or directory", positional=True, metavar="MODEL"
+    )
+    output: Path = output_option("model to write, of the same kind", "PATH")
+    statistics: Path | None = option(None, "a JSON file of init-stats", metavar="FILE")
+    weights: Path | None = option(None, "a trained model: copy everything but the token embeddings", metavar="MODEL")
+    pre_attention_norm: float | None = option(
+        None, "set every pre-attention norm to this constant", at_least=-1e6, at_most=1e6
+    )
+    embeddings: bool = option(False, "with --weights: copy the token embeddings too")
+    seed: int = seed_option("the noise drawn from statistics")
+
+    def __post_init__(self) -> None:
+        starts = (self.statistics, self.weights, self.pre_attention_norm)
+        if sum(start is not None for start in starts) != 1:
+            raise UserError("give one of --statistics, --weights and --pre-attention-norm")
+        if self.embeddings and self.weights is None:
+            raise UserError("--embeddings belongs to --weights; statistics never have token embeddings")
+
+    def run(self) -> None:
+        from metro_t0.modeling.statistics_init import Statistics, apply_statistics, constant_statistics, copy_weights
+        from metro_t0.synthetic.weights import read_weights, write_like
+
+        tensors = read_weights(self.model)
+        if self.weights is not None:
+            count = copy_weights(tensors, read_weights(self.weights), self.embeddings, str(self.weights))
+        elif self.statistics is not None:
+            statistics = Statistics.from_json(read_json(self.statistics), str(self.statistics))
+            count = apply_statistics(tensors, statistics, self.seed, str(self.statistics))
+        else:
+            assert self.pre_attention_norm is not None
+            constant = constant_statistics(tensors, self.pre_attention_norm)
+            count = apply_statistics(tensors, constant, self.seed, "--pre-attention-norm")
+        write_like(self.model, tensors, self.output)
+        print(f"{self.output}: {count} tensors initialized, {len(tensors) - count} as in {self.model}")
 
 
-def _apply(options: argparse.Namespace) -> None:
-    tensors = read_weights(options.model)
-    if options.embeddings and options.weights is None:
-        raise UserError("--embeddings belongs to --weights; statistics never have token embeddings")
-    if options.weights is not None:
-        count = copy_weights(tensors, read_weights(options.weights), options.embeddings, str(options.weights))
-    elif options.statistics is not None:
-        statistics = Statistics.from_json(read_json(options.statistics), str(options.statistics))
-        count = apply_statistics(tensors, statistics, options.seed, str(options.statistics))
-    else:
-        constant = constant_statistics(tensors, options.pre_attention_norm)
-        count = apply_statistics(tensors, constant, options.seed, "--pre-attention-norm")
-    write_like(options.model, tensors, options.output)
-    print(f"{options.output}: {count} tensors initialized, {len(tensors) - count} as in {options.model}")
+COMMANDS = (InitStats, InitApply)

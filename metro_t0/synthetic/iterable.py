@@ -11,7 +11,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from metro_t0.errors import UserError
 from metro_t0.synthetic.ragged import Examples
-from metro_t0.synthetic.stream import BLOCK, Mixture, Split
+from metro_t0.synthetic.settings import BLOCK
+from metro_t0.synthetic.stream import Mixture, Split
 from metro_t0.synthetic.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class SyntheticIterableDataset(IterableDataset):
         if not 0 <= rank < world_size:
             raise UserError(f"rank {rank} is not one of {world_size} ranks (0 .. {world_size - 1})")
         if split == "valid" and examples is None:
-            from metro_t0.synthetic.stream import VALID_EXAMPLES
+            from metro_t0.synthetic.settings import VALID_EXAMPLES
 
             examples = VALID_EXAMPLES
         self.mixture, self.split = mixture, split

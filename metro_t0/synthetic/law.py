@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +16,9 @@ from numpy.typing import NDArray
 from metro_t0.errors import UserError
 from metro_t0.synthetic.draws import Draws
 from metro_t0.synthetic.ragged import Examples, Index, Ragged, Tokens, exclusive_sum
+from metro_t0.synthetic.settings import Profile
 from metro_t0.synthetic.vocabulary import Vocabulary
 
-Profile = Literal["authors", "paper"]
 Mask = NDArray[np.bool_]
 NO_TOKEN = np.uint16(2**16 - 1)
 

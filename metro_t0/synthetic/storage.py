@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -16,11 +16,11 @@ from metro_t0.files import atomic_path, read_json, write_json, write_text
 from metro_t0.progress import progress
 from metro_t0.synthetic.law import Law
 from metro_t0.synthetic.ragged import Examples
-from metro_t0.synthetic.stream import BLOCK, Split, StreamSettings, TaskStream
-from metro_t0.synthetic.tasks import TASKS, Order, get_task, task_law
+from metro_t0.synthetic.settings import BLOCK, Format, Order, StreamSettings
+from metro_t0.synthetic.stream import Split, TaskStream
+from metro_t0.synthetic.tasks import TASKS, get_task, task_law
 from metro_t0.synthetic.vocabulary import Vocabulary, load_vocabulary
 
-Format = Literal["fairseq", "tsv", "parquet"]
 MANIFEST = "manifest.json"
 LINE = re.compile(r"^\[(\d+(?:, \d+)*)?\]\t\[(\d+(?:, \d+)*)?\]$")
 Row = tuple[list[int], list[int]]

@@ -18,16 +18,14 @@ from numpy.typing import NDArray
 
 from metro_t0.errors import UserError
 from metro_t0.synthetic.draws import Draws
-from metro_t0.synthetic.law import Law, Profile
+from metro_t0.synthetic.law import Law
 from metro_t0.synthetic.ragged import Examples, Ragged
-from metro_t0.synthetic.tasks import GROUPS, Order, Task, get_task, target_of, task_law, task_sampler
+from metro_t0.synthetic.settings import BLOCK, VALID_BLOCKS, VALID_EXAMPLES, Order, StreamSettings
+from metro_t0.synthetic.tasks import GROUPS, Task, get_task, target_of, task_law, task_sampler
 from metro_t0.synthetic.vocabulary import Vocabulary
 
 Split = Literal["train", "valid"]
 GENERATOR_VERSION = 2
-BLOCK = 1024
-VALID_BLOCKS = 10
-VALID_EXAMPLES = VALID_BLOCKS * BLOCK
 ROWS_PER_DRAW = 512  # half a block at a time: its temporary arrays stay in the cache
 SPARE_DRAWS = 64
 SMALLEST_RATE = Fraction(1, 512)
@@ -208,35 +206,20 @@ class Mixture:
         }
 
 
-@dataclass(frozen=True)
-class StreamSettings:
-    """What a user chooses about examples.
-
-    tasks: `set:1,lime:2` (names of tasks or groups with rates; 1 where none is given).
-    task_prefix: whether the name of the task stands in front; None: authors yes, paper no.
-    """
-
-    tasks: str
-    seed: int = 0
-    profile: Profile = "authors"
-    length_min: int = 10
-    length_max: int = 220
-    order: Order = "first_occurrence"
-    task_prefix: bool | None = None
-
-    def mixture(self, vocabulary: Vocabulary) -> Mixture:
-        """The stream of these examples. Raises `UserError` for whatever cannot be."""
-        rates = parse_rates(self.tasks)
-        streams = tuple(
-            TaskStream(
-                get_task(name),
-                task_law(get_task(name), vocabulary, self.profile, self.length_min, self.length_max, self.task_prefix),
-                self.seed,
-                self.order,
-            )
-            for name in rates
+def make_mixture(settings: StreamSettings, vocabulary: Vocabulary) -> Mixture:
+    """The stream of these examples. Raises `UserError` for whatever cannot be."""
+    rates = parse_rates(settings.tasks)
+    bounds = (settings.length_min, settings.length_max)
+    streams = tuple(
+        TaskStream(
+            get_task(name),
+            task_law(get_task(name), vocabulary, settings.profile, *bounds, settings.task_prefix),
+            settings.seed,
+            settings.order,
         )
-        return Mixture(streams, tuple(rates.values()), self.seed)
+        for name in rates
+    )
+    return Mixture(streams, tuple(rates.values()), settings.seed)
 
 
 def parse_rates(text: str) -> Mapping[str, Fraction]:

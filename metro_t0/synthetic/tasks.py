@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 from metro_t0.errors import UserError
 from metro_t0.synthetic import dyck, functions, lime, nonsense, query_samplers, samplers, set_samplers
-from metro_t0.synthetic.law import Law, Profile, Sampler
+from metro_t0.synthetic.law import Law, Sampler
+from metro_t0.synthetic.settings import Order, Profile
 from metro_t0.synthetic.vocabulary import Vocabulary
 
 Kind = Literal["unary", "binary", "words", "own"]
-Order = Literal["first_occurrence", "cpython_set", "sorted"]
 Defect = Callable[[Sequence[int], Sequence[int], Vocabulary], str | None]
 
 

@@ -205,7 +205,7 @@ def convert_command(job: Job) -> list[str]:
     """`metro-t0-convert`: the fine-tuned checkpoint as a Hugging Face directory."""
     checkpoint = job.work / "finetune" / "checkpoint_last.pt"
     return [
-        sys.executable, "-m", "metro_t0.hf.cli", "fairseq", str(checkpoint), str(job.exported),
+        sys.executable, "-m", "metro_t0.convert", "fairseq", str(checkpoint), "--output", str(job.exported),
         "--tokenizer", str(job.plan.tokenizer),
     ]  # fmt: skip
 
@@ -225,6 +225,6 @@ def evaluate_command(job: Job, device: str) -> list[str]:
 def score_command(job: Job, device: str) -> list[str]:
     """`metro-t0-prompts score`: exact match on held-out rows of the tasks it was fine-tuned on."""
     return [
-        sys.executable, "-m", "finetune.cli", "score", "--model", str(job.exported), "--data", str(job.plan.prompted),
+        sys.executable, "-m", "finetune.cli", "score", "--model", str(job.exported), "--prompted", str(job.plan.prompted),
         "--limit", str(job.plan.score_limit), "--device", device, "--output", str(job.scores),
     ]  # fmt: skip

@@ -23,7 +23,7 @@ from rich.table import Table
 from metro_t0.modeling import MetroT5, preset
 from metro_t0.synthetic import functions
 from metro_t0.synthetic.iterable import SyntheticIterableDataset
-from metro_t0.synthetic.stream import BLOCK, StreamSettings
+from metro_t0.synthetic.settings import BLOCK, StreamSettings
 from metro_t0.synthetic.tasks import TASKS
 from metro_t0.synthetic.vocabulary import compact_vocabulary
 

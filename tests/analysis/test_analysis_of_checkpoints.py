@@ -48,7 +48,7 @@ def test_commands(checkpoint: Path, mixture: Path, tmp_path: Path, capsys: pytes
     (tmp_path / "t5" / "dict.txt").write_text("a 1\n" * 36)
     for command, rows in (("activation", 4 + 6), ("sensitivity", None)):
         output = tmp_path / command
-        options = ["--data", str(mixture), "--examples", "20", "--output", str(output)]
+        options = ["--prompted", str(mixture), "--examples", "20", "--output", str(output)]
         assert main([command, f"METRO={checkpoint}", str(tmp_path / "t5"), *options]) == 0
         with open(output.with_suffix(".csv"), newline="") as stream:
             found = list(csv.DictReader(stream))
@@ -73,7 +73,7 @@ def test_a_fairseq_checkpoint_is_analyzed_like_its_export(
 
 def test_another_vocabulary_is_refused(checkpoint: Path, mixture: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (mixture / "dict.txt").write_text("b 1\n")
-    assert main(["activation", str(checkpoint), "--data", str(mixture), "--output", str(checkpoint / "f")]) == 2
+    assert main(["activation", str(checkpoint), "--prompted", str(mixture), "--output", str(checkpoint / "f")]) == 2
     assert "differs" in capsys.readouterr().err
 
 
@@ -81,5 +81,5 @@ def test_what_is_no_checkpoint_is_one_line(mixture: Path, tmp_path: Path, capsys
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.json").write_text("{}")
     for path in (tmp_path / "broken", tmp_path / "absent"):
-        assert main(["activation", str(path), "--data", str(mixture), "--output", str(tmp_path / "f")]) == 2
+        assert main(["activation", str(path), "--prompted", str(mixture), "--output", str(tmp_path / "f")]) == 2
         assert len(capsys.readouterr().err.strip().splitlines()) == 1

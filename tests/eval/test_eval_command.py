@@ -116,7 +116,7 @@ def test_refuses_the_results_of_another_model(
 ) -> None:
     assert run_t0(model_directories["bart"], data_dir, t5_results) == 2
     assert "not mixed: give another --output" in capsys.readouterr().err
-    assert run_t0(model_directories["t5"], data_dir, t5_results, "--max-source-length", "64") == 2
+    assert run_t0(model_directories["t5"], data_dir, t5_results, "--max-source-tokens", "64") == 2
     assert "max_source_length = 512" in capsys.readouterr().err
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from metro_t0.hf.cli import main
+from metro_t0.convert import main
 from metro_t0.modeling.attention import symmetric_buckets
 
 WIDTH, INNER, FFN, HEADS, LAYERS, ROWS = 16, 16, 24, 4, 2, 80
@@ -146,7 +146,7 @@ def test_release_converts_and_computes_the_same(name: str, request: pytest.Fixtu
     lines = len((vocabulary / "dict.txt").read_text(encoding="utf-8").splitlines())
     state = released_weights(4 + lines + SENTINELS)
     source = write_release(tmp_path / "released", vocabulary, state, safetensors=cased)
-    assert main(["release", str(source), str(tmp_path / "hf")]) == 0
+    assert main(["release", str(source), "--output", str(tmp_path / "hf")]) == 0
 
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "hf")
     assert (tokenizer("Hello")["input_ids"] != tokenizer("hello")["input_ids"]) == cased
@@ -167,8 +167,8 @@ def test_release_converts_and_computes_the_same(name: str, request: pytest.Fixtu
 def test_half_precision_weights_are_kept_or_widened(trained: Path, tmp_path: Path) -> None:
     state = {name: tensor.half() for name, tensor in released_weights(VOCABULARY).items()}
     source = write_release(tmp_path / "released", trained, state)
-    assert main(["release", str(source), str(tmp_path / "half")]) == 0
-    assert main(["release", str(source), str(tmp_path / "full"), "--dtype", "float32"]) == 0
+    assert main(["release", str(source), "--output", str(tmp_path / "half")]) == 0
+    assert main(["release", str(source), "--output", str(tmp_path / "full"), "--dtype", "float32"]) == 0
     half = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "half")
     full = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "full")
     assert (half.dtype, full.dtype) == (torch.float16, torch.float32)
@@ -181,7 +181,7 @@ def test_what_does_not_fit_is_refused(trained: Path, tmp_path: Path, capsys: pyt
 
     def refused(name: str, changed: dict[str, Tensor]) -> str:
         source = write_release(tmp_path / name, trained, changed)
-        assert main(["release", str(source), str(tmp_path / "hf")]) == 2
+        assert main(["release", str(source), "--output", str(tmp_path / "hf")]) == 2
         assert not (tmp_path / "hf").exists()
         return capsys.readouterr().err
 
@@ -196,5 +196,5 @@ def test_what_does_not_fit_is_refused(trained: Path, tmp_path: Path, capsys: pyt
     assert "not a table of tensors" in refused("table", {"shared.weight": [1, 2]})
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
-    assert main(["release", str(tmp_path / "other"), str(tmp_path / "hf")]) == 2
+    assert main(["release", str(tmp_path / "other"), "--output", str(tmp_path / "hf")]) == 2
     assert "model_type is 'bert'" in capsys.readouterr().err

@@ -14,7 +14,8 @@ from scipy import stats
 from metro_t0.errors import UserError
 from metro_t0.synthetic.draws import Draws
 from metro_t0.synthetic.iterable import SyntheticIterableDataset, hugging_face_dataset
-from metro_t0.synthetic.stream import BLOCK, VALID_BLOCKS, StreamSettings, parse_rates
+from metro_t0.synthetic.settings import BLOCK, VALID_BLOCKS, StreamSettings
+from metro_t0.synthetic.stream import parse_rates
 from metro_t0.synthetic.tasks import TASKS, defect_of
 from metro_t0.synthetic.vocabulary import compact_vocabulary
 
@@ -24,7 +25,7 @@ NAMES = sorted(TASKS)
 
 
 def stream(name, vocabulary=FULL, **settings):
-    return StreamSettings(name, **settings).mixture(vocabulary)
+    return StreamSettings(name, **{"seed": 0, **settings}).mixture(vocabulary)
 
 
 def blocks(name, count, split="train", vocabulary=FULL, **settings):

@@ -1,0 +1,106 @@
+"""`metro-t0-convert`: between fairseq checkpoints, Hugging Face directories and the authors' released checkpoints.
+
+It is not in `metro_t0.hf`, because importing that loads torch and transformers, which --help must not wait for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from metro_t0.command import Command, Program
+from metro_t0.common_options import output_option
+from metro_t0.options import option
+
+Dtype = Literal["keep", "float32", "float16", "bfloat16"]
+DESCRIPTION = "Convert models between fairseq, Hugging Face and the format of the METRO-T0 release."
+EXAMPLES = """examples:
+  # a checkpoint of fairseq-train -> a directory for transformers; dict.txt and tokenizer.json from the data directory
+  metro-t0-convert fairseq checkpoints/checkpoint_last.pt --tokenizer data/bin --output exported
+
+  # back, to fine-tune it: fairseq-train ... --finetune-from-model for_fairseq/checkpoint.pt
+  metro-t0-convert to-fairseq exported --output for_fairseq
+
+  # the authors' release, from the hub or from a local copy
+  metro-t0-convert release gonglinyuan/metro_t0_base --output metro_t0_base
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """A Hugging Face directory to write."""
+
+    output: Path = output_option()
+    dtype: Dtype = option("keep", "of the written weights")
+    code: bool = option(
+        True, "do not put the model's code into the directory (then it loads only where this package is imported)"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FromFairseq(Command):
+    """Write the main model of a fairseq checkpoint as a Hugging Face directory.
+
+    A vanilla T5 (t5_*) becomes transformers' own T5ForConditionalGeneration.
+    """
+
+    name: ClassVar[str] = "fairseq"
+    examples: ClassVar[str] = EXAMPLES
+    source: Path = option(help="checkpoint file (.pt)", positional=True, metavar="CHECKPOINT")
+    written: Written
+    tokenizer: Path | None = option(
+        None,
+        "directory with dict.txt and tokenizer.json or sp.model (default: the run's data directory)",
+        metavar="DIR",
+    )
+    keep_pretraining: bool = option(
+        False, "keep auxiliary and pretraining heads too, in pretraining.safetensors; to-fairseq reads them back"
+    )
+
+    def run(self) -> None:
+        from metro_t0.hf.convert import fairseq_to_hugging_face
+
+        fairseq_to_hugging_face(
+            self.source, self.written.output, self.tokenizer, self.written.dtype,
+            keep_pretraining=self.keep_pretraining, with_code=self.written.code,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToFairseq(Command):
+    """Write DIR/checkpoint.pt for fairseq-train --finetune-from-model, and the vocabulary beside it."""
+
+    name: ClassVar[str] = "to-fairseq"
+    examples: ClassVar[str] = EXAMPLES
+    source: Path = option(help="directory written by `fairseq` or `release`", positional=True, metavar="MODEL")
+    output: Path = output_option()
+
+    def run(self) -> None:
+        from metro_t0.hf.convert import hugging_face_to_fairseq
+
+        hugging_face_to_fairseq(self.source, self.output)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release(Command):
+    """Convert a METRO-T0 checkpoint as its authors released it (model type fairseq_t5) to a Hugging Face directory.
+
+    Its remote code is neither downloaded nor run.
+    """
+
+    name: ClassVar[str] = "release"
+    examples: ClassVar[str] = EXAMPLES
+    source: str = option(help="directory, or OWNER/NAME on the hub", positional=True, metavar="MODEL")
+    written: Written
+
+    def run(self) -> None:
+        from metro_t0.hf.convert import release_to_hugging_face
+
+        release_to_hugging_face(self.source, self.written.output, self.written.dtype, with_code=self.written.code)
+
+
+main = Program("metro-t0-convert", DESCRIPTION, (FromFairseq, ToFairseq, Release), EXAMPLES)
+
+if __name__ == "__main__":
+    raise SystemExit(main())
