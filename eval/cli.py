@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-
-from eval.commands import evaluate, generate, lm_eval_tasks, report, retrieve, templates
-from metro_t0.command import Parser, run
+from eval.commands.evaluate import T0, Mmlu, Tasks
+from eval.commands.generate import Generate
+from eval.commands.lm_eval_tasks import LmEvalTasks
+from eval.commands.report import Report
+from eval.commands.retrieve import Retrieve
+from eval.commands.templates import Templates
+from metro_t0.command import Program
 
 PROGRAM = "metro-t0-eval"
 EXAMPLES = """examples:
@@ -14,19 +17,12 @@ EXAMPLES = """examples:
   metro-t0-eval mmlu --model google/flan-t5-base --output results/flan
   metro-t0-eval report results/mine results/t0-3b --output report
   metro-t0-eval COMMAND --help"""
-COMMANDS = (evaluate, templates, report, retrieve, lm_eval_tasks, generate)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line `argv` (default: that of the process) and give its exit status."""
-    description = "Zero-shot evaluation of sequence-to-sequence models by rank classification."
-    parser = Parser(prog=PROGRAM, description=description, epilog=EXAMPLES)
-    subcommands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in COMMANDS:
-        command.register(subcommands)
-    options = parser.parse_args(argv)
-    return run(PROGRAM, lambda: options.body(options))
-
+main = Program(
+    PROGRAM,
+    "Zero-shot evaluation of sequence-to-sequence models by rank classification.",
+    (T0, Mmlu, Tasks, Templates, Report, Retrieve, LmEvalTasks, Generate),
+    EXAMPLES,
+)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -21,9 +21,9 @@ class QuestionEncoder:
     """
 
     tokenizer: PreTrainedTokenizerBase
-    max_source_length: int = 512
+    max_source_tokens: int = 512
     """Most tokens of a prompt, special tokens included; the rest is cut off at the right."""
-    max_choice_length: int = 256
+    max_choice_tokens: int = 256
     """Most tokens of a choice, end token included."""
     _choice_ids: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
@@ -39,7 +39,7 @@ class QuestionEncoder:
         ids: list[list[int]] = []
         for start in range(0, len(sources), TEXTS_PER_CALL):
             part = list(sources[start : start + TEXTS_PER_CALL])
-            ids += self.tokenizer(part, truncation=True, max_length=self.max_source_length)["input_ids"]
+            ids += self.tokenizer(part, truncation=True, max_length=self.max_source_tokens)["input_ids"]
         return ids
 
     def _learn_choices(self, choices: Iterable[str]) -> None:
@@ -55,4 +55,4 @@ class QuestionEncoder:
             ids = ids[1:]
         if ids and ids[-1] == end:
             ids = ids[:-1]
-        return (*ids[: self.max_choice_length - 1], end)
+        return (*ids[: self.max_choice_tokens - 1], end)

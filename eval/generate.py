@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from eval.loading import LoadedModel
 from eval.ranking import not_finite_cause
+from eval.settings import GenerationSettings
 from eval.text_metrics import METRICS, best_over_references, bootstrap_midpoint
 from metro_t0.errors import UserError
 from metro_t0.files import open_bytes, read_json, sha256_of, write_json
@@ -23,7 +24,6 @@ PREDICTIONS = "predictions.jsonl"
 SETTINGS = "settings.json"
 SUMMARY = "summary.json"
 BATCHES_PER_CHUNK = 8
-ReferenceKind = Literal["raw", "roundtrip"]
 
 
 @dataclass(frozen=True)
@@ -32,22 +32,6 @@ class Pair:
 
     source: str
     references: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class GenerationSettings:
-    """beams: 1 is greedy search. length_penalty: exponent of the length that a beam's score is divided by.
-
-    reference: raw compares with the text of the file; roundtrip with that text after the tokenizer and back, cut to
-    max_target tokens, which forgives what the vocabulary cannot write (published figures are of that kind).
-    """
-
-    beams: int = 4
-    length_penalty: float = 0.6
-    max_source: int = 512
-    max_target: int = 128
-    batch_size: int = 16
-    reference: ReferenceKind = "raw"
 
 
 def read_pairs(path: Path) -> list[Pair]:
@@ -101,7 +85,7 @@ def generate(
     chunk = settings.batch_size * BATCHES_PER_CHUNK
     starts = range(done, len(pairs), chunk)
     with open(output / PREDICTIONS, "a", encoding="utf-8") as stream:
-        for start in progress(starts, "chunks", len(starts)):
+        for start in progress(starts, "generate", len(starts), f"chunks of {chunk} examples"):
             rows = pairs[start : start + chunk]
             texts = list(_predict(loaded, [pair.source for pair in rows], settings))
             for number, (pair, prediction) in enumerate(zip(rows, texts, strict=True), start):
@@ -171,14 +155,14 @@ def _predict(loaded: LoadedModel, sources: Sequence[str], settings: GenerationSe
             return_tensors="pt",
             padding=True,
             truncation=True,
-            max_length=settings.max_source,
+            max_length=settings.max_source_tokens,
         ).to(loaded.model.device)
         ids = loaded.model.generate(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
             num_beams=settings.beams,
             do_sample=False,
-            max_new_tokens=settings.max_target,
+            max_new_tokens=settings.max_target_tokens,
             logits_processor=LogitsProcessorList([watch]),
             **({"length_penalty": settings.length_penalty, "early_stopping": True} if settings.beams > 1 else {}),
         )
@@ -197,10 +181,10 @@ def _scored(
 
 
 def reference_text(loaded: LoadedModel, text: str, settings: GenerationSettings) -> str:
-    """The reference as it is, or as the model could have written it within `max_target` tokens."""
+    """The reference as it is, or as the model could have written it within `max_target_tokens` tokens."""
     if settings.reference == "raw":
         return text
-    ids = loaded.tokenizer(text, truncation=True, max_length=settings.max_target)["input_ids"]
+    ids = loaded.tokenizer(text, truncation=True, max_length=settings.max_target_tokens)["input_ids"]
     return loaded.tokenizer.decode(ids, skip_special_tokens=True)
 
 

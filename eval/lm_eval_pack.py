@@ -22,6 +22,7 @@ from eval.tasks import TaskSet
 from metro_t0.errors import UserError
 from metro_t0.files import atomic_path, write_text
 from metro_t0.progress import progress
+from metro_t0.randomness import sample_indices
 
 
 @dataclass
@@ -52,7 +53,7 @@ def write_pack(
     summary = PackSummary()
     group_of_set = f"metro_{identifier(task_set.name)}"
     groups = []
-    for task in progress(task_set.tasks, "tasks"):
+    for task in progress(task_set.tasks, "write", unit="tasks"):
         templates = task_templates(task, templates_dir)
         try:
             rows = task_rows(task, data_dir)
@@ -62,7 +63,7 @@ def write_pack(
             summary.missing[task.name] = str(error)
             continue
         members = []
-        indices = range(len(rows) if limit is None else min(limit, len(rows)))
+        indices = sample_indices(len(rows), limit, "limit", seed, task.name)
         for template in templates:
             built = build_examples(task, template, rows, indices, seed)
             if not built.examples:

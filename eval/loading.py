@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from eval.settings import ModelSettings
+from metro_t0.devices import choose_device
 from metro_t0.errors import UserError
 from metro_t0.files import sha256_of
 from metro_t0.hf.loading import load_part, load_seq2seq
@@ -22,22 +24,6 @@ logger = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "sp.model", "vocab.json", "vocab.txt")
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt")
-
-
-@dataclass(frozen=True)
-class ModelSettings:
-    """Which model to load and how."""
-
-    name: str
-    """Directory or Hugging Face Hub id."""
-    revision: str | None = None
-    """Branch, tag or commit on the Hub."""
-    dtype: str = "float32"
-    """float32, bfloat16 or float16."""
-    device: str | None = None
-    """cuda, cuda:1, mps, cpu; None: the best one present."""
-    trust_remote_code: bool = False
-    """Run Python code that comes with the model."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +41,7 @@ def load_model(settings: ModelSettings) -> LoadedModel:
 
     Raises `UserError` for a model that is not encoder-decoder, has no tokenizer, cannot be found or read.
     """
-    _check_device(settings.device)
-    if settings.dtype not in DTYPES:
-        raise UserError(f"--dtype {settings.dtype}: choose {', '.join(DTYPES)}")
+    device = choose_device(settings.device)
     if settings.dtype == "float16":
         logger.warning("float16 overflows in T5-like models and can change predictions; bfloat16 or float32 is safer")
     name = settings.name
@@ -82,7 +66,7 @@ def load_model(settings: ModelSettings) -> LoadedModel:
             f"{name}: the tokenizer has {len(tokenizer)} tokens, more than the model has embeddings "
             f"({model.get_input_embeddings().num_embeddings}); they do not belong together"
         )
-    model.eval().to(settings.device or best_device())
+    model.eval().to(device)
     identity = {
         "model": name,
         "revision": getattr(config, "_commit_hash", None) or settings.revision or "local",
@@ -91,13 +75,6 @@ def load_model(settings: ModelSettings) -> LoadedModel:
         "dtype": settings.dtype,
     }
     return LoadedModel(model, tokenizer, identity)
-
-
-def best_device() -> str:
-    """cuda (the one of this process under torchrun), mps or cpu."""
-    if torch.cuda.is_available():
-        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def fingerprint(name: str, config: Any) -> str:
@@ -128,12 +105,3 @@ def decoder_start_ids(model: PreTrainedModel) -> list[int]:
         raise UserError(f"{model.name_or_path}: config.json has no decoder_start_token_id; add it")
     forced = next((f for s in settings if (f := getattr(s, "forced_bos_token_id", None)) is not None), None)
     return [start] if forced is None else [start, forced]
-
-
-def _check_device(device: str | None) -> None:
-    if device is None:
-        return
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {device}: not usable here ({str(error).splitlines()[0]})") from None

@@ -22,11 +22,13 @@ from eval.loading import LoadedModel, decoder_start_ids
 from eval.ranking import ChoiceScore, check_finite, predict, score_choices
 from eval.results import Prediction, ResultsDirectory, TemplateResult
 from eval.scores import ABSENT, RIGHT, WRONG, chance, majority
+from eval.settings import ScoringSettings
 from eval.tasks import Task, TaskSet
 from metro_t0.errors import UserError
 from metro_t0.progress import progress
 from metro_t0.prompts.datasets import load_rows
 from metro_t0.prompts.templates import Template, find_template, load_templates
+from metro_t0.randomness import sample_indices
 
 logger = logging.getLogger(__name__)
 
@@ -35,26 +37,12 @@ MOST_LABELS = 20
 EditSource = Callable[[Mapping[str, Any], str], str]
 
 
-@dataclass(frozen=True)
-class ScoringSettings:
-    """What changes the scores (the batch budget does not)."""
-
-    max_source_length: int = 512
-    """Tokens of a prompt; longer prompts lose their end."""
-    max_choice_length: int = 256
-    """Tokens of an answer choice."""
-    seed: int = 0
-    """Of the random draws that some templates make."""
-    limit: int | None = None
-    """Only the first rows of every task (a quick look; None: all)."""
-
-
 class ChoiceScorer:
     """A model, its tokenizer and a token budget: text in, scores out."""
 
     def __init__(self, loaded: LoadedModel, settings: ScoringSettings, max_tokens: int) -> None:
         self.model = loaded.model
-        self.encoder = QuestionEncoder(loaded.tokenizer, settings.max_source_length, settings.max_choice_length)
+        self.encoder = QuestionEncoder(loaded.tokenizer, settings.max_source_tokens, settings.max_choice_tokens)
         self.decoder_start = decoder_start_ids(loaded.model)
         pad = loaded.tokenizer.pad_token_id
         self.pad_id = int(pad if pad is not None else loaded.tokenizer.eos_token_id)
@@ -125,15 +113,16 @@ class Evaluation:
         return missing
 
     def _evaluate_template(self, task: Task, template: Template, rows: Sequence[Mapping[str, Any]]) -> None:
-        num_rows = len(rows) if self.settings.limit is None else min(len(rows), self.settings.limit)
-        mine = range(self.processes.rank, num_rows, self.processes.count)
+        chosen = sample_indices(len(rows), self.settings.limit, "limit", self.settings.seed, task.name)
+        num_rows = len(chosen)
+        mine = chosen[self.processes.rank :: self.processes.count]
         start = time.perf_counter()
         built = build_examples(task, template, rows, mine, self.settings.seed, self.edit_source)
         title = f"{task.name}: {template.name}" if self.processes.is_first else None
         scores, lengths = self.scorer.score(
             [e.source for e in built.examples], [e.choices for e in built.examples], title
         )
-        truncated = sum(length >= self.settings.max_source_length for length in lengths)
+        truncated = sum(length >= self.settings.max_source_tokens for length in lengths)
         gathered = self.processes.gather((built.examples, scores, built.skipped, truncated))
         if not self.processes.is_first:
             return
@@ -148,7 +137,7 @@ class Evaluation:
         if not pairs:
             raise UserError(f"{template.title}: none of {num_rows} rows of {task.split} can be scored: {skipped}")
         check_finite(f"{template.title}, {task.split}", [scores for _, scores in pairs], self.scorer.model.dtype)
-        result = summarize(task, template, num_rows, pairs, skipped)
+        result = summarize(task, template, chosen, pairs, skipped)
         result.truncated_sources = sum(part[3] for part in gathered)
         result.seconds = time.perf_counter() - start
         result.versions, result.run = versions(), self.run
@@ -199,11 +188,14 @@ def prediction_of(example: Example, scores: Sequence[ChoiceScore]) -> Prediction
 def summarize(
     task: Task,
     template: Template,
-    num_rows: int,
+    chosen: Sequence[int],
     pairs: Sequence[tuple[Example, Sequence[ChoiceScore]]],
     skipped: dict[str, int],
 ) -> TemplateResult:
-    """Accuracies, baselines, confusion and samples of one template; timing is the caller's."""
+    """Accuracies, baselines, confusion and samples of one template; timing is the caller's.
+
+    chosen: the rows of the task that were to be scored, in order.
+    """
     examples = [example for example, _ in pairs]
     predicted = [predict(scores) for _, scores in pairs]
     normalized = [predict(scores, length_normalized=True) for _, scores in pairs]
@@ -214,9 +206,9 @@ def summarize(
         split=task.split,
         template=template.name,
         template_hash=template_hash(template),
-        num_rows=num_rows,
-        outcomes=_outcomes(examples, predicted, num_rows),
-        outcomes_length_normalized=_outcomes(examples, normalized, num_rows),
+        num_rows=len(chosen),
+        outcomes=_outcomes(examples, predicted, chosen),
+        outcomes_length_normalized=_outcomes(examples, normalized, chosen),
         skipped=skipped,
         truncated_sources=0,
         chance=chance([len(example.choices) for example in examples]),
@@ -228,11 +220,11 @@ def summarize(
     )
 
 
-def _outcomes(examples: Sequence[Example], predicted: Sequence[int], num_rows: int) -> str:
-    outcomes = [ABSENT] * num_rows
+def _outcomes(examples: Sequence[Example], predicted: Sequence[int], chosen: Sequence[int]) -> str:
+    outcomes = dict.fromkeys(chosen, ABSENT)
     for example, choice in zip(examples, predicted, strict=True):
         outcomes[example.index] = RIGHT if choice == example.gold else WRONG
-    return "".join(outcomes)
+    return "".join(outcomes.values())
 
 
 def _confusion(examples: Sequence[Example], predicted: Sequence[int]) -> tuple[list[str], list[list[int]]]:

@@ -105,7 +105,7 @@ class Summary:
     def average_label(self) -> str:
         """What the average is a mean of; marked where it is not the set's."""
         limit = self.run.get("limit")
-        rows = "" if limit is None else f", first {limit} rows"
+        rows = "" if limit is None else f", {limit} rows of each"
         if not self.missing:
             return f"mean over {self.num_expected}{rows}"
         return f"mean over {len(self.tasks)} of {self.num_expected}{rows}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -44,9 +44,9 @@ class TaskSet:
     tasks: tuple[Task, ...]
     built_in: bool = False
 
-    def selected(self, names: list[str] | None) -> TaskSet:
-        """Only the tasks of these names. Raises `UserError` for a name that is not there."""
-        if names is None:
+    def selected(self, names: Sequence[str]) -> TaskSet:
+        """Only the tasks of these names, or all. Raises `UserError` for a name that is not there."""
+        if not names:
             return self
         known = [task.name for task in self.tasks]
         for name in names:
@@ -59,6 +59,16 @@ class TaskSet:
 def built_in_tasks(name: str, split: str | None = None) -> TaskSet:
     """The task set of this package called `name` (t0, mmlu), on its own split or another one."""
     return load_tasks(BUILT_IN / f"{name}.yaml", split, built_in=True)
+
+
+def task_set_of(name: str) -> TaskSet:
+    """The task set of that name (t0, mmlu, embedded), or that of a YAML file."""
+    known = sorted(path.stem for path in BUILT_IN.glob("*.yaml"))
+    if name in known:
+        return built_in_tasks(name)
+    if not Path(name).exists():
+        raise UserError(f"{name}: no such file{nearest(name, known)}")
+    return load_tasks(Path(name))
 
 
 def load_tasks(path: Path, split: str | None = None, built_in: bool = False) -> TaskSet:

@@ -19,11 +19,12 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from metro_t0.common_options import SEED
+from metro_t0.devices import choose_device
 from metro_t0.errors import UserError
 from metro_t0.hf.loading import load_part, load_seq2seq
 from metro_t0.progress import progress
 from metro_t0.prompts.mixing import TRAIN, VALID, TaskExamples, choose_tasks, load_mixture
-from metro_t0.randomness import keyed_generator
+from metro_t0.randomness import sample_indices
 from metro_t0.tokenization import Tokenizer
 
 TRAINING_TARGETS_COUNTED = 20_000
@@ -49,7 +50,7 @@ class Scorer:
 
     def __init__(self, model: str, data: Path, device: str | None = None, max_batch_tokens: int = 8192) -> None:
         """Raises `UserError` where the model cannot be loaded or has another dictionary than the data."""
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = choose_device(device)
         self.max_batch_tokens = max_batch_tokens
         self.name = model
         tokenizer = load_part("tokenizer", AutoTokenizer, model, {})
@@ -66,9 +67,7 @@ class Scorer:
         self, task: TaskExamples, limit: int | None, majority_target: NDArray[np.integer], seed: int = SEED
     ) -> TaskScore:
         """Score all held-out examples, or a sample of `limit` that depends on the seed and the task's name."""
-        indices = np.arange(len(task))
-        if limit is not None and limit < len(task):
-            indices = np.sort(keyed_generator("score", seed, task.name).choice(len(task), limit, replace=False))
+        indices = np.array(sample_indices(len(task), limit, "score", seed, task.name))
         token_hits = tokens = example_hits = majority_hits = 0
         for batch in self._batches(task, indices):
             targets = [task.targets[i] for i in batch]

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import MISSING
 from typing import Any
 
-from metro_t0.errors import UserError
 from metro_t0.options import option
 
 SEED = 1
@@ -15,7 +13,6 @@ LARGEST_SEED = 2**32 - 1
 MOST_TOKENS = 1_000_000
 """Of one sequence or batch: more is a slip of the keyboard."""
 MOST_EXAMPLES = 10**12
-DEVICE = re.compile(r"cpu|mps|cuda(:\d{1,3})?")
 
 
 def seed_option(of: str) -> Any:
@@ -61,7 +58,7 @@ def dataset_option(default: Any = MISSING, help: str = "data set") -> Any:
     return option(default, help, metavar="NAME[/SUBSET]")
 
 
-def tokens_option(default: int, help: str, at_least: int = 1) -> Any:
+def tokens_option(default: int, help: str, at_least: int = 2) -> Any:
     """A number of tokens, as of `--max-source-tokens N`."""
     return option(default, help, at_least=at_least, at_most=MOST_TOKENS)
 
@@ -79,12 +76,6 @@ def most_workers() -> int:
 def device_option() -> Any:
     """`--device cpu`."""
     return option(None, "cpu, cuda, cuda:1 or mps (default: the best present)", metavar="DEVICE")
-
-
-def check_device(device: str | None) -> None:
-    """Raises `UserError` for the name of no device; whether it is present is found out when it is used."""
-    if device is not None and not DEVICE.fullmatch(device):
-        raise UserError(f"--device {device}: choose cpu, cuda, cuda:N or mps")
 
 
 def model_option() -> Any:

@@ -19,6 +19,13 @@ def keyed_generator(*keys: int | str) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(keyed_seed(*keys)))
 
 
+def sample_indices(count: int, limit: int | None, *keys: int | str) -> list[int]:
+    """In order, `limit` of the numbers below `count` that the keys choose, or all of them."""
+    if limit is None or limit >= count:
+        return list(range(count))
+    return sorted(keyed_generator(*keys).choice(count, limit, replace=False).tolist())
+
+
 def position_uniforms(stream: int, examples: NDArray[np.integer], length: int) -> NDArray[np.float32]:
     """Uniform numbers in [0, 1) for every position of every example of a batch.
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
-from eval.lm_eval_pack import identifier, write_pack
-from eval.tasks import built_in_tasks, load_tasks
+from metro_t0.command import Command
+from metro_t0.common_options import (
+    data_dir_option,
+    limit_option,
+    only_option,
+    output_option,
+    seed_option,
+    templates_option,
+)
+from metro_t0.errors import printable
+from metro_t0.options import option
 
 EXAMPLES = """examples:
   metro-t0-eval lm-eval-tasks --data-dir data/tasks --output pack/
@@ -17,37 +26,36 @@ EXAMPLES = """examples:
 """
 
 
-def register(subcommands: Any) -> None:
-    """Add the command."""
-    parser = subcommands.add_parser(
-        "lm-eval-tasks", help="a task pack for lm-evaluation-harness (--include_path)", epilog=EXAMPLES
-    )
-    add = parser.add_argument
-    add("--output", type=Path, required=True, help="directory of the pack")
-    add("--set", default="t0", choices=["t0", "mmlu"], help="built-in task set (default: t0)")
-    add("--tasks", type=Path, help="a task file of your own instead")
-    add("--only", nargs="+", metavar="TASK", help="only these tasks of the set")
-    add("--data-dir", type=Path, help="local data sets (default: the Hub)")
-    add("--templates", type=Path, metavar="DIR", help="template files (default: promptsource)")
-    add("--end-token", default="</s>", help="end token of the model's tokenizer, as text (default: </s>)")
-    add("--seed", type=int, default=0, help="of templates that draw at random (default: 0)")
-    add("--limit", type=int, metavar="ROWS", help="only the first rows of each task")
-    parser.set_defaults(body=_write)
+@dataclass(frozen=True, kw_only=True)
+class LmEvalTasks(Command):
+    """A task pack for lm-evaluation-harness (--include_path)."""
 
+    name: ClassVar[str] = "lm-eval-tasks"
+    examples: ClassVar[str] = EXAMPLES
+    output: Path = output_option("directory of the pack")
+    tasks: str = option("t0", "task set: t0, mmlu, embedded, or a YAML file of your own", metavar="TASKS")
+    only: tuple[str, ...] = only_option("tasks of the set")
+    data_dir: Path | None = data_dir_option()
+    templates_dir: Path | None = templates_option()
+    end_token: str = option("</s>", "end token of the model's tokenizer, as text")
+    seed: int = seed_option("templates that draw at random, and of the sample of --limit")
+    limit: int | None = limit_option("rows of each task")
 
-def _write(options: argparse.Namespace) -> int:
-    task_set = load_tasks(options.tasks) if options.tasks else built_in_tasks(options.set)
-    summary = write_pack(
-        task_set.selected(options.only),
-        options.output,
-        options.data_dir,
-        options.templates,
-        options.end_token,
-        options.seed,
-        options.limit,
-    )
-    group = f"metro_{identifier(task_set.name)}"
-    print(f"{options.output}: group {group}: {summary.num_tasks} tasks, {summary.num_examples} examples")
-    for name, reason in summary.missing.items():
-        print(f"not in the pack: {name}: {reason}")
-    return 0
+    def run(self) -> None:
+        from eval.lm_eval_pack import identifier, write_pack
+        from eval.tasks import task_set_of
+
+        task_set = task_set_of(self.tasks)
+        summary = write_pack(
+            task_set.selected(self.only),
+            self.output,
+            self.data_dir,
+            self.templates_dir,
+            self.end_token,
+            self.seed,
+            self.limit,
+        )
+        group = f"metro_{identifier(task_set.name)}"
+        print(f"{self.output}: group {group}: {summary.num_tasks} tasks, {summary.num_examples} examples")
+        for name, reason in summary.missing.items():
+            print(printable(f"not in the pack: {name}: {reason}"))

@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
-from rich.console import Console
-from rich.table import Table
-
-from eval.tasks import dataset_name
-from metro_t0.prompts.templates import load_templates
-
-EXAMPLES = """examples:
-  metro-t0-eval templates super_glue/boolq
-"""
+from metro_t0.command import Command
+from metro_t0.common_options import dataset_option, templates_option
 
 
-def register(subcommands: Any) -> None:
-    """Add the command."""
-    parser = subcommands.add_parser("templates", help="list the prompt templates of a data set", epilog=EXAMPLES)
-    parser.add_argument("dataset", help="NAME or NAME/SUBSET")
-    parser.add_argument("--templates", type=Path, metavar="DIR", help="template files (default: promptsource)")
-    parser.set_defaults(body=_list)
+@dataclass(frozen=True, kw_only=True)
+class Templates(Command):
+    """List the prompt templates of a data set."""
 
+    name: ClassVar[str] = "templates"
+    examples: ClassVar[str] = "examples:\n  metro-t0-eval templates --dataset super_glue/boolq\n"
+    dataset: str = dataset_option()
+    templates_dir: Path | None = templates_option()
 
-def _list(options: argparse.Namespace) -> int:
-    dataset = dataset_name(options.dataset)
-    table = Table("template", "answer choices", title=str(dataset))
-    for template in load_templates(dataset.name, dataset.subset, options.templates).values():
-        table.add_row(template.name, template.answer_choices or "[dim]none: cannot be ranked[/dim]")
-    Console().print(table)
-    return 0
+    def run(self) -> None:
+        from eval.tasks import dataset_name
+        from metro_t0.prompts.templates import load_templates
+        from metro_t0.tables import print_table
+
+        dataset = dataset_name(self.dataset)
+        templates = load_templates(dataset.name, dataset.subset, self.templates_dir).values()
+        rows = [(template.name, template.answer_choices or "none: cannot be ranked") for template in templates]
+        print_table(("template", "answer choices"), rows, title=str(dataset), left=(1,))

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from metro_t0.command import Command, Program
 from metro_t0.common_options import (
     MOST_EXAMPLES,
-    check_device,
     device_option,
     output_option,
     prompted_option,
@@ -121,19 +120,17 @@ class OverMixture(Figure):
 
     def models(self) -> Iterator[tuple[str, AnalyzedModel, Iterator[Seq2SeqBatch]]]:
         """Name, model and batches of every checkpoint. All that can be known before loading is checked first."""
-        import torch
-
         from metro_t0.analysis.checkpoints import load_checkpoint
         from metro_t0.analysis.mixtures import batches, sample_mixture
+        from metro_t0.devices import choose_device
 
-        check_device(self.device)
+        device = choose_device(self.device)
         named = named_paths(self.checkpoints)
         for path in named.values():
             if not path.exists():
                 raise UserError(f"{path}: no such file or directory")
         lengths = (self.max_source_tokens, self.max_target_tokens)
         pairs = sample_mixture(self.prompted, self.split, self.sample, self.seed, *lengths)
-        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         for name, path in named.items():
             model = load_checkpoint(path, self.prompted, device)
             made = batches(pairs, self.max_tokens, model.pad_id, model.decoder_start)

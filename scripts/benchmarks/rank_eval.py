@@ -22,11 +22,13 @@ from rich.table import Table
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, T5Config, T5ForConditionalGeneration
 
 from eval.examples import Example, build_examples
-from eval.loading import LoadedModel, ModelSettings, best_device, load_model
+from eval.loading import LoadedModel, load_model
 from eval.ranking import predict
-from eval.runner import ChoiceScorer, ScoringSettings, task_templates
+from eval.runner import ChoiceScorer, task_templates
+from eval.settings import ModelSettings, ScoringSettings
 from eval.tasks import Task, dataset_name
 from metro_t0.command import Parser
+from metro_t0.devices import best_device
 from metro_t0.prompts.datasets import load_rows
 
 TASKS = {

@@ -15,7 +15,8 @@ from torch import Tensor
 from transformers import LongT5Config, LongT5ForConditionalGeneration
 
 from eval.cli import main as evaluate
-from eval.loading import ModelSettings, load_model
+from eval.loading import load_model
+from eval.settings import ModelSettings
 from finetune.scoring import Scorer
 from metro_t0.analysis.checkpoints import load_checkpoint
 from metro_t0.errors import UserError
