@@ -117,7 +117,7 @@ def test_refuses_the_results_of_another_model(
     assert run_t0(model_directories["bart"], data_dir, t5_results) == 2
     assert "not mixed: give another --output" in capsys.readouterr().err
     assert run_t0(model_directories["t5"], data_dir, t5_results, "--max-source-tokens", "64") == 2
-    assert "max_source_length = 512" in capsys.readouterr().err
+    assert "max_source_tokens = 512" in capsys.readouterr().err
 
 
 def test_killed_run_resumes(

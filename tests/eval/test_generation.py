@@ -54,7 +54,7 @@ def file(tmp_path):
 
 def run(model_directory, file, output, *more):
     where = ["--model", str(model_directory), "--file", str(file), "--output", str(output), "--device", "cpu"]
-    return main(["generate", *where, "--max-target", "6", "--batch-size", "2", *more])
+    return main(["generate", *where, "--max-target-tokens", "6", "--batch-size", "2", *more])
 
 
 def test_greedy_predictions_are_those_of_a_plain_loop(model_directory, file, tmp_path):

@@ -65,7 +65,7 @@ def test_generation_from_nan_logits_is_refused(
     beams: int, broken_t5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file.tsv").write_text("the council\tmarch\n")
-    given = ("--model", broken_t5, "--file", tmp_path / "file.tsv", "--beams", beams, "--max-target", 4)
+    given = ("--model", broken_t5, "--file", tmp_path / "file.tsv", "--beams", beams, "--max-target-tokens", 4)
     error = refused(capsys, "generate", *given, "--output", tmp_path / "o", "--device", "cpu")
     assert "logits of generated tokens are NaN" in error
     assert (tmp_path / "o" / "predictions.jsonl").read_text() == ""
