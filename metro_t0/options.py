@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -69,45 +70,44 @@ def kinds(settings: type) -> dict[str, Kind]:
     return {field.name: kind_of(hints[field.name]) for field in dataclasses.fields(settings)}
 
 
+BROKEN: dict[str, Callable[[float, float], bool]] = {
+    "at_least": operator.lt,
+    "above": operator.le,
+    "at_most": operator.gt,
+    "below": operator.ge,
+}
+"""Bound -> whether a number breaks it."""
+
+
 def out_of_range(value: float, bounds: Mapping[str, Any]) -> str | None:
     """What is wrong with a number, as in "must be at least 1", or None; NaN and infinity are never right."""
     if not math.isfinite(value):
         return "must be a finite number"
-    broken = (
-        value < bounds.get("at_least", -math.inf)
-        or value <= bounds.get("above", -math.inf)
-        or value > bounds.get("at_most", math.inf)
-        or value >= bounds.get("below", math.inf)
-    )
-    if not broken:
-        return None
-    if "at_least" in bounds and "at_most" in bounds:
-        return f"must be from {_plain(bounds['at_least'])} to {_plain(bounds['at_most'])}"
-    words = ("at_least", "above", "at_most", "below")
-    return "must be " + " and ".join(
-        f"{word.replace('_', ' ')} {_plain(bounds[word])}" for word in words if word in bounds
-    )
+    for name, is_broken in BROKEN.items():
+        if name in bounds and is_broken(value, bounds[name]):
+            return f"must be {name.replace('_', ' ')} {_plain(bounds[name])}"
+    return None
 
 
 def _plain(bound: float) -> str:
     return f"{bound:,}" if isinstance(bound, int) else f"{bound:g}"
 
 
-def check(settings: Any, named: str = "") -> None:
-    """Compare every field of a dataclass instance with its declaration.
+def check(settings: Any, named: str = "", declared: type | None = None) -> None:
+    """Compare the fields of a settings object with their declaration.
 
-    named: what the messages call the instance, as in "model field ". Raises `UserError` for a number out of range, a
-    value that is none of the choices, or one of another type.
+    declared: the dataclass that declares them (default: the object's own). named: what the messages call a field, as
+    in "model field ". Raises `UserError` for a number out of range, none of the choices, or another type.
     """
-    declared = kinds(type(settings))
-    for field in dataclasses.fields(settings):
-        value, kind = getattr(settings, field.name), declared[field.name]
+    declared = declared or type(settings)
+    for field, kind in zip(dataclasses.fields(declared), kinds(declared).values(), strict=True):
+        value = getattr(settings, field.name)
         if (value is None and kind.optional) or dataclasses.is_dataclass(kind.base):
             continue
         for item in value if kind.many else (value,):
             problem = _problem(item, kind, field.metadata)
             if problem:
-                raise UserError(f"{named}{field.name} is {item!r:.80}: {problem}")
+                raise UserError(f"{named}{field.name} is {item!r:.80}; {problem}")
 
 
 def _problem(value: Any, kind: Kind, bounds: Mapping[str, Any]) -> str | None:
@@ -115,10 +115,10 @@ def _problem(value: Any, kind: Kind, bounds: Mapping[str, Any]) -> str | None:
         return None if value in kind.choices else f"choose one of {', '.join(kind.choices)}"
     if kind.base in (int, float):
         if isinstance(value, bool) or not isinstance(value, (int, float) if kind.base is float else int):
-            return f"must be a {'whole ' if kind.base is int else ''}number"
-        return out_of_range(value, bounds)
+            return f"it must be a {'whole ' if kind.base is int else ''}number"
+        return (problem := out_of_range(value, bounds)) and f"it {problem}"
     if kind.base in (str, bool) and not isinstance(value, kind.base):
-        return "must be text" if kind.base is str else "must be true or false"
+        return "it must be text" if kind.base is str else "it must be true or false"
     return None
 
 

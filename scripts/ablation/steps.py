@@ -226,5 +226,6 @@ def score_command(job: Job, device: str) -> list[str]:
     """`metro-t0-prompts score`: exact match on held-out rows of the tasks it was fine-tuned on."""
     return [
         sys.executable, "-m", "finetune.cli", "score", "--model", str(job.exported),
-        "--prompted", str(job.plan.prompted), "--limit", str(job.plan.score_limit), "--device", device, "--output", str(job.scores),
+        "--prompted", str(job.plan.prompted), "--limit", str(job.plan.score_limit), "--device", device,
+        "--output", str(job.scores),
     ]  # fmt: skip

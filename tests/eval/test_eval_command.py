@@ -208,7 +208,7 @@ def test_task_file_with_defaults_and_all_templates(
     assert templates["short"] == {"must be true"}
     assert "cause_effect" in templates["super_glue/copa"]
     assert len(templates["super_glue/copa"]) == 12
-    assert json.loads((output / "summary.json").read_text())["average"]["label"] == "mean over 2, first 4 rows"
+    assert json.loads((output / "summary.json").read_text())["average"]["label"] == "mean over 2, 4 rows of each"
 
 
 def test_rows_whose_target_is_no_choice_are_counted(model_directories: dict[str, Path], tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_rows_whose_target_is_no_choice_are_counted(model_directories: dict[str,
     [
         (["t0", "--only", "rtee"], "no task 'rtee' in t0; nearest: rte"),
         (["t0", "--device", "cuda:99"], "--device cuda:99: not usable here"),
-        (["t0", "--limit", "0"], "--limit 0: give at least 1"),
+        (["t0", "--limit", "0"], "--limit: 0 must be at least 1"),
     ],
 )
 def test_bad_options(

@@ -52,8 +52,10 @@ def test_real_rows_score_as_defined(
     tokenizer = AutoTokenizer.from_pretrained(directory)
     task = next(t for t in built_in_tasks(set_name).tasks if t.name == task_name)
     template = task_templates(task, None)[0]
-    examples = build_examples(task, template, task_rows(task, data), range(6), seed=0).examples
     predictions = read_predictions(ResultsDirectory(tmp_path).predictions_path(task_name, template.name))
+    assert len(predictions) == 6
+    indices = [prediction.index for prediction in predictions]
+    examples = build_examples(task, template, task_rows(task, data), indices, seed=1).examples
     for example, prediction in zip(examples, predictions, strict=True):
         source = tokenizer(example.source, return_tensors="pt", truncation=True, max_length=512).input_ids
         for choice, found in zip(example.choices, prediction.log_probabilities, strict=True):

@@ -161,8 +161,8 @@ def test_rows_that_cannot_be_rendered_are_counted(tmp_path: Path, data_dir: Path
         ({"only": "color"}, "no such data set in mixture both; nearest: colors"),
         ({"tokenizer": "nowhere"}, "nowhere"),
         ({"data-dir": "nowhere"}, "no such directory"),
-        ({"limit": 0}, "--limit: 0 must be from 1 to"),
-        ({"max-source-tokens": 2}, "--max-source-tokens: 2 must be from 3 to"),
+        ({"limit": 0}, "--limit: 0 must be at least 1"),
+        ({"max-source-tokens": 2}, "--max-source-tokens: 2 must be at least 3"),
     ],
 )
 def test_bad_input_is_one_line(
