@@ -1,69 +1,111 @@
-"""A damaged checkpoint gives one line with the way on, instead of a traceback out of the unpickler."""
+"""Checkpoints that fairseq reads and writes: whole ones only, by every process of a run, or a Hugging Face directory.
+
+- A damaged checkpoint gives one line with the way on, instead of a traceback out of the unpickler.
+- With several processes rank 0 reads and sends; fairseq sends a pickle of its config's classes, which torch refuses to
+  load. Here plain values and tensors travel, and nothing else is loaded.
+- A Hugging Face directory stands for the checkpoint that `metro-t0-convert hf` would make of it.
+- The copy checkpoint_last.pt of a new checkpoint gets its name once it is whole, so that a kill cannot cut it.
+"""
 
 from __future__ import annotations
 
+import argparse
 import functools
-import pickle
-import re
-import zipfile
+import io
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from fairseq import checkpoint_utils
+from fairseq.distributed import utils as distributed_utils
+from fairseq.file_io import PathManager
+from omegaconf import OmegaConf
 
 from fairseq_plugins.errors import clear_errors
-from metro_t0.errors import UserError
+from metro_t0.checkpoint_files import check_readable
+
+REMEDY = "continue from the one before with --restore-file"
+MODEL_CONFIG = "config.json"
 
 
 def install() -> None:
-    """Wrap fairseq's checkpoint reader once."""
+    """Mend fairseq once."""
     original = checkpoint_utils.load_checkpoint_to_cpu
-    if getattr(original, "checks_files", False):
+    if getattr(original, "mended", False):
         return
 
     @functools.wraps(original)
     def load_checkpoint_to_cpu(path: str, *arguments: Any, **settings: Any) -> Any:
-        # Before loading, although it reads the file twice: torch does not notice a flipped bit in a tensor.
         with clear_errors():
-            check_readable(Path(path))
+            if is_model_directory(path):
+                return state_of_directory(Path(path))
+            if Path(path).exists():
+                check_readable(Path(path), REMEDY)
         return original(path, *arguments, **settings)
 
-    load_checkpoint_to_cpu.checks_files = True  # type: ignore[attr-defined]
+    load_checkpoint_to_cpu.mended = True  # type: ignore[attr-defined]
     checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
+    distributed_utils._broadcast_object_slow = broadcast_plain
+    # Asked before a checkpoint is read.
+    PathManager.isfile = staticmethod(lambda path: os.path.isfile(path) or is_model_directory(path))
+    PathManager.copy = staticmethod(copy_whole)
 
 
-def check_readable(path: Path) -> None:
-    """Raise `UserError` naming the newest intact checkpoint beside a truncated or corrupt one."""
-    if not path.exists() or is_intact(path):
-        return
-    others = [other for other in sorted_checkpoints(path.parent) if other.name != path.name and is_intact(other)]
-    if others:
-        remedy = f"continue from the one before with --restore-file {others[0]}"
-    else:
-        remedy = f"no other checkpoint in {path.parent} is intact; remove it to start again"
-    raise UserError(f"{path}: truncated or corrupt checkpoint; {remedy}")
+def is_model_directory(path: str | Path) -> bool:
+    """True of a directory that Hugging Face would load a model from."""
+    return (Path(path) / MODEL_CONFIG).is_file()
 
 
-def is_intact(path: Path) -> bool:
-    """True where every byte of the file's archive has the checksum written with it."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except zipfile.BadZipFile:
-        pass
-    try:  # files written before torch 1.6 are no archives
-        torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, OSError, RuntimeError, ValueError, KeyError, IndexError):
+def state_of_directory(directory: Path) -> dict[str, Any]:
+    """The checkpoint (at update 0, without optimizer) of a Hugging Face directory's model."""
+    from metro_t0.hf.convert import checkpoint_of_directory  # imports transformers
+
+    return checkpoint_of_directory(directory)
+
+
+def copy_whole(source: str, destination: str, overwrite: bool = False) -> bool:
+    """Copy a file; its new name never stands for a part of it."""
+    if os.path.exists(destination) and not overwrite:
         return False
+    temporary = f"{destination}.tmp"
+    shutil.copyfile(source, temporary)
+    os.replace(temporary, destination)
     return True
 
 
-def sorted_checkpoints(directory: Path) -> list[Path]:
-    """All checkpoints of a directory, newest first (by update, then epoch, then time)."""
+def broadcast_plain(value: Any, src_rank: int, group: Any, dist_device: torch.device) -> Any:
+    """Give all processes of a group what rank `src_rank` has: plain values, of which configs become dictionaries.
 
-    def age(path: Path) -> tuple[int, float]:
-        numbers = [int(number) for number in re.findall(r"\d+", path.stem)]
-        return (numbers[-1] if len(numbers) > 1 else 0, path.stat().st_mtime)
+    In place of fairseq's function of the same signature, which sends the config's classes. Nothing that is received is
+    executed, and no class is built but those named here.
+    """
+    is_source = distributed_utils.get_rank(group) == src_rank
+    content = bytearray()
+    if is_source:
+        buffer = io.BytesIO()
+        torch.save(_plain(value), buffer)
+        content = bytearray(buffer.getbuffer())
+    length = torch.tensor([len(content)], dtype=torch.long, device=dist_device)
+    distributed_utils.broadcast(length, src=src_rank, group=group)
+    if is_source:
+        sent = torch.frombuffer(content, dtype=torch.uint8).to(dist_device)
+    else:
+        sent = torch.empty(int(length), dtype=torch.uint8, device=dist_device)
+    distributed_utils.broadcast(sent, src=src_rank, group=group)
+    if is_source:
+        return value
+    with torch.serialization.safe_globals([argparse.Namespace, distributed_utils._TensorPlaceholder]):
+        return torch.load(io.BytesIO(sent.cpu().numpy().tobytes()), map_location="cpu", weights_only=True)
 
-    return sorted(directory.glob("checkpoint*.pt"), key=age, reverse=True)
+
+def _plain(value: Any) -> Any:
+    """Configs as dictionaries, at any depth of dictionaries and lists."""
+    if OmegaConf.is_config(value):
+        return OmegaConf.to_container(value, resolve=True, enum_to_str=True)
+    if type(value) is dict:
+        return {key: _plain(part) for key, part in value.items()}
+    if type(value) is list:
+        return [_plain(part) for part in value]
+    return value

@@ -6,10 +6,7 @@ No fairseq is needed for either. A METRO checkpoint holds the tensors of `metro_
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import pickle
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metro_t0.checkpoint_files import load_plain
 from metro_t0.errors import UserError
 from metro_t0.files import atomic_path, sha256_of
 from metro_t0.modeling import MetroT5, ModelConfig
@@ -90,30 +88,6 @@ def _check_complete(path: Path, config: ModelConfig, tensors: dict[str, Tensor])
         if tensor.shape != tensors[name].shape:
             shapes = f"{tuple(tensors[name].shape)}, not {tuple(tensor.shape)} as the options in the file say"
             raise UserError(f"{path}: tensor {name} is {shapes}")
-
-
-def load_plain(path: Path, device: str = "cpu") -> Any:
-    """Tensors and plain values of a file that torch saved. Raises `UserError` for anything else in it.
-
-    device: where the tensors go; on `meta` only their shapes are read.
-    Argument namespaces of old fairseq versions are plain values too. No other class is built, nothing is executed.
-    """
-    if not path.is_file():
-        what = "is a directory; name a checkpoint file (.pt) in it" if path.is_dir() else "no such file"
-        raise UserError(f"{path}: {what}")
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location=device, weights_only=True)
-    except pickle.UnpicklingError as error:
-        # torch's own words advise to load it without the safeguard.
-        wanted = re.search(r"GLOBAL (\S+)", str(error))
-        if wanted is None:
-            raise UserError(f"{path}: not a checkpoint that torch saved") from None
-        message = f"{path}: holds more than tensors and plain values ({wanted[1]}), so it is not loaded"
-        raise UserError(message) from None
-    except Exception as error:  # what damaged bytes make the reader raise is no fixed list
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path}: truncated or not a checkpoint ({reason})") from None
 
 
 def write_checkpoint(path: Path, config: ModelConfig, tensors: dict[str, Tensor], dict_path: Path) -> None:

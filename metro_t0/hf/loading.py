@@ -20,9 +20,9 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 import metro_t0.hf  # noqa: F401  registers the model type of this project with the Auto classes
+from metro_t0.checkpoint_files import load_plain
 from metro_t0.errors import UserError
 from metro_t0.files import read_json
-from metro_t0.hf.checkpoints import load_plain
 
 INDEXES = {".safetensors": "model.safetensors.index.json", ".bin": "pytorch_model.bin.index.json"}
 FILES = {".safetensors": "model.safetensors", ".bin": "pytorch_model.bin"}

@@ -16,9 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from metro_t0.checkpoint_files import load_plain
 from metro_t0.errors import UserError
 from metro_t0.files import read_json
-from metro_t0.hf.checkpoints import load_plain
 from metro_t0.modeling import ModelConfig
 
 MODEL_TYPE = "fairseq_t5"

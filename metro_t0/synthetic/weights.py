@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from metro_t0.checkpoint_files import load_plain
 from metro_t0.errors import UserError
 from metro_t0.files import atomic_path
-from metro_t0.hf.checkpoints import PREFIX, load_plain, read_checkpoint
+from metro_t0.hf.checkpoints import PREFIX, read_checkpoint
 from metro_t0.hf.loading import load_seq2seq
 
 SAFETENSORS = "model.safetensors"
