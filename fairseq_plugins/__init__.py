@@ -10,9 +10,13 @@ from pathlib import Path
 from fairseq.models import import_models
 from fairseq.tasks import import_tasks
 
+import fairseq_plugins.averaging
+import fairseq_plugins.before_training
 import fairseq_plugins.checkpoints
 import fairseq_plugins.criterions.metro
 import fairseq_plugins.criterions.prompt_cross_entropy
+import fairseq_plugins.divergence
+import fairseq_plugins.finished
 import fairseq_plugins.hardware
 import fairseq_plugins.optim.fused_adamw
 import fairseq_plugins.optim.half_precision
@@ -22,6 +26,13 @@ import fairseq_plugins.optim.t5_adafactor
 # fairseq does the same for a user directory, but not where this package was imported before.
 import_tasks(str(Path(__file__).parent / "tasks"), "fairseq_plugins.tasks")
 import_models(str(Path(__file__).parent / "models"), "fairseq_plugins.models")
-fairseq_plugins.checkpoints.install()
+for module in (
+    fairseq_plugins.before_training,
+    fairseq_plugins.checkpoints,
+    fairseq_plugins.finished,
+    fairseq_plugins.divergence,
+    fairseq_plugins.averaging,
+):
+    module.install()
 fairseq_plugins.hardware.install()
 fairseq_plugins.optim.half_precision.install()

@@ -14,6 +14,7 @@ import functools
 import io
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,10 @@ def install() -> None:
     load_checkpoint_to_cpu.mended = True  # type: ignore[attr-defined]
     checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
     distributed_utils._broadcast_object_slow = broadcast_plain
+    is_file, copy = PathManager.isfile, PathManager.copy
     # Asked before a checkpoint is read.
-    PathManager.isfile = staticmethod(lambda path: os.path.isfile(path) or is_model_directory(path))
-    PathManager.copy = staticmethod(copy_whole)
+    PathManager.isfile = staticmethod(lambda path: is_file(path) or is_model_directory(path))
+    PathManager.copy = staticmethod(functools.partial(copy_whole, copy))
 
 
 def is_model_directory(path: str | Path) -> bool:
@@ -65,10 +67,10 @@ def state_of_directory(directory: Path) -> dict[str, Any]:
     return checkpoint_of_directory(directory)
 
 
-def copy_whole(source: str, destination: str, overwrite: bool = False) -> bool:
-    """Copy a file; its new name never stands for a part of it."""
-    if os.path.exists(destination) and not overwrite:
-        return False
+def copy_whole(copy: Callable[..., Any], source: str, destination: str, overwrite: bool = False) -> Any:
+    """fairseq's `copy`, but on local disks a file's new name never stands for a part of it."""
+    if not os.path.isfile(source) or not Path(destination).parent.is_dir():
+        return copy(source, destination, overwrite=overwrite)
     temporary = f"{destination}.tmp"
     shutil.copyfile(source, temporary)
     os.replace(temporary, destination)

@@ -30,6 +30,10 @@ class StartingPointConfig(FairseqDataclass):
         },
     )
     init_embeddings: bool = field(default=False, metadata={"help": "with init_from a model: its embeddings too"})
+    accept_changed_options: bool = field(
+        default=False,
+        metadata={"help": "train on from a checkpoint although other options than these were used to train it"},
+    )
 
 
 def start(model: torch.nn.Module, cfg: Any, seed: int) -> None:

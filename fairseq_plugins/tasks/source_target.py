@@ -9,6 +9,7 @@ from fairseq.data import Dictionary, FairseqDataset
 from fairseq.data.iterators import EpochBatchIterator
 from fairseq.tasks import FairseqTask
 
+from fairseq_plugins.finished import patience_so_far, restore_patience
 from metro_t0.objectives.batches import pad_rows
 
 
@@ -36,6 +37,14 @@ class OneDictionaryTask(FairseqTask):
         iterator = super().get_batch_iterator(dataset, *arguments, **settings)
         iterator.persistent_workers = iterator.reuse_dataloader = False
         return iterator
+
+    def get_checkpoint_dict(self) -> dict[str, Any]:
+        """What fairseq stores of the task in every checkpoint: how long --patience has waited."""
+        return {type(self).__name__: patience_so_far()}
+
+    def set_checkpoint_dict(self, state: dict[str, Any]) -> None:
+        """The inverse."""
+        restore_patience(state)
 
 
 def source_target_batch(

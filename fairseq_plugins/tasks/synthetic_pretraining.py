@@ -154,8 +154,9 @@ class SyntheticPretrainingTask(OneDictionaryTask):
         directory = Path(self.cfg.vocabulary)
         if directory.is_dir():
             return directory / "dict.txt"
-        path = Path(self.cfg.save_dir) / "dict.txt"
-        write_text(path, dict_text(self.vocabulary))
+        path, text = Path(self.cfg.save_dir) / "dict.txt", dict_text(self.vocabulary)
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            write_text(path, text)
         return path
 
     def _dictionary(self) -> Dictionary:

@@ -91,14 +91,17 @@ def _check_complete(path: Path, config: ModelConfig, tensors: dict[str, Tensor])
 
 
 def write_checkpoint(path: Path, config: ModelConfig, tensors: dict[str, Tensor], dict_path: Path) -> None:
-    """Write what `fairseq-train --finetune-from-model` reads: the model and its options, at update 0.
+    """Write what `fairseq-train --finetune-from-model` reads. tensors: named as in `MetroT5.state_dict()`."""
+    with atomic_path(path) as temporary:
+        torch.save(checkpoint_state(config, tensors, dict_path), temporary)
 
-    tensors: named as in `MetroT5.state_dict()`.
-    """
+
+def checkpoint_state(config: ModelConfig, tensors: dict[str, Tensor], dict_path: Path) -> dict[str, Any]:
+    """The content of a fairseq checkpoint: the model and its options, at update 0, without optimizer."""
     model = {PREFIX + name: tensor.contiguous() for name, tensor in tensors.items()}
     model[FINGERPRINT] = torch.tensor(list(bytes.fromhex(sha256_of(dict_path))), dtype=torch.uint8)
     options = {name: value for name, value in config.to_dict().items() if name != "vocab_size"}
-    state = {
+    return {
         "args": None,
         "cfg": {"model": {"_name": "metro_t5", **options}},
         "model": model,
@@ -114,8 +117,6 @@ def write_checkpoint(path: Path, config: ModelConfig, tensors: dict[str, Tensor]
         },
         "last_optimizer_state": None,
     }
-    with atomic_path(path) as temporary:
-        torch.save(state, temporary)
 
 
 def _model_config(options: dict[str, Any], tensors: dict[str, Tensor]) -> ModelConfig:

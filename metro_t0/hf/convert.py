@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -19,7 +20,7 @@ from transformers import PreTrainedModel, T5ForConditionalGeneration
 import metro_t0.hf  # registers the model type
 from metro_t0.errors import UserError
 from metro_t0.files import atomic_path, read_json, write_json
-from metro_t0.hf.checkpoints import MAIN, Checkpoint, read_checkpoint, write_checkpoint
+from metro_t0.hf.checkpoints import MAIN, Checkpoint, checkpoint_state, read_checkpoint, write_checkpoint
 from metro_t0.hf.export import from_main_state, save_directory, save_tokenizer
 from metro_t0.hf.loading import load_seq2seq
 from metro_t0.hf.release import fetch, read_release
@@ -74,6 +75,25 @@ def release_to_hugging_face(source: str, destination: Path, dtype: str, *, with_
 
 def hugging_face_to_fairseq(source: Path, destination: Path) -> None:
     """A directory that this command wrote (or transformers saved since) as a fairseq checkpoint with its vocabulary."""
+    config, state, model, dict_path = _read_directory(source)
+    with new_directory(destination) as directory:
+        write_checkpoint(directory / CHECKPOINT_NAME, config, state, dict_path)
+        for name in (DICT_NAME, TOKENIZER_NAME):
+            if (source / name).is_file():
+                shutil.copyfile(source / name, directory / name)
+        written = read_checkpoint(directory / CHECKPOINT_NAME)
+    difference = _largest_difference(_logits_of_modules(written.config, written.main_tensors()), _logits(model.float()))
+    _summary(source, destination / CHECKPOINT_NAME, model, None, dropped=0, difference=difference)
+
+
+def checkpoint_of_directory(source: Path) -> dict[str, Any]:
+    """What `hugging_face_to_fairseq` would write, in memory: fairseq trains from a directory as it is."""
+    config, state, _, dict_path = _read_directory(source)
+    return checkpoint_state(config, state, dict_path)
+
+
+def _read_directory(source: Path) -> tuple[ModelConfig, dict[str, Tensor], PreTrainedModel, Path]:
+    """Config, tensors (of pretraining too, where they were kept), transformers' model, and dict.txt."""
     if not (source / "config.json").is_file():
         raise UserError(f"{source}: no config.json; give a Hugging Face directory")
     dict_path = source / DICT_NAME
@@ -83,14 +103,7 @@ def hugging_face_to_fairseq(source: Path, destination: Path) -> None:
     config, state = _main_of(model)
     if (source / PRETRAINING_WEIGHTS).is_file():
         config, state = _with_pretraining_parts(config, state, source)
-    with new_directory(destination) as directory:
-        write_checkpoint(directory / CHECKPOINT_NAME, config, state, dict_path)
-        for name in (DICT_NAME, TOKENIZER_NAME):
-            if (source / name).is_file():
-                shutil.copyfile(source / name, directory / name)
-        written = read_checkpoint(directory / CHECKPOINT_NAME)
-    difference = _largest_difference(_logits_of_modules(written.config, written.main_tensors()), _logits(model.float()))
-    _summary(source, destination / CHECKPOINT_NAME, model, None, dropped=0, difference=difference)
+    return config, state, model, dict_path
 
 
 @contextmanager

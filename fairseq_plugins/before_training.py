@@ -1,0 +1,142 @@
+"""What is looked at before fairseq reads data or builds a model: options, directories, the checkpoint to start from."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import fairseq_cli.train
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import open_dict
+
+from fairseq_plugins import run as runs
+from fairseq_plugins.checkpoints import REMEDY, is_model_directory
+from fairseq_plugins.differences import check_options
+from fairseq_plugins.errors import agree
+from fairseq_plugins.run import Run
+from metro_t0.checkpoint_files import check_readable, peek
+from metro_t0.errors import UserError
+
+LAST = "checkpoint_last.pt"
+"""fairseq's name for the newest checkpoint, and its default of --restore-file."""
+
+
+def training_modules() -> Iterator[ModuleType]:
+    """fairseq's training program: imported, and as `python -m fairseq_cli.train` runs it."""
+    yield fairseq_cli.train
+    main = sys.modules["__main__"]
+    if getattr(main.__spec__, "name", "") == fairseq_cli.train.__name__:
+        yield main
+
+
+def install() -> None:
+    """Have `begin` called where fairseq's `main` has completed the config, in all processes of a run."""
+    for module in training_modules():
+        original = module.add_defaults
+        if getattr(original, "mended", False):
+            continue
+
+        @functools.wraps(original)
+        def add_defaults(cfg: Any, original: Any = original) -> None:
+            original(cfg)
+            begin(cfg)
+
+        add_defaults.mended = True  # type: ignore[attr-defined]
+        module.add_defaults = add_defaults  # type: ignore[attr-defined]
+
+
+def begin(cfg: Any) -> None:
+    """Take note of the run; end it with one line where it cannot be meant."""
+    give_each_job_a_directory(cfg)
+    run = runs.begin(cfg)
+    agree(lambda: check(run))
+
+
+def check(run: Run) -> None:
+    """Raise `UserError` where directories or the checkpoint to start from are not what the options say."""
+    options = run.cfg.checkpoint
+    for option, path in (("save_dir", options.save_dir), ("tensorboard_logdir", run.cfg.common.tensorboard_logdir)):
+        if path and os.path.lexists(path) and not os.path.isdir(path):
+            section = "checkpoint" if option == "save_dir" else "common"
+            raise UserError(f"{run.option(section, option)} {path}: is not a directory")
+    start = starting_point(run)
+    if start is None:
+        return
+    path, belongs = start
+    state = {} if is_model_directory(path) else peek_at(path)
+    if belongs and isinstance(state.get("cfg"), dict):
+        check_options(state["cfg"], run, str(path))
+
+
+def starting_point(run: Run) -> tuple[Path, bool] | None:
+    """What fairseq will load first, and whether it has to have the run's options; None where it starts from scratch."""
+    options = run.cfg.checkpoint
+    suffix = options.checkpoint_suffix or ""
+    restore, pretrained = run.option("checkpoint", "restore_file"), run.option("checkpoint", "finetune_from_model")
+    last = Path(options.save_dir) / LAST.replace(".pt", f"{suffix}.pt")
+    if options.restore_file != LAST:
+        if options.finetune_from_model:
+            raise UserError(f"{pretrained} and {restore} say two things about what to start from; give one of them")
+        path = Path(options.restore_file.replace(".pt", f"{suffix}.pt"))
+        if os.path.realpath(path) == os.path.realpath(last) and not last.exists():
+            return None  # scripts name their own checkpoint, which the first start has not
+        return existing(path, restore), True
+    resets = [name for name in ("optimizer", "lr_scheduler", "meters", "dataloader") if options[f"reset_{name}"]]
+    if options.finetune_from_model and resets:
+        flags = " and ".join(run.option("checkpoint", f"reset_{name}") for name in resets)
+        raise UserError(f"{pretrained} resets all of them: leave out {flags}")
+    if last.exists():
+        return last, True
+    return (existing(Path(options.finetune_from_model), pretrained), False) if options.finetune_from_model else None
+
+
+def existing(path: Path, option: str) -> Path:
+    """The path. Raises `UserError` where it is neither a file nor a Hugging Face directory."""
+    if path.is_file() or is_model_directory(path):
+        return path
+    what = "a directory without config.json" if path.is_dir() else "no such file or directory"
+    raise UserError(f"{option} {path}: {what}; give a checkpoint file (.pt) or a Hugging Face directory")
+
+
+def peek_at(path: Path) -> dict[str, Any]:
+    """The values of a checkpoint. Raises `UserError` where it is damaged or none."""
+    check_readable(path, REMEDY)
+    state = peek(path)
+    if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
+        raise UserError(f"{path}: not a checkpoint of fairseq (no field model)")
+    return state
+
+
+def give_each_job_a_directory(cfg: Any) -> None:
+    """In a hydra multirun every job gets its own place below the common save_dir, as hydra.sweep.subdir names it."""
+    name = job_name(cfg)
+    if name is None:
+        return
+    with open_dict(cfg):
+        cfg.checkpoint.save_dir = os.path.join(cfg.checkpoint.save_dir, name)
+        if "save_dir" in cfg.task:
+            cfg.task.save_dir = cfg.checkpoint.save_dir
+        if cfg.common.tensorboard_logdir:
+            cfg.common.tensorboard_logdir = os.path.join(cfg.common.tensorboard_logdir, name)
+        if cfg.common.log_file:
+            directory, file = os.path.split(cfg.common.log_file)
+            cfg.common.log_file = os.path.join(directory, name, file)
+            os.makedirs(os.path.dirname(cfg.common.log_file), exist_ok=True)
+
+
+def job_name(cfg: Any) -> str | None:
+    """The name of a job of a multirun, None of any other run."""
+    if HydraConfig.initialized():
+        hydra = HydraConfig.get()
+        return str(hydra.sweep.subdir) if hydra.mode == RunMode.MULTIRUN else None
+    # A process that fairseq started for one of several GPUs knows where hydra wanted its log.
+    handlers = (cfg.get("job_logging_cfg") or {}).get("handlers") or {}
+    log = (handlers.get("file") or {}).get("filename")
+    inside = os.path.relpath(os.path.dirname(log), cfg.checkpoint.save_dir) if log else "."
+    return None if inside.startswith(".") else inside

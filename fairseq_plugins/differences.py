@@ -1,0 +1,101 @@
+"""A checkpoint belongs to the options it was trained with: a run with others is refused, naming what differs.
+
+More updates, another number of processes or workers, another batch size or precision are no difference. What is meant
+says so: fairseq's --reset-optimizer (other objective, optimizer, schedule), --reset-lr-scheduler (other schedule),
+--reset-dataloader (other data), --finetune-from-model (anything), or our own --accept-changed-options.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from fairseq_plugins.run import OWN_SECTIONS, Run
+from metro_t0.errors import UserError
+from metro_t0.modeling.config import fields_of
+
+COMPARED = {"optimization": ("lr", "clip_norm"), "checkpoint": ("finetune_from_model",), "dataset": ("train_subset",)}
+"""fairseq's own options that say what is learnt from what."""
+LENGTH_OF_RUN = {"lr_scheduler": {"total_num_update", "max_update"}}
+ONLY_THIS_RUN = {
+    "model": {*fields_of("run"), "accept_changed_options"},
+    "task": {"save_dir", "valid_examples", "accuracy_target"},
+    "optimizer": {"tpu", "lr"},  # the same as optimization.lr
+    "lr_scheduler": {"lr"},
+}
+"""Fields that say how a run goes, not what is learnt."""
+MEANT_BY = {
+    "reset_optimizer": ("criterion", "optimizer", "lr_scheduler", "optimization"),
+    "reset_lr_scheduler": ("lr_scheduler", "optimization"),
+    "reset_dataloader": ("task", "dataset"),
+}
+"""fairseq's option -> sections that may then differ."""
+
+
+def check_options(trained: dict[str, Any], run: Run, path: str) -> None:
+    """Raise `UserError` where the options in a checkpoint (its field cfg) differ from the run's."""
+    if getattr(run.cfg.model, "accept_changed_options", False):
+        return
+    meant = {
+        section for option, sections in MEANT_BY.items() if getattr(run.cfg.checkpoint, option) for section in sections
+    }
+    found = [
+        f"{run.option(section, field)} ({_shown(before)} there, {_shown(now)} here)"
+        for section, field, before, now in differences(trained, run.cfg)
+        if section not in meant
+    ]
+    if found:
+        raise UserError(
+            f"{path} was trained with other options: {', '.join(found)}; choose another "
+            f"{run.option('checkpoint', 'save_dir')}, or say that it is meant with "
+            f"{run.option('model', 'accept_changed_options')}"
+        )
+
+
+def differences(trained: dict[str, Any], cfg: Any) -> Iterator[tuple[str, str, Any, Any]]:
+    """Section, field, value then, value now of what differs. A field that only one of the two has is no difference."""
+    for section in (*OWN_SECTIONS, *COMPARED):
+        before, now = trained.get(section), cfg.get(section)
+        if not isinstance(before, dict) or not OmegaConf.is_config(now):
+            continue
+        left_out = ONLY_THIS_RUN.get(section, set()) | LENGTH_OF_RUN.get(section, set())
+        now = OmegaConf.to_container(now, resolve=True, enum_to_str=True)
+        assert isinstance(now, dict)
+        for field in COMPARED.get(section, before):
+            if field in before and field in now and field not in left_out:
+                a, b = before[field], now[field]
+                if not _same(a, b, is_path=field in ("data", "finetune_from_model", "init_from")):
+                    yield section, str(field), a, b
+
+
+def _same(a: Any, b: Any, is_path: bool) -> bool:
+    if is_path:
+        # What a run starts from may be left out when it is continued.
+        return not a or not b or _real(a) == _real(b)
+    a, b = _value(a), _value(b)
+    if isinstance(a, int | float) and isinstance(b, int | float):
+        return math.isclose(a, b, rel_tol=1e-9)
+    return bool(a == b)
+
+
+def _real(paths: Any) -> list[str]:
+    return [os.path.realpath(path) for path in str(paths).split(os.pathsep)]
+
+
+def _value(value: Any) -> Any:
+    """ "(0.9, 0.98)" is the list of both numbers, as fairseq reads it."""
+    if isinstance(value, str) and value[:1] in ("(", "["):
+        try:
+            value = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            return value
+    return list(value) if isinstance(value, tuple | list) else value
+
+
+def _shown(value: Any) -> str:
+    return str(value) if not isinstance(value, list) or len(value) != 1 else str(value[0])

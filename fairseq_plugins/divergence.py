@@ -1,0 +1,138 @@
+"""When training diverges: one line that says what is no number, at which update, and which checkpoint is still good.
+
+fairseq would repeat the update with hooks that understand tensors only, and end in their traceback.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from fairseq import trainer as fairseq_trainer
+from torch import Tensor, nn
+
+from fairseq_plugins import run as runs
+from fairseq_plugins.errors import agree
+from metro_t0.checkpoint_files import is_intact, peek, sorted_checkpoints
+from metro_t0.errors import UserError
+
+MOST_SKIPPED = 100
+"""Updates in a row that a loss scaler may skip: it halves its scale each time, so that none is left then."""
+
+
+def install() -> None:
+    """Watch fairseq's updates."""
+    original = fairseq_trainer.Trainer.train_step
+    if getattr(original, "mended", False):
+        return
+
+    @functools.wraps(original)
+    def train_step(self: Any, samples: Any, raise_oom: bool = False) -> Any:
+        try:
+            log = original(self, samples, raise_oom)
+        except FloatingPointError as error:
+            report(self, str(error))
+        self.skipped = 0 if log is not None else getattr(self, "skipped", 0) + 1
+        if self.skipped > MOST_SKIPPED:
+            report(self, f"{MOST_SKIPPED} updates in a row had gradients that are no numbers")
+        loss = float((log or {}).get("loss", 0.0))
+        if loss - loss != 0:
+            report(self, f"the loss is {loss}")
+        return log
+
+    train_step.mended = True  # type: ignore[attr-defined]
+    fairseq_trainer.Trainer.train_step = train_step
+    fairseq_trainer.NanDetector = FirstNoNumber
+
+
+class FirstNoNumber:
+    """In place of fairseq's NanDetector: notes the first module whose output is not finite, in the update repeated."""
+
+    found = ""
+    """What the last repeated update showed, for `report`."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.handles: list[Any] = []
+
+    def __enter__(self) -> None:
+        FirstNoNumber.found = _weights(self.model)
+        self.handles = [
+            module.register_forward_hook(functools.partial(self._look, name))
+            for name, module in self.model.named_modules()
+            if name
+        ]
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        for handle in self.handles:
+            handle.remove()
+        if not FirstNoNumber.found:
+            wrong = [name for name, p in self.model.named_parameters() if p.grad is not None and not _finite(p.grad)]
+            FirstNoNumber.found = f"the gradient of {wrong[-1]}" if wrong else ""
+
+    @staticmethod
+    def _look(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        if not FirstNoNumber.found and not all(map(_finite, tensors_in(output))):
+            FirstNoNumber.found = f"the output of {name}"
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The floating-point tensors of an output of any kind."""
+    if isinstance(value, Tensor):
+        if value.is_floating_point():
+            yield value
+    elif dataclasses.is_dataclass(value):
+        yield from tensors_in(vars(value))
+    elif isinstance(value, dict):
+        yield from tensors_in(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from tensors_in(part)
+
+
+def _finite(tensor: Tensor) -> bool:
+    return bool(torch.isfinite(tensor).all())
+
+
+def _weights(model: nn.Module) -> str:
+    wrong = [name for name, p in model.named_parameters() if not _finite(p)]
+    return f"the weight {wrong[0]}" if wrong else ""
+
+
+def report(trainer: Any, cause: str) -> None:
+    """End the run with one line."""
+    run = runs.current
+    assert run is not None
+    what = f"; first {FirstNoNumber.found}" if FirstNoNumber.found else ""
+    lr, clip = run.option("optimization", "lr"), run.option("optimization", "clip_norm")
+
+    updates = trainer.get_num_updates()
+    # Where the forward pass fails, the weights that this many updates made are no good, however finite.
+    limit = updates if FirstNoNumber.found.startswith("the gradient") else updates - 1
+
+    def fail() -> None:
+        raise UserError(
+            f"training diverged at update {updates + 1}: {cause}{what}; "
+            f"{last_good(Path(run.cfg.checkpoint.save_dir), limit)}; lower {lr} ({trainer.get_lr():g} now) or the "
+            f"weights of the losses, or set {clip}"
+        )
+
+    agree(fail)
+
+
+def last_good(directory: Path, most_updates: int) -> str:
+    """The newest checkpoint of a run, of at most that many updates, whose weights are numbers, in words."""
+    for path in sorted_checkpoints(directory) if directory.is_dir() else []:
+        if is_intact(path):
+            try:
+                state = peek(path)
+                updates, weights = state["optimizer_history"][-1]["num_updates"], state["model"]
+            except (UserError, KeyError, TypeError, IndexError):
+                continue
+            if updates <= most_updates and all(map(_finite, tensors_in(weights))):
+                return f"the last good checkpoint is {path}"
+    return f"{directory} has no checkpoint from before"
