@@ -70,8 +70,8 @@ def check(run: Run) -> None:
         return
     path, belongs = start
     state = {} if is_model_directory(path) else peek_at(path)
-    if belongs and isinstance(state.get("cfg"), dict):
-        check_options(state["cfg"], run, str(path))
+    if belongs:
+        check_options(state, run, str(path))
 
 
 def starting_point(run: Run) -> tuple[Path, bool] | None:

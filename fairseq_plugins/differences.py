@@ -37,9 +37,10 @@ MEANT_BY = {
 """fairseq's option -> sections that may then differ."""
 
 
-def check_options(trained: dict[str, Any], run: Run, path: str) -> None:
+def check_options(state: dict[str, Any], run: Run, path: str) -> None:
     """Raise `UserError` where the options in a checkpoint (its field cfg) differ from the run's."""
-    if getattr(run.cfg.model, "accept_changed_options", False):
+    trained = state.get("cfg")
+    if not isinstance(trained, dict) or getattr(run.cfg.model, "accept_changed_options", False):
         return
     meant = {
         section for option, sections in MEANT_BY.items() if getattr(run.cfg.checkpoint, option) for section in sections
@@ -47,7 +48,7 @@ def check_options(trained: dict[str, Any], run: Run, path: str) -> None:
     found = [
         f"{run.option(section, field)} ({_shown(before)} there, {_shown(now)} here)"
         for section, field, before, now in differences(trained, run.cfg)
-        if section not in meant
+        if section not in meant and not (field == "data" and _moved(state, now))
     ]
     if found:
         raise UserError(
@@ -55,6 +56,21 @@ def check_options(trained: dict[str, Any], run: Run, path: str) -> None:
             f"{run.option('checkpoint', 'save_dir')}, or say that it is meant with "
             f"{run.option('model', 'accept_changed_options')}"
         )
+
+
+def data_files(paths: str) -> list[list[Any]]:
+    """Names and sizes of the files in data directories (a:b:c): they know data that was moved or copied."""
+    found = []
+    for directory in str(paths).split(os.pathsep):
+        files = os.scandir(directory) if os.path.isdir(directory) else ()
+        found.append(sorted([file.name, file.stat().st_size] for file in files if file.is_file()))
+    return found
+
+
+def _moved(state: dict[str, Any], paths: str) -> bool:
+    """True where a checkpoint was trained on the same data in another place (see `OneDictionaryTask`)."""
+    of_tasks = (value for value in state.get("extra_state", {}).values() if isinstance(value, dict))
+    return any(of_task.get("data_files") == data_files(paths) for of_task in of_tasks)
 
 
 def differences(trained: dict[str, Any], cfg: Any) -> Iterator[tuple[str, str, Any, Any]]:

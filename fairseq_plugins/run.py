@@ -26,6 +26,8 @@ class Run:
         """An option as its user writes it."""
         if self.by_keys:
             return section if field == "_name" else f"{section}.{field}"
+        if field == "data":
+            return field  # an argument without dashes
         name = FLAGS.get(section, section) if field == "_name" else field
         return f"--{name.replace('_', '-')}"
 

@@ -61,9 +61,11 @@ def check_readable(path: Path, remedy: str = BESIDE) -> None:
     others = (other for other in sorted_checkpoints(path.parent) if other.name != path.name and is_intact(other))
     if other := next(others, None):
         raise UserError(f"{path}: truncated or corrupt checkpoint; {remedy} {other}")
-    raise UserError(
-        f"{path}: truncated or corrupt checkpoint, or none at all; no other checkpoint in {path.parent} is intact"
-    )
+    with open(path, "rb") as stream:
+        begins_like_one = stream.read(2)[:1] in (b"P", b"\x80", b"")  # an archive, a pickle, or cut before either
+    if not begins_like_one:
+        raise UserError(f"{path}: not a checkpoint that torch saved")
+    raise UserError(f"{path}: truncated or corrupt checkpoint; no other checkpoint in {path.parent} is intact")
 
 
 def is_intact(path: Path) -> bool:

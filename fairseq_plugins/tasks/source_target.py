@@ -9,6 +9,7 @@ from fairseq.data import Dictionary, FairseqDataset
 from fairseq.data.iterators import EpochBatchIterator
 from fairseq.tasks import FairseqTask
 
+from fairseq_plugins.differences import data_files
 from fairseq_plugins.finished import patience_so_far, restore_patience
 from metro_t0.objectives.batches import pad_rows
 
@@ -39,8 +40,9 @@ class OneDictionaryTask(FairseqTask):
         return iterator
 
     def get_checkpoint_dict(self) -> dict[str, Any]:
-        """What fairseq stores of the task in every checkpoint: how long --patience has waited."""
-        return {type(self).__name__: patience_so_far()}
+        """What fairseq stores of the task in every checkpoint: how long --patience has waited, which data it had."""
+        data = getattr(self.cfg, "data", None)
+        return {type(self).__name__: {**patience_so_far(), "data_files": data_files(data) if data else []}}
 
     def set_checkpoint_dict(self, state: dict[str, Any]) -> None:
         """The inverse."""

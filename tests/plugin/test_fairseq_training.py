@@ -214,15 +214,15 @@ def test_validation_keeps_its_masks(train: Train, tmp_path: Path, capfd: pytest.
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--mask-ratio 1.5", "mask_ratio is 1.5; it must lie strictly between 0 and 1"),
-        ("--mask-ratio 0", "mask_ratio is 0.0"),
-        ("--tokens-per-sample 700", "sequences of 700 tokens do not fit max_positions 512"),
+        ("--mask-ratio 1.5", "--mask-ratio is 1.5; it must lie strictly between 0 and 1"),
+        ("--mask-ratio 0", "--mask-ratio is 0.0"),
+        ("--tokens-per-sample 700", "sequences of 700 tokens do not fit --max-positions 512"),
         ("--auxiliary-layers 0 --rtd none", "needs an auxiliary"),
-        ("--decoding-target masked_only --clm-head copy", "masked_only does not go with clm_head=copy"),
-        ("--decoding-target masked_only --within-documents", "masked_only does not go with within_documents"),
-        ("--rtd none --weighted-clm", "weighted_clm needs the RTD head"),
-        ("--memory-efficient-bf16", "fused_adamw does not keep: use --optimizer adam"),
-        ("--attention-backend flex --attention-dropout 0.1", "attention_backend is flex, which has no dropout"),
+        ("--decoding-target masked_only --clm-head copy", "masked_only does not go with --clm-head=copy"),
+        ("--decoding-target masked_only --within-documents", "masked_only does not go with --within-documents"),
+        ("--rtd none --weighted-clm", "--weighted-clm needs the RTD head"),
+        ("--memory-efficient-bf16", "do not keep: use --optimizer adam"),
+        ("--attention-backend flex --attention-dropout 0.1", "--attention-backend is flex, which has no dropout"),
         ("--attention-backend flex", "flex, which trains on CUDA only"),
     ],
 )
