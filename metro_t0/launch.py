@@ -1,5 +1,8 @@
 """`metro-t0-train`: fairseq's own `fairseq-hydra-train`, told where this project's plugin and configs are installed.
 
+Configs that build on others begin with `/fairseq_defaults@_global_`: fairseq itself puts its default values under the
+file that was named on the command line, but over those that this file builds on.
+
 The process becomes fairseq's (`exec`), so signals, exit status and torchrun's environment reach it unchanged.
 """
 
@@ -12,11 +15,17 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from metro_t0.command import Parser, run
 from metro_t0.errors import UserError
 
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
 PLUGIN = "fairseq_plugins"
+DEFAULTS = "fairseq_defaults"
+"""Where a config's defaults list has this name, fairseq's default values go; see `fairseq_plugins.hydra_train`."""
 GROUPS = ("pretraining", "finetuning", "synthetic")
 DESCRIPTION = "Train with a shipped or an own config, from any folder: fairseq-hydra-train with this project's plugin."
 EXAMPLES = """examples:
@@ -99,10 +108,13 @@ def train_command(config: str, overrides: Sequence[str]) -> list[str]:
         if find_spec(module) is None:
             raise UserError(f"{module} is not installed; training needs it (docs/install.md says how)")
     directory, name = find_config(config)
-    check_required(directory, name, overrides)
+    composed = compose_config(directory, name)
+    if not any(override.startswith("-") for override in overrides):  # with hydra's own, such as --cfg, none is missing
+        check_required(name, composed, overrides)
+    main_module = f"{PLUGIN}.hydra_train" if DEFAULTS in composed else "fairseq_cli.hydra_train"
     return [
         # -P: the user's folder is not searched for modules, so a folder named like an installed package is harmless.
-        sys.executable, "-P", "-m", "fairseq_cli.hydra_train", "--config-dir", str(directory), "--config-name", name,
+        sys.executable, "-P", "-m", main_module, "--config-dir", str(directory), "--config-name", name,
         _search_path(), f"common.user_dir={plugin_directory()}", *overrides,
     ]  # fmt: skip
 
@@ -127,22 +139,30 @@ def find_config(config: str) -> tuple[Path, str]:
     raise UserError(f"no shipped config {config!r}; {hint}")
 
 
-def check_required(directory: Path, name: str, overrides: Sequence[str]) -> None:
-    """Raise `UserError` for a value that the config leaves to the user (???) and no override gives."""
+def compose_config(directory: Path, name: str) -> DictConfig:
+    """A config with all that it builds on, without fairseq's default values: the key `DEFAULTS` says where those go.
+
+    Raises `UserError` where it is no config, or builds on one that is not there.
+    """
     from hydra import compose, initialize_config_dir
+    from hydra.core.config_store import ConfigStore
     from hydra.errors import HydraException
-    from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    if any(override.startswith("-") for override in overrides):
-        return  # hydra's own options, such as --cfg: nothing is trained, or hydra knows better
+    ConfigStore.instance().store(name=DEFAULTS, node={DEFAULTS: True})
     try:
         with initialize_config_dir(str(directory), version_base="1.1"):
-            missing = OmegaConf.missing_keys(compose(name, overrides=[_search_path()]))
+            return compose(name, overrides=[_search_path()])
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(f"{directory / name}.yaml: {' '.join(str(error).split())}") from None
+
+
+def check_required(name: str, composed: DictConfig, overrides: Sequence[str]) -> None:
+    """Raise `UserError` for a value that the config leaves to the user (???) and no override gives."""
+    from omegaconf import OmegaConf
+
     set_here = {override.lstrip("+").partition("=")[0] for override in overrides}
-    for key in sorted(missing - set_here):
+    for key in sorted(OmegaConf.missing_keys(composed) - set_here):
         raise UserError(f"{key} must be given, for example: metro-t0-train {name} {key}=...")
 
 

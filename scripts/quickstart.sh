@@ -30,10 +30,10 @@ export HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 PYTHONWARNINGS=ignore
 export OMP_WAIT_POLICY=PASSIVE
 mkdir -p "$OUTPUT"
 
-# train LOG OPTION...: fairseq-hydra-train with its log kept and one readable line per interval shown.
+# train LOG CONFIG OVERRIDE...: metro-t0-train with its log kept and one readable line per interval shown.
 train() {
     local log=$1; shift
-    fairseq-hydra-train "$@" 2>&1 | tee -a "$log" | python scripts/show_training.py
+    metro-t0-train "$@" 2>&1 | tee -a "$log" | python scripts/show_training.py
 }
 
 step "Training a tokenizer (4,096 pieces) and binarizing the text"
@@ -44,7 +44,7 @@ step "Training a tokenizer (4,096 pieces) and binarizing the text"
 
 step "Pretraining METRO-T5 demo (log: $OUTPUT/pretraining.log)"
 if [ ! -f "$OUTPUT/pretraining.done" ]; then
-    pretrain=(--config-dir fairseq_plugins/configs/pretraining --config-name metro_t5_demo
+    pretrain=(metro_t5_demo
         "task.data=$OUTPUT/data" "checkpoint.save_dir=$OUTPUT/pretrained")
     # One update first: its validation is the "start" of the table. Then the whole run resumes from it.
     [ -f "$OUTPUT/pretrained/checkpoint_last.pt" ] ||
@@ -66,7 +66,7 @@ step "Building the prompted tasks"
 
 step "Prompt-finetuning (log: $OUTPUT/finetuning.log)"
 if [ ! -f "$OUTPUT/finetuning.done" ]; then
-    train "$OUTPUT/finetuning.log" --config-dir fairseq_plugins/configs/finetuning --config-name demo \
+    train "$OUTPUT/finetuning.log" finetuning/demo \
         "task.data=$OUTPUT/prompted" "checkpoint.save_dir=$OUTPUT/finetuned" \
         "checkpoint.finetune_from_model=$OUTPUT/pretrained/checkpoint_last.pt"
     touch "$OUTPUT/finetuning.done"

@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from metro_t0.launch import config_directory, find_config, shipped_configs, train_command
+from metro_t0.launch import DEFAULTS, config_directory, find_config, shipped_configs, train_command
 
 SHRINK = [
     "model.d_model=32", "model.ffn_dim=64", "model.num_heads=2", "model.head_dim=16", "model.encoder_layers=1",
@@ -36,7 +36,7 @@ def composed(config: str, overrides: list[str]) -> DictConfig:
 
     directory, name = find_config(config)
     added = [part for part in train_command(config, ["--cfg"]) if "=" in part]
-    hydra_init(name)
+    hydra_init(DEFAULTS)
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(directory), version_base="1.1"):
         made = compose(name, overrides=[*added, *(f"++{override}" for override in overrides)])
@@ -91,6 +91,17 @@ def test_every_file_is_a_config_that_is_listed() -> None:
     files = {path.relative_to(config_directory()).with_suffix("") for path in config_directory().rglob("[!_]*.yaml")}
     assert {str(file) for file in files} >= set(shipped_configs())
     assert len(shipped_configs()) >= 18
+
+
+def test_an_own_file_changes_only_what_it_says(tmp_path: Path) -> None:
+    """Not even back to fairseq's defaults, which go below everything."""
+    own = tmp_path / "mine.yaml"
+    own.write_text("defaults: [/pretraining/metro_t5_base_pp@_global_, _self_]\noptimization: {max_update: 7}\n")
+    shipped = composed("metro_t5_base_pp", ["task.data=nowhere"])
+    mine = composed(str(own), ["task.data=nowhere"])
+    assert mine.optimization.max_update == 7
+    shipped.optimization.max_update = 7
+    assert mine == shipped
 
 
 @pytest.fixture

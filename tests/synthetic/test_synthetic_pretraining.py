@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
+
+from metro_t0.launch import compose_config, find_config, shipped_configs
 
 pytest.importorskip("fairseq")
 
@@ -155,8 +156,8 @@ def test_starts_from_statistics(train, tmp_path, capsys):
     assert "another architecture" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("path", sorted((REPOSITORY / "fairseq_plugins/configs/synthetic").glob("*.yaml")), ids=str)
-def test_z_loss_of_the_recipes(path):
+@pytest.mark.parametrize("name", [name for name in shipped_configs() if name.startswith("synthetic/")])
+def test_z_loss_of_the_recipes(name):
     """Wu et al. 2022: 1e-4 in fine-tuning, none in pretraining."""
-    criterion = yaml.safe_load(path.read_text())["criterion"]
-    assert criterion["z_loss"] == (1e-4 if path.stem.startswith("finetune_") else 0.0)
+    criterion = compose_config(*find_config(name)).criterion
+    assert criterion.z_loss == (1e-4 if name.startswith("synthetic/finetune_") else 0.0)

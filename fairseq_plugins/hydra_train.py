@@ -1,0 +1,21 @@
+"""`fairseq-hydra-train` for configs that build on others; started by `metro-t0-train`.
+
+fairseq registers its default values under the name of the config on the command line, which makes hydra merge them just
+below that one file: over everything that the file builds on. Here they have a name of their own, `DEFAULTS`, which
+ stands first in the defaults list.
+"""
+
+from fairseq.dataclass.initialize import hydra_init
+from fairseq_cli.hydra_train import hydra_main
+
+from metro_t0.launch import DEFAULTS
+
+
+def main() -> None:
+    """Train as the command line says."""
+    hydra_init(DEFAULTS)
+    hydra_main()
+
+
+if __name__ == "__main__":
+    main()
