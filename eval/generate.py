@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ from eval.loading import LoadedModel
 from eval.ranking import not_finite_cause
 from eval.settings import GenerationSettings
 from eval.text_metrics import METRICS, best_over_references, bootstrap_midpoint
+from metro_t0.claims import claimed
 from metro_t0.errors import UserError
-from metro_t0.files import open_bytes, read_json, sha256_of, write_json
+from metro_t0.files import open_bytes, sha256_of, write_json
 from metro_t0.progress import progress
 
 PREDICTIONS = "predictions.jsonl"
@@ -77,34 +78,22 @@ def generate(
     Examples that are there already are not computed again. Raises `UserError` where the directory holds predictions
     of another model, file or setting.
     """
-    output.mkdir(parents=True, exist_ok=True)
-    _check_settings(output, {**loaded.identity, "file": sha256_of(origin), **asdict(settings)})
-    done = len(read_predictions(output))
-    if done > len(pairs):
-        raise UserError(f"{output / PREDICTIONS}: has {done} predictions for {len(pairs)} examples; remove it")
-    chunk = settings.batch_size * BATCHES_PER_CHUNK
-    starts = range(done, len(pairs), chunk)
-    with open(output / PREDICTIONS, "a", encoding="utf-8") as stream:
+    identity = {**loaded.identity, "file": sha256_of(origin), **asdict(settings)}
+    with claimed(output, identity, SETTINGS, [PREDICTIONS]):
+        done = len(read_predictions(output))
+        if done > len(pairs):
+            raise UserError(f"{output / PREDICTIONS}: has {done} predictions for {len(pairs)} examples; remove it")
+        chunk = settings.batch_size * BATCHES_PER_CHUNK
+        starts = range(done, len(pairs), chunk)
         for start in progress(starts, "generate", len(starts), f"chunks of {chunk} examples"):
             rows = pairs[start : start + chunk]
             texts = list(_predict(loaded, [pair.source for pair in rows], settings))
-            for number, (pair, prediction) in enumerate(zip(rows, texts, strict=True), start):
-                stream.write(json.dumps(_scored(loaded, number, pair, prediction, settings), ensure_ascii=False) + "\n")
-            stream.flush()
-
-
-def _check_settings(output: Path, settings: Mapping[str, Any]) -> None:
-    path = output / SETTINGS
-    if not path.is_file():
-        write_json(path, dict(settings))
-        return
-    found = read_json(path)
-    changed = [name for name in settings if found.get(name) != settings[name]]
-    if changed:
-        raise UserError(
-            f"{output}: holds predictions made with {changed[0]}={found.get(changed[0])!r}, not "
-            f"{settings[changed[0]]!r}; choose another --output"
-        )
+            scored = [
+                _scored(loaded, number, pair, prediction, settings)
+                for number, (pair, prediction) in enumerate(zip(rows, texts, strict=True), start)
+            ]
+            with open(output / PREDICTIONS, "a", encoding="utf-8") as stream:
+                stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in scored)
 
 
 def read_predictions(output: Path) -> list[dict[str, Any]]:

@@ -7,11 +7,13 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from eval.scores import Score, accuracy
+from metro_t0.claims import claimed
 from metro_t0.errors import UserError
 from metro_t0.files import atomic_path, read_json, write_json
 
@@ -100,25 +102,12 @@ class ResultsDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def claim(self, run: Mapping[str, Any]) -> None:
-        """Mark the directory as belonging to this model and these settings.
+    def claimed(self, run: Mapping[str, Any]) -> AbstractContextManager[None]:
+        """Hold the directory for this model and these settings (see `metro_t0.claims`).
 
-        Raises `UserError` where it belongs to others, naming the first difference.
+        A model may move; its fingerprint stays.
         """
-        run_file = self.path / RUN_FILE
-        has_results = any((self.path / "results").glob("*/*.json"))
-        if not run_file.exists() or not has_results:  # a run that failed before its first result owns nothing
-            if has_results:
-                raise UserError(f"{self.path}: holds results but no {RUN_FILE}; give another --output")
-            write_json(run_file, dict(run))
-            return
-        known = read_json(run_file)
-        for key in sorted({*known, *run} - {"model"}):  # a model may move; its fingerprint stays
-            if known.get(key) != run.get(key):
-                raise UserError(
-                    f"{self.path}: holds results of {known.get('model')} with {key} = {known.get(key)!r}, this run is "
-                    f"{run.get('model')} with {key} = {run.get(key)!r}; they are not mixed: give another --output"
-                )
+        return claimed(self.path, run, RUN_FILE, ["results/*/*.json"], ignore=["model"])
 
     def has(self, task: str, template: str, template_hash: str, with_predictions: bool) -> bool:
         """Whether this template is done (with its predictions, if they are wanted)."""

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from metro_t0.claims import claimed
 from metro_t0.errors import UserError
-from metro_t0.files import atomic_path, open_bytes, read_json, write_json
+from metro_t0.files import atomic_path, open_bytes
 from metro_t0.progress import progress
 
 MANIFEST = "index.json"
@@ -96,8 +97,17 @@ class ShardedIndex:
 
         Raises `UserError` where the directory belongs to another encoder, collection or shard size.
         """
+        settings = {
+            "encoder": encoder.name,
+            "collection": self.collection.name,
+            "collection_bytes": self.collection.stat().st_size,
+            "shard_size": self.shard_size,
+        }
+        with claimed(self.directory, settings, MANIFEST, ["shard-*.faiss"], "give another --index"):
+            return self._build(encoder)
+
+    def _build(self, encoder: TextEncoder) -> int:
         faiss = _faiss()
-        self._claim(encoder.name)
         total = 0
         passages = read_collection(self.collection)
         shards = iter(lambda: list(islice(passages, self.shard_size)), [])
@@ -136,22 +146,6 @@ class ShardedIndex:
 
     def _shard_path(self, number: int) -> Path:
         return self.directory / f"shard-{number:05d}.faiss"
-
-    def _claim(self, encoder: str) -> None:
-        mine: dict[str, Any] = {
-            "encoder": encoder,
-            "collection": self.collection.name,
-            "collection_bytes": self.collection.stat().st_size,
-            "shard_size": self.shard_size,
-        }
-        path = self.directory / MANIFEST
-        if not path.exists():
-            write_json(path, mine)
-            return
-        known = read_json(path)
-        for key, value in mine.items():
-            if known.get(key) != value:
-                raise UserError(f"{path}: {key} is {known.get(key)!r}, not {value!r}; give another --index")
 
 
 def _faiss() -> Any:

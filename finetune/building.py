@@ -22,6 +22,7 @@ from finetune.mixtures import Mixture, cap_per_task
 from finetune.planning import PlannedDataset, PlannedTask, held_out_split, plan_dataset
 from finetune.settings import BuildSettings
 from finetune.task_files import BUILT, FAILED, TaskWriter, remove_task, task_is_written
+from metro_t0.claims import claimed
 from metro_t0.errors import UserError
 from metro_t0.files import read_json, write_json
 from metro_t0.parallel import WorkerDied, Workers
@@ -64,7 +65,14 @@ class Builder:
 
         Raises `UserError` where the output holds a build with other settings, or where nothing at all was built.
         """
-        self._claim_output()
+        settings = {**self.settings.as_json(), "tokenizer_fingerprint": self.tokenizer.fingerprint}
+        settings.pop("tokenizer")  # only what it holds matters, and the fingerprint says that
+        settings["mixture"] = self.mixture.name
+        with claimed(self.output, settings, SETTINGS_FILE, [f"{RECORDS}/*.json", MIXTURE_FILE]):
+            self.tokenizer.save(self.output)
+            return self._build(datasets)
+
+    def _build(self, datasets: tuple[DatasetName, ...]) -> BuildReport:
         report = BuildReport()
         for dataset in datasets:
             try:
@@ -82,23 +90,6 @@ class Builder:
             raise UserError(f"mixture {self.mixture.name} is empty: {reasons}")
         write_json(self.output / MIXTURE_FILE, {"mixture": self.mixture.name, "tasks": tasks})
         return report
-
-    def _claim_output(self) -> None:
-        path = self.output / SETTINGS_FILE
-        settings = {**self.settings.as_json(), "tokenizer_fingerprint": self.tokenizer.fingerprint}
-        settings.pop("tokenizer")  # only what it holds matters, and the fingerprint says that
-        settings["mixture"] = self.mixture.name
-        if path.is_file():
-            before = read_json(path)
-            changed = [key for key in settings if before.get(key) != settings[key]]
-            if changed:
-                differences = ", ".join(f"{key} {before.get(key)} -> {settings[key]}" for key in changed)
-                raise UserError(f"{self.output}: built with other settings ({differences}); choose another --output")
-        else:
-            write_json(path, settings)
-        self.tokenizer.save(self.output)
-        for leftover in self.output.glob("*/.*.tmp"):  # of a build that was killed
-            leftover.unlink()
 
     def _record_path(self, dataset: DatasetName) -> Path:
         return self.output / RECORDS / f"{dataset.task_prefix.replace('/', '_')}.json"

@@ -15,8 +15,8 @@ import shutil
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from metro_t0.errors import UserError
 from metro_t0.files import read_json, write_json
 
 LOCK_NAME = ".lock"
+REMEDY = "choose another --output"
 LEFTOVER = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")  # what `atomic_path` makes
 LEFTOVER_DEPTHS = (".*.tmp", "*/.*.tmp", "*/*/.*.tmp")
 
@@ -33,12 +34,13 @@ _held_guard = threading.Lock()
 
 @contextmanager
 def lock(directory: Path) -> Iterator[None]:
-    """Let no other command write `directory` (which is made) while the context lasts.
+    """Let no other command write `directory` (which is made, and removed if it stays empty) while the context lasts.
 
     Temporary files of killed runs are removed. Raises `UserError` that names the process which holds it.
     """
     if directory.exists() and not directory.is_dir():
         raise UserError(f"{directory}: is a file; name a directory")
+    existed = directory.exists()
     directory.mkdir(parents=True, exist_ok=True)
     place = directory.resolve()
     with _held_guard:
@@ -56,6 +58,9 @@ def lock(directory: Path) -> Iterator[None]:
     finally:
         with _held_guard:
             _held.discard(place)
+        if not existed:
+            with suppress(OSError):  # something is in it
+                directory.rmdir()
 
 
 def _acquire(directory: Path) -> int:
@@ -97,28 +102,29 @@ def claimed(
     settings: Mapping[str, Any],
     file: str,
     worth: Sequence[str],
-    remedy: str = "choose another --output",
+    remedy: str = REMEDY,
     replace: bool = False,
+    ignore: Collection[str] = (),
 ) -> Iterator[None]:
     """Hold `directory` for one running command and for these settings, which DIRECTORY/file keeps as JSON.
 
     worth: globs of what a later run goes on with. A directory without any of it belongs to nobody: a run that was
     refused, or stopped before it made something, leaves none of its files there and blocks no other settings.
     replace: take the directory over, without what it holds of other settings; `remedy` ends the message otherwise.
+    ignore: settings that may differ.
     Raises `UserError` that names every setting in which the directory's owner differs.
     """
-    existed = directory.exists()
     with lock(directory):
         path = directory / file
         before = {each.name for each in directory.iterdir()} - {LOCK_NAME, Path(file).parts[0]}
         owned = path.is_file() and _has_any(directory, worth)
-        changed = differences(read_json(path), settings) if owned else []
-        if changed and not replace:
-            raise UserError(f"{directory}: belongs to other settings ({'; '.join(changed)}); {remedy}")
-        if changed:
+        if owned and replace and differences(read_json(path), settings):
             for old in [old for each in worth for old in directory.glob(each)]:
                 old.unlink()
-        if changed or not owned:
+            owned = False
+        if owned:
+            check_owner(directory, read_json(path), settings, remedy, ignore)
+        else:
             write_json(path, dict(settings))
         try:
             yield
@@ -126,9 +132,19 @@ def claimed(
             if not _has_any(directory, worth):
                 _remove_all_but(directory, before)
             raise
-        finally:
-            if not existed and not any(each.name != LOCK_NAME for each in directory.iterdir()):
-                shutil.rmtree(directory, ignore_errors=True)
+
+
+def check_owner(
+    directory: Path,
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    remedy: str = REMEDY,
+    ignore: Collection[str] = (),
+) -> None:
+    """Raise `UserError` with all settings in which the directory's owner differs."""
+    changed = differences(*({k: v for k, v in each.items() if k not in ignore} for each in (before, now)))
+    if changed:
+        raise UserError(f"{directory}: belongs to other settings ({'; '.join(changed)}); {remedy}")
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

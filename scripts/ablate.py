@@ -57,14 +57,14 @@ def _ablate(arguments: argparse.Namespace) -> int:
             print(f"{variant.name:24} {variant.title}: {' '.join(variant.arguments)}")
         return 0
     plan = _plan(arguments)
-    claim(arguments.output, plan)
-    jobs = make_jobs(plan, variants, arguments.seeds, arguments.output)
-    failures = run_jobs(jobs, arguments.jobs)
-    for path in (
-        *write_table(jobs, arguments.output), *write_progress(jobs, arguments.output),
-        *draw(jobs, arguments.output / "figures"),
-    ):  # fmt: skip
-        print(path)
+    with claim(arguments.output, plan):
+        jobs = make_jobs(plan, variants, arguments.seeds, arguments.output)
+        failures = run_jobs(jobs, arguments.jobs)
+        for path in (
+            *write_table(jobs, arguments.output), *write_progress(jobs, arguments.output),
+            *draw(jobs, arguments.output / "figures"),
+        ):  # fmt: skip
+            print(path)
     return 1 if failures else 0
 
 

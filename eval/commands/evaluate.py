@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -148,12 +149,12 @@ def evaluate(
     logging.getLogger("httpx").setLevel(logging.WARNING)
     selected = task_set.selected(options.only)
     plan = {t.name: [p.name for p in task_templates(t, options.templates_dir)] for t in task_set.tasks}
-    with processes() as group:
+    with processes() as group, ExitStack() as held:
         loaded = load_model(options.model)
         run = {"task_set": task_set.name, **loaded.identity, **asdict(options.scoring), **(more_settings or {})}
         directory = ResultsDirectory(options.output)
         if group.is_first:
-            directory.claim(run)
+            held.enter_context(directory.claimed(run))
             directory.plan = plan
         max_tokens = options.max_tokens or MAX_TOKENS[loaded.model.device.type]
         evaluation = Evaluation(

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from metro_t0.claims import claimed, differences
+from metro_t0.claims import check_owner, claimed
 from metro_t0.data.documents import BadLines
 from metro_t0.data.sources import MAX_DOCUMENT_BYTES, UNIT_BYTES, Input, Unit
 from metro_t0.data.token_files import TokenFileWriter, token_dtype
@@ -113,10 +113,8 @@ def _finished(output: Path, plan: dict[str, Any], overwrite: bool) -> dict[str, 
         return None
     info = read_json(path)
     before = info.get("plan")
-    changed = differences(before, plan) if isinstance(before, dict) else ["format"]
-    if not changed:
-        return info
-    raise UserError(f"{output}: belongs to other settings ({'; '.join(changed)}); {REMEDY}")
+    check_owner(output, before if isinstance(before, dict) else {"format": info.get("format")}, plan, REMEDY)
+    return info
 
 
 def _digest(plan: dict[str, Any]) -> str:

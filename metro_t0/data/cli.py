@@ -60,14 +60,16 @@ class TrainTokenizer(Command):
     output: Path = output_option()
 
     def run(self) -> None:
+        from metro_t0.claims import lock
         from metro_t0.data.sources import resolve_inputs
         from metro_t0.data.training_text import words_of
         from metro_t0.parallel import default_workers
         from metro_t0.tokenization.training import train_bpe
 
         inputs = resolve_inputs(self.text.inputs, self.text.field)
-        words = words_of(inputs, self.max_mb, self.text.workers or default_workers())
-        tokenizer = train_bpe(words, self.vocabulary, self.output)
+        with lock(self.output):
+            words = words_of(inputs, self.max_mb, self.text.workers or default_workers())
+            tokenizer = train_bpe(words, self.vocabulary, self.output)
         print(f"{self.output}: vocabulary of {len(tokenizer)} ids (dict.txt, tokenizer.json)")
 
 

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from metro_t0.claims import check_owner, lock
 from metro_t0.errors import UserError
 from metro_t0.files import atomic_path, read_json, write_json, write_text
 from metro_t0.progress import progress
 from metro_t0.synthetic.law import Law
 from metro_t0.synthetic.ragged import Examples
 from metro_t0.synthetic.settings import BLOCK, Format, Order, StreamSettings
-from metro_t0.synthetic.stream import Split, TaskStream
+from metro_t0.synthetic.stream import Mixture, Split, TaskStream
 from metro_t0.synthetic.tasks import TASKS, get_task, task_law
 from metro_t0.synthetic.vocabulary import Vocabulary, load_vocabulary
 
@@ -50,19 +51,26 @@ def generate(
     deduplicate: of examples with one source the first is kept, and drawing goes on until there are enough.
     """
     mixture = settings.mixture(vocabulary)
-    files.directory.mkdir(parents=True, exist_ok=True)
+    manifest = {**mixture.describe(), "format": files.format, "train_examples": train, "valid_examples": valid}
+    manifest |= {"deduplicate": deduplicate, "vocabulary_name": settings_name(vocabulary)}
+    with lock(files.directory):
+        if (files.directory / MANIFEST).is_file():
+            check_owner(files.directory, read_json(files.directory / MANIFEST), manifest)
+        return _generate(files, mixture, vocabulary, manifest)
+
+
+def _generate(files: Files, mixture: Mixture, vocabulary: Vocabulary, manifest: dict[str, Any]) -> dict[str, int]:
     write_text(files.directory / "dict.txt", dict_text(vocabulary))
     dropped: dict[str, int] = {}
     for stream in mixture.streams:
-        counts: tuple[tuple[Split, int], ...] = (("train", train), ("valid", valid))
-        for split, count in counts:
-            selected = _Selected(stream, split, count, deduplicate)
+        splits: tuple[Split, ...] = ("train", "valid")
+        for split in splits:
+            selected = _Selected(stream, split, manifest[f"{split}_examples"], manifest["deduplicate"])
             write_examples(files, split, stream, progress(selected, f"{stream.task.name} {split}"))
             dropped[stream.task.name] = dropped.get(stream.task.name, 0) + selected.dropped
-    manifest = {**mixture.describe(), "format": files.format, "train_examples": train, "valid_examples": valid}
-    write_json(files.directory / MANIFEST, {**manifest, "vocabulary_name": settings_name(vocabulary)})
+    write_json(files.directory / MANIFEST, manifest)
     if files.format == "fairseq":
-        _write_mixture(files.directory, [stream.task.name for stream in mixture.streams], train)
+        _write_mixture(files.directory, [stream.task.name for stream in mixture.streams], manifest["train_examples"])
     return dropped
 
 

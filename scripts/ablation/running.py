@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from ablation.steps import (
 )
 from ablation.variants import Variant
 from metro_t0.analysis.training_log import read_log
-from metro_t0.errors import UserError
+from metro_t0.claims import claimed
 from metro_t0.files import read_json, write_json
 
 CALIBRATION_UPDATES = 30
@@ -39,17 +40,9 @@ class StepFailed(Exception):
     """A subprocess ended with an error; the message says where its output is."""
 
 
-def claim(output: Path, plan: Plan) -> None:
-    """Mark the directory as this experiment's. Raises `UserError` where it belongs to another."""
-    path = output / "plan.json"
-    if path.is_file():
-        before, now = read_json(path), plan.as_json()
-        for key, value in now.items():
-            value = list(value) if isinstance(value, tuple) else value
-            if before.get(key) != value:
-                raise UserError(f"{output}: was run with {key} = {before.get(key)}, now {value}; give another --output")
-    else:
-        write_json(path, plan.as_json())
+def claim(output: Path, plan: Plan) -> AbstractContextManager[None]:
+    """Hold the directory for this experiment. Raises `UserError` where it belongs to another, or is being run."""
+    return claimed(output, plan.as_json(), "plan.json", ["*/seed*/*"])
 
 
 def make_jobs(plan: Plan, variants: Sequence[Variant], seeds: int, output: Path) -> list[Job]:

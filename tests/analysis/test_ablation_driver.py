@@ -231,10 +231,11 @@ def test_a_directory_belongs_to_one_experiment(tmp_path: Path) -> None:
 
     from metro_t0.errors import UserError
 
-    claim(tmp_path / "out", make_plan(tmp_path))
-    claim(tmp_path / "out", make_plan(tmp_path))
-    with pytest.raises(UserError, match="was run with updates = 120, now 7"):
-        claim(tmp_path / "out", make_plan(tmp_path, updates=7))
+    for _ in range(2):
+        with claim(tmp_path / "out", make_plan(tmp_path)):
+            (tmp_path / "out" / "t5" / "seed1" / "pretrain").mkdir(parents=True, exist_ok=True)
+    with pytest.raises(UserError, match="updates 120 -> 7"), claim(tmp_path / "out", make_plan(tmp_path, updates=7)):
+        pass
     for budget in ({"updates": None}, {"hours": 1.0}):
         with pytest.raises(UserError, match="either --updates or --hours"):
             make_plan(tmp_path, **budget)

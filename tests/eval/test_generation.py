@@ -89,7 +89,7 @@ def test_a_killed_run_goes_on(model_directory, file, tmp_path):
 def test_another_setting_needs_another_directory(model_directory, file, tmp_path, capsys):
     run(model_directory, file, tmp_path / "out")
     assert run(model_directory, file, tmp_path / "out", "--beams", "2") == 2
-    assert "beams=4" in capsys.readouterr().err
+    assert "beams 4 -> 2" in capsys.readouterr().err
 
 
 def test_roundtrip_references_forgive_what_the_vocabulary_lacks(model_directory, tmp_path):

@@ -65,11 +65,11 @@ def summary_of(model: str, tasks: dict[str, list[str]]) -> Summary:
 
 def write_results(path: Path, model: str, tasks: dict[str, list[str]], task_set: str = "t0") -> Path:
     directory = ResultsDirectory(path)
-    directory.claim({"model": model, "fingerprint": model, "task_set": task_set, "limit": None})
-    directory.plan = {task: [f"t{i}" for i in range(len(outcomes))] for task, outcomes in tasks.items()}
-    for task, outcomes in tasks.items():
-        for i, string in enumerate(outcomes):
-            directory.save(result(task, f"t{i}", string), None)
+    with directory.claimed({"model": model, "fingerprint": model, "task_set": task_set, "limit": None}):
+        directory.plan = {task: [f"t{i}" for i in range(len(outcomes))] for task, outcomes in tasks.items()}
+        for task, outcomes in tasks.items():
+            for i, string in enumerate(outcomes):
+                directory.save(result(task, f"t{i}", string), None)
     return path
 
 

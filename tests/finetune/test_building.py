@@ -188,6 +188,36 @@ def test_other_settings_need_another_directory(
     assert "seed 1 -> 2" in capsys.readouterr().err
 
 
+def test_a_refused_build_blocks_no_directory(tmp_path: Path, data_dir: Path, vocabulary: Path) -> None:
+    (tmp_path / "none.yaml").write_text("train: [missing]\n")
+    assert main(arguments(tmp_path, vocabulary, mixture=tmp_path / "none.yaml")) == 2
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()  # as a killed build leaves it that had finished nothing
+    (tmp_path / "out/build.json").write_text('{"seed": 7}')
+    assert main(arguments(tmp_path, vocabulary, only="shapes")) == 0
+    assert json.loads((tmp_path / "out/build.json").read_text())["seed"] == 1
+
+
+def test_two_builds_do_not_share_a_directory(
+    tmp_path: Path, data_dir: Path, vocabulary: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_dataset(data_dir, "colors", train=color_rows(20_000))
+    first = subprocess.Popen(
+        [sys.executable, "-m", "finetune.cli", *arguments(tmp_path, vocabulary, only="colors")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while not list(tmp_path.glob("out/train/.colors*.tmp")):
+        assert first.poll() is None
+        time.sleep(0.01)
+    assert main(arguments(tmp_path, vocabulary, only="colors")) == 2
+    assert f"in use by process {first.pid}" in capsys.readouterr().err
+    first.communicate()
+    assert first.returncode == 0
+    assert main(arguments(tmp_path, vocabulary, "alone", only="colors")) == 0
+    assert contents(tmp_path / "out") == contents(tmp_path / "alone")
+
+
 def test_a_changed_template_is_built_again(tmp_path: Path, data_dir: Path, vocabulary: Path) -> None:
     assert main(arguments(tmp_path, vocabulary, only="shapes")) == 0
     before = contents(tmp_path / "out")
