@@ -296,7 +296,7 @@ BAD_INPUTS = {
     "builtin": (["builtin:python-dox"], "did you mean python-docs"),
     "one document": (["one.txt"], "held out"),
     "few for shards": (["one.txt", "--valid-fraction", "0", "--shards", "4"], "too few for 4 training shards"),
-    "fraction": (["one.txt", "--valid-fraction", "1.5"], "must be at least 0 and below 1"),
+    "fraction": (["one.txt", "--valid-fraction", "1.5"], "must be below 1"),
     "tokenizer": (["one.txt", "--tokenizer", "nowhere"], "dict.txt: no such file"),
 }
 

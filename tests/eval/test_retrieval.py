@@ -89,7 +89,7 @@ def test_interrupted_index_goes_on_and_belongs_to_its_collection(
     index.build(encoder)
     assert first.stat().st_mtime_ns == then
     assert last.read_bytes() == whole
-    with pytest.raises(UserError, match="shard_size 20 -> 10.*give another --index"):
+    with pytest.raises(UserError, match=r"shard_size 20 -> 10.*give another --index"):
         ShardedIndex(tmp_path, collection, 10).build(encoder)
 
 
