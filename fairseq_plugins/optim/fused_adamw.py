@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from fairseq.optim import FairseqOptimizer, register_optimizer
@@ -20,13 +21,31 @@ class FusedAdamWConfig(FairseqAdamConfig):
     """The options of fairseq's adam (betas, epsilon, decoupled weight decay)."""
 
 
+class ScalingAdamW(torch.optim.AdamW):
+    """torch's AdamW that divides the gradients by a scale in its kernel, where fairseq would go over all of them."""
+
+    supports_step_with_scale = True
+    """fairseq's question: then its 16-bit wrapper hands over sample size, clipping and loss scale as one number."""
+
+    def step(self, closure: Callable[[], Any] | None = None, scale: Tensor | float = 1.0) -> Any:  # type: ignore[override]
+        """One update with gradients / scale; no value is read back."""
+        if not isinstance(scale, Tensor) and scale == 1:
+            return super().step(closure)
+        device = self.param_groups[0]["params"][0].device
+        self.grad_scale = torch.as_tensor(scale, dtype=torch.float32, device=device)  # where torch's GradScaler puts it
+        try:
+            return super().step(closure)
+        finally:
+            del self.grad_scale
+
+
 @register_optimizer("fused_adamw", dataclass=FusedAdamWConfig)
 class FusedAdamW(FairseqAdam):
     """Same update rule as fairseq's adam; `scripts/benchmarks/pretrain.py --optimizers` compares the two."""
 
     def __init__(self, cfg: FusedAdamWConfig, params: Iterable[torch.nn.Parameter]) -> None:
         FairseqOptimizer.__init__(self, cfg)
-        self._optimizer = torch.optim.AdamW(params, fused=True, **self.optimizer_config)
+        self._optimizer = ScalingAdamW(params, fused=True, **self.optimizer_config)
 
     def clip_grad_norm(self, max_norm: float, aggregate_norm_fn: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """fairseq's, with the norms of all gradients in one kernel (fairseq wants NVIDIA's apex for that)."""

@@ -54,4 +54,5 @@ def zero_grad(self: Any) -> None:
         p.grad = None
     if gradients := [p32.grad for p32 in self.fp32_params if p32.grad is not None]:
         torch._foreach_zero_(gradients)
+    self._multiply_factor = 1.0  # an optimizer that takes it as its scale leaves it
     self._needs_sync = False

@@ -20,7 +20,7 @@ from fairseq.optim import FairseqOptimizer, register_optimizer
 from torch import Tensor
 
 from fairseq_plugins.errors import clear_errors
-from fairseq_plugins.optim.fused_adamw import FusedAdamW, FusedAdamWConfig
+from fairseq_plugins.optim.fused_adamw import FusedAdamW, FusedAdamWConfig, ScalingAdamW
 from metro_t0.errors import UserError
 
 HIDDEN_MATRICES = "hidden_matrices"
@@ -102,7 +102,7 @@ class Muon(FusedAdamW):
         return False
 
 
-class MuonWithAdamW(torch.optim.AdamW):
+class MuonWithAdamW(ScalingAdamW):
     """torch's fused AdamW with one more group of parameters, the matrices that Muon updates."""
 
     def __init__(
@@ -113,22 +113,23 @@ class MuonWithAdamW(torch.optim.AdamW):
             {"params": matrices, HIDDEN_MATRICES: True, **muon_settings},
         ]
         super().__init__([group for group in groups if group["params"]], fused=True, **adamw_settings)
+        self._step_supports_amp_scaling = False  # under --amp, torch shall unscale and skip for both kinds
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """One update of both kinds."""
+    def step(self, closure: Callable[[], Any] | None = None, scale: Tensor | float = 1.0) -> Any:  # type: ignore[override]
+        """One update of both kinds with gradients / scale."""
         groups = self.param_groups
         self.param_groups = [group for group in groups if not group[HIDDEN_MATRICES]]
         try:
-            loss = super().step(closure)
+            loss = super().step(closure, scale)
         finally:
             self.param_groups = groups
         for group in groups:
             if group[HIDDEN_MATRICES]:
-                self._step_matrices(group)
+                self._step_matrices(group, scale)
         return loss
 
-    def _step_matrices(self, group: dict[str, Any]) -> None:
+    def _step_matrices(self, group: dict[str, Any], scale: Tensor | float) -> None:
         params = [p for p in group["params"] if p.grad is not None]
         if not params:
             return
@@ -136,6 +137,8 @@ class MuonWithAdamW(torch.optim.AdamW):
             if not self.state[p]:  # torch's AdamW wants a count in every state that it loads
                 self.state[p] = {"step": torch.zeros((), device=p.device), "momentum_buffer": torch.zeros_like(p)}
         gradients = [p.grad for p in params]
+        if isinstance(scale, Tensor) or scale != 1:
+            gradients = torch._foreach_div(gradients, scale)
         momenta = [self.state[p]["momentum_buffer"] for p in params]
         torch._foreach_add_([self.state[p]["step"] for p in params], 1)
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])

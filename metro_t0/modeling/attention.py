@@ -12,16 +12,27 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from metro_t0.errors import UserError
 from metro_t0.modeling.config import AttentionBackend, BucketRule, ModelConfig
 from metro_t0.modeling.selection import Selection
+
+CUDA_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""In this order, the first that takes a call. Not cuDNN's, which torch's versions prefer or not: it plans anew for
+every shape, and that of torch 2.11 rounds the dropout probability to sixteenths."""
+
+
+def fused_kernels(device: torch.device) -> AbstractContextManager[None]:
+    """The kernels of SDPA that may be chosen inside; those of a CPU are torch's choice."""
+    return sdpa_kernel(CUDA_KERNELS, set_priority=True) if device.type == "cuda" else nullcontext()
 
 
 class KeyValueCache(Protocol):

@@ -5,6 +5,7 @@ Shapes: B batch, T decoder length, S encoder length, D model width, V vocabulary
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from metro_t0.errors import UserError
-from metro_t0.modeling.attention import KeyValueCache, RelativeBias, has_documents, positions_within
+from metro_t0.modeling.attention import KeyValueCache, RelativeBias, fused_kernels, has_documents, positions_within
 from metro_t0.modeling.config import ModelConfig
 from metro_t0.modeling.layers import Layer, make_norm
 from metro_t0.modeling.selection import Selection
@@ -112,13 +113,20 @@ class Stack(nn.Module):
                 settings["self_cache"], settings["cross_cache"] = caches[number]
             if at is not None and number == len(self.layers) - 1:
                 settings["at"] = at
-            if self.checkpointing and self.training and torch.is_grad_enabled():
-                x = checkpoint(layer, x, use_reentrant=False, **settings)
-            else:
-                x = layer(x, **settings)
+            with fused_kernels(x.device):
+                x = self._through(layer, x, settings)
         if self.last_norm is None:
             return x
         return F.dropout(self.last_norm(x), self.dropout, self.training)
+
+    def _through(self, layer: nn.Module, x: Tensor, settings: dict[str, Any]) -> Tensor:
+        if not (self.checkpointing and self.training and torch.is_grad_enabled()):
+            return cast(Tensor, layer(x, **settings))
+
+        def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+            return nullcontext(), fused_kernels(x.device)  # recomputed in the backward pass, outside of forward's
+
+        return cast(Tensor, checkpoint(layer, x, use_reentrant=False, context_fn=contexts, **settings))
 
     def _biases(self, queries: int, keys: int) -> list[Tensor]:
         """(H, Q + S - 1) of every table; all have the same buckets."""

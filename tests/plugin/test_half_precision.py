@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from fairseq_plugins.criterions.logging import summed
 from fairseq_plugins.optim import half_precision
-from fairseq_plugins.optim.fused_adamw import FusedAdamW, FusedAdamWConfig
+from fairseq_plugins.optim.fused_adamw import FusedAdamW, FusedAdamWConfig, ScalingAdamW
 
 
 def bf16_optimizer(model: nn.Module) -> Any:
@@ -57,10 +57,21 @@ def test_bf16_training_is_that_of_fairseq(monkeypatch: pytest.MonkeyPatch) -> No
         for name in ("_sync_fp16_grads_to_fp32", "_sync_fp32_params_to_fp16", "zero_grad"):
             patch.setattr(FP16Optimizer, name, getattr(_FP16OptimizerMixin, name))
         patch.delattr(FusedAdamW, "clip_grad_norm")
+        patch.setattr(ScalingAdamW, "supports_step_with_scale", False)
         expected = train(theirs)
     assert not torch.equal(ours[0].weight, model[0].weight)
     for mine, other in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("scale", [4.0, torch.tensor(4.0)])
+def test_gradients_are_scaled_inside_the_update(scale: float | torch.Tensor) -> None:
+    start = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    plain, scaled = (nn.Parameter(start.clone()) for _ in range(2))
+    plain.grad, scaled.grad = torch.ones(3, 4), torch.full((3, 4), 4.0)
+    torch.optim.AdamW([plain], lr=0.1, fused=True).step()
+    ScalingAdamW([scaled], lr=0.1, fused=True).step(scale=scale)
+    assert torch.equal(plain, scaled)
 
 
 @pytest.mark.parametrize(

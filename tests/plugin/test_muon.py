@@ -132,8 +132,16 @@ def test_bf16_keeps_matrices_in_fp32() -> None:
         p.data = p.data.to(torch.bfloat16)
     optimizer = FP16Optimizer.build_optimizer(config, halves)
     optimizer.backward(sum(p.square().sum() for p in halves))
+    plain = parameters()
+    for p, half in zip(plain, halves, strict=True):
+        p.data, p.grad = half.detach().float(), half.grad.float()
+    alone = Muon(settings(), plain)
+    alone.clip_grad_norm(1.0)
+    alone.step()
     optimizer.clip_grad_norm(1.0)
     optimizer.step()
+    for mine, other in zip(optimizer.fp32_params, plain, strict=True):
+        torch.testing.assert_close(mine.data, other.data)
     states = optimizer.optimizer.state
     assert len(states) == len(halves)
     assert {value.dtype for state in states.values() for value in state.values()} == {torch.float32}
