@@ -18,8 +18,8 @@ from metro_t0.launch import DEFAULTS, config_directory, find_config, shipped_con
 SHRINK = [
     "model.d_model=32", "model.ffn_dim=64", "model.num_heads=2", "model.head_dim=16", "model.encoder_layers=1",
     "model.decoder_layers=1", "dataset.num_workers=0", "common.cpu=true", "common.bf16=false", "common.fp16=false",
-    "optimization.max_update=2", "optimization.update_freq=[1]", "checkpoint.no_save=true",
-    "lr_scheduler.warmup_updates=1",
+    "optimization.max_update=2", "model.compile_layers=false", "optimization.update_freq=[1]",
+    "checkpoint.no_save=true", "lr_scheduler.warmup_updates=1",
 ]  # fmt: skip
 OF_GROUP = {
     "pretraining": ["task.tokens_per_sample=32", "dataset.batch_size=4", "lr_scheduler.total_num_update=10"],
