@@ -9,7 +9,8 @@ so the work is arranged around the prompt:
     tokens all choices begin with   once per prompt (at the least, the decoder's start token)
     the rest                        once per distinct choice, all reading the prompt's one copy of keys and values
 
-The same numbers come out as from running the whole model on every (prompt, choice) pair.
+The same numbers come out as from running the whole model on every (prompt, choice) pair. Decoders that do not allow
+all of it are found out before anything is scored (`eval.methods`).
 
 Shapes: P prompts, C choices of all prompts, G most choices of a prompt, S source tokens, T target tokens,
 V vocabulary, H heads, K features per head.
@@ -19,8 +20,11 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from enum import Enum
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -28,7 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from transformers import Cache, EncoderDecoderCache, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import ModelOutput
 
 from eval.batching import length_sorted_batches
 from metro_t0.errors import UserError
@@ -55,6 +59,8 @@ class ChoiceScore:
     """Sum over the choice's tokens, natural logarithm."""
     num_tokens: int
     """Number of tokens summed, end token included."""
+    is_greedy: bool | None = None
+    """Whether greedy decoding writes this choice; None: not asked for."""
 
 
 def check_finite(what: str, scores: Sequence[Sequence[ChoiceScore]], dtype: torch.dtype) -> None:
@@ -74,6 +80,14 @@ def not_finite_cause(dtype: torch.dtype) -> str:
     return "NaN or infinite, so there is no result; check the model's weights"
 
 
+class Method(Enum):
+    """How much of the work on a prompt its choices share; which one a model allows: `eval.methods`."""
+
+    SHARED_KEYS = "encoder, common beginning and one copy of the prompt's keys and values"
+    COPIED_KEYS = "encoder and common beginning; keys and values are copied for every choice"
+    ONE_AT_A_TIME = "encoder; no cache, one prompt and one choice at a time"
+
+
 @torch.inference_mode()
 def score_choices(
     model: PreTrainedModel,
@@ -81,6 +95,8 @@ def score_choices(
     decoder_start: Sequence[int],
     pad_id: int,
     max_tokens: int,
+    method: Method = Method.SHARED_KEYS,
+    with_greedy: bool = False,
 ) -> list[list[ChoiceScore]]:
     """Score all choices of a batch of prompts.
 
@@ -89,57 +105,114 @@ def score_choices(
         `TARGET_TOKEN` source tokens. A model whose attention is not torch's fused one (SDPA) needs a copy of the
         prompt's keys and values for every choice; there the prompt's tokens count too. All prompts of `questions`
         are encoded together: see `eval.batching`.
+    with_greedy: also find out whether greedy decoding would write each choice.
     Returns, per prompt, the scores in the order of its choices. Equal choices of one prompt get equal scores.
     """
-    device = model.device
-    distinct = [list(dict.fromkeys(question.choices)) for question in questions]
-    choices = [choice for row in distinct for choice in row]
-    owner_C = torch.tensor([p for p, row in enumerate(distinct) for _ in row], device=device)
-    shared = min(shared_prefix_length(row) for row in distinct)
+    batch = _Batch(questions, model.device)
+    if method is Method.ONE_AT_A_TIME:
+        _score_one_at_a_time(model, batch, decoder_start, with_greedy)
+    else:
+        _score_together(model, batch, decoder_start, pad_id, max_tokens, method, with_greedy)
+    return batch.results(with_greedy)
 
-    source_PS, mask_PS = pad_right([question.source for question in questions], pad_id, device)
+
+class _Batch:
+    """The distinct choices of all prompts in a row, and what is known of them so far."""
+
+    def __init__(self, questions: Sequence[Question], device: torch.device) -> None:
+        self.questions = questions
+        self.distinct = [list(dict.fromkeys(question.choices)) for question in questions]
+        self.choices = [choice for row in self.distinct for choice in row]
+        self.owner_C = torch.tensor([p for p, row in enumerate(self.distinct) for _ in row], device=device)
+        self.score_C = torch.zeros(len(self.choices), device=device)
+        self.greedy_C = torch.ones(len(self.choices), dtype=torch.bool, device=device)
+
+    def results(self, with_greedy: bool) -> list[list[ChoiceScore]]:
+        """Per prompt, in the order of its choices."""
+        sums = iter(self.score_C.tolist())
+        greedy: Iterator[bool | None] = iter(self.greedy_C.tolist()) if with_greedy else repeat(None)
+        results = []
+        for question, row in zip(self.questions, self.distinct, strict=True):
+            scores = {choice: ChoiceScore(next(sums), len(choice), next(greedy)) for choice in row}
+            results.append([scores[choice] for choice in question.choices])
+        return results
+
+
+def _score_together(
+    model: PreTrainedModel, batch: _Batch, decoder_start: Sequence[int], pad_id: int, max_tokens: int,
+    method: Method, with_greedy: bool,
+) -> None:  # fmt: skip
+    device, choices = model.device, batch.choices
+    shared = min(shared_prefix_length(row) for row in batch.distinct)
+    source_PS, mask_PS = pad_right([question.source for question in batch.questions], pad_id, device)
     encoded = model.get_encoder()(input_ids=source_PS, attention_mask=mask_PS)
-    prefix_PT, _ = pad_right([[*decoder_start, *row[0][:shared]] for row in distinct], pad_id, device)
+    prefix_PT, _ = pad_right([[*decoder_start, *row[0][:shared]] for row in batch.distinct], pad_id, device)
     prefix = model(encoder_outputs=encoded, attention_mask=mask_PS, decoder_input_ids=prefix_PT, use_cache=True)
-
     if not isinstance(prefix.past_key_values, EncoderDecoderCache):
-        raise UserError(
-            f"model class {type(model).__name__} returns no EncoderDecoderCache from its decoder; "
-            "use a sequence-to-sequence class of transformers 5 or later"
-        )
+        raise TypeError(f"{type(model).__name__} returns no EncoderDecoderCache from its decoder")
+
     first_CT = torch.tensor([choice[: shared + 1] for choice in choices], device=device)
     step_T = torch.arange(shared + 1, device=device)
     log_p_PTV = prefix.logits[:, len(decoder_start) - 1 :].float().log_softmax(-1)
-    score_C = log_p_PTV[owner_C[:, None], step_T, first_CT].sum(-1)
+    batch.score_C += log_p_PTV[batch.owner_C[:, None], step_T, first_CT].sum(-1)
+    if with_greedy:
+        batch.greedy_C &= (log_p_PTV.argmax(-1)[batch.owner_C] == first_CT).all(-1)
 
-    sharing = model.config._attn_implementation == "sdpa"
+    sharing = method is Method.SHARED_KEYS and model.config._attn_implementation == "sdpa"
     unfinished = [c for c, choice in enumerate(choices) if len(choice) > shared + 1]
     copied = 0 if sharing else source_PS.shape[1]
     lengths = [TARGET_TOKEN * (len(choices[c]) - shared - 1) + copied for c in unfinished]
-    for batch in length_sorted_batches(lengths, max_tokens):
-        group = sorted(unfinished[index] for index in batch)
-        rows_C = owner_C[group]
+    for indices in length_sorted_batches(lengths, max_tokens):
+        group = sorted(unfinished[index] for index in indices)
+        rows_C = batch.owner_C[group]
         prompts_P, member_C = rows_C.unique(return_inverse=True) if sharing else (rows_C, torch.arange(len(group)))
         target_CT, target_mask_CT = pad_right([choices[c][shared:] for c in group], pad_id, device)
-        with SharedCrossAttention(member_C.to(device)):
+        with SharedCrossAttention(member_C.to(device)) if sharing else nullcontext():
             rest = model(
-                # Not read, its keys being in the cache; its shape says how many rows the mask has.
-                encoder_outputs=BaseModelOutput(last_hidden_state=encoded[0][:1].expand(len(group), -1, -1)),
+                encoder_outputs=_of_rows(encoded, len(group)),
                 attention_mask=mask_PS.index_select(0, rows_C),
                 decoder_input_ids=target_CT[:, :-1],
                 past_key_values=_select_rows(prefix.past_key_values, rows_C, prompts_P),
                 use_cache=True,
             )
-        flat = rest.logits.flatten(0, 1).float()
-        log_p_CT = -F.cross_entropy(flat, target_CT[:, 1:].flatten(), reduction="none").view_as(target_CT[:, 1:])
-        score_C[group] += (log_p_CT * target_mask_CT[:, 1:]).sum(-1)
+        expected_CT, counted_CT = target_CT[:, 1:], target_mask_CT[:, 1:].bool()
+        batch.score_C[group] += (_log_p(rest.logits, expected_CT) * counted_CT).sum(-1)
+        if with_greedy:
+            batch.greedy_C[group] &= ((rest.logits.argmax(-1) == expected_CT) | ~counted_CT).all(-1)
 
-    score_of = iter(score_C.tolist())
-    results = []
-    for question, row in zip(questions, distinct, strict=True):
-        scores = {choice: ChoiceScore(next(score_of), len(choice)) for choice in row}
-        results.append([scores[choice] for choice in question.choices])
-    return results
+
+def _score_one_at_a_time(
+    model: PreTrainedModel, batch: _Batch, decoder_start: Sequence[int], with_greedy: bool
+) -> None:
+    """From the definition, for decoders that take no cache or do not mask the future with one."""
+    device, number = model.device, 0
+    for question, row in zip(batch.questions, batch.distinct, strict=True):
+        source = torch.tensor([question.source], device=device)
+        mask = torch.ones_like(source)
+        encoded = model.get_encoder()(input_ids=source, attention_mask=mask)
+        for choice in row:
+            given = torch.tensor([[*decoder_start, *choice[:-1]]], device=device)
+            # FSMT hides the future from its decoder only where it is given the source's ids, too.
+            inputs = {"input_ids": source, "attention_mask": mask, "decoder_input_ids": given}
+            output = model(**inputs, encoder_outputs=encoded, use_cache=False)
+            logits, expected = output.logits[:, len(decoder_start) - 1 :], torch.tensor([choice], device=device)
+            batch.score_C[number] = _log_p(logits, expected).sum()
+            if with_greedy:
+                batch.greedy_C[number] = (logits.argmax(-1) == expected).all()
+            number += 1
+
+
+def _log_p(logits_CTV: Tensor, ids_CT: Tensor) -> Tensor:
+    """(C, T) float32 log-probabilities of the given tokens."""
+    losses = F.cross_entropy(logits_CTV.flatten(0, 1).float(), ids_CT.flatten(), reduction="none")
+    return -losses.view_as(ids_CT)
+
+
+def _of_rows(encoded: ModelOutput, rows: int) -> ModelOutput:
+    """The encoder's output for as many rows as the mask has. It is not read, its keys being in the cache."""
+    found = copy.copy(encoded)
+    found["last_hidden_state"] = encoded[0][:1].expand(rows, -1, -1)
+    return found
 
 
 def predict(scores: Sequence[ChoiceScore], length_normalized: bool = False) -> int:

@@ -14,18 +14,15 @@ from typing import Any
 import torch
 import transformers
 
-from eval.batching import run_batches
 from eval.distributed import Processes
-from eval.encoding import QuestionEncoder
 from eval.examples import Example, build_examples
-from eval.loading import LoadedModel, decoder_start_ids
-from eval.ranking import ChoiceScore, check_finite, predict, score_choices
+from eval.ranking import ChoiceScore, check_finite, predict
 from eval.results import Prediction, ResultsDirectory, TemplateResult
+from eval.scorer import ChoiceScorer
 from eval.scores import ABSENT, RIGHT, WRONG, chance, majority
 from eval.settings import ScoringSettings
 from eval.tasks import Task, TaskSet
 from metro_t0.errors import UserError
-from metro_t0.progress import progress
 from metro_t0.prompts.datasets import load_rows
 from metro_t0.prompts.templates import Template, find_template, load_templates
 from metro_t0.randomness import sample_indices
@@ -35,41 +32,6 @@ logger = logging.getLogger(__name__)
 SAMPLES_PER_OUTCOME = 4
 MOST_LABELS = 20
 EditSource = Callable[[Mapping[str, Any], str], str]
-
-
-class ChoiceScorer:
-    """A model, its tokenizer and a token budget: text in, scores out."""
-
-    def __init__(self, loaded: LoadedModel, settings: ScoringSettings, max_tokens: int) -> None:
-        self.model = loaded.model
-        self.encoder = QuestionEncoder(loaded.tokenizer, settings.max_source_tokens, settings.max_choice_tokens)
-        self.decoder_start = decoder_start_ids(loaded.model)
-        pad = loaded.tokenizer.pad_token_id
-        self.pad_id = int(pad if pad is not None else loaded.tokenizer.eos_token_id)
-        self.max_tokens = max_tokens
-
-    def score(
-        self, sources: Sequence[str], choices: Sequence[Sequence[str]], description: str | None = None
-    ) -> tuple[list[list[ChoiceScore]], list[int]]:
-        """Scores of every choice of every prompt, and the prompts' lengths in tokens."""
-        questions = self.encoder.encode(sources, choices)
-        lengths = [len(question.source) for question in questions]
-        scores: list[list[ChoiceScore]] = [[] for _ in questions]
-
-        def work(batch: list[int], max_tokens: int) -> None:
-            self.max_tokens = max_tokens  # what fitted once is kept for the next template
-            batch_questions = [questions[i] for i in batch]
-            for i, row in zip(
-                batch,
-                score_choices(self.model, batch_questions, self.decoder_start, self.pad_id, max_tokens),
-                strict=True,
-            ):
-                scores[i] = row
-
-        done = (i for batch in run_batches(lengths, self.max_tokens, work) for i in batch)
-        for _ in progress(done, description, len(questions)) if description else done:
-            pass
-        return scores, lengths
 
 
 @dataclass

@@ -143,7 +143,8 @@ def evaluate(
     from eval.distributed import processes
     from eval.loading import load_model
     from eval.results import ResultsDirectory
-    from eval.runner import ChoiceScorer, Evaluation, task_templates
+    from eval.runner import Evaluation, task_templates
+    from eval.scorer import ChoiceScorer
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)

@@ -24,7 +24,8 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from eval.examples import Example, build_examples
 from eval.loading import LoadedModel, load_model
 from eval.ranking import predict
-from eval.runner import ChoiceScorer, task_templates
+from eval.runner import task_templates
+from eval.scorer import ChoiceScorer
 from eval.settings import ModelSettings, ScoringSettings
 from eval.tasks import Task, dataset_name
 from metro_t0.command import Parser

@@ -35,6 +35,7 @@ def naive_scores(model: PreTrainedModel, question: Question, start: list[int]) -
             logits = model(
                 input_ids=torch.tensor([question.source]),
                 decoder_input_ids=torch.tensor([[*start, *choice[:-1]]]),
+                use_cache=False,  # with it FSMT sees the future
             ).logits[0, len(start) - 1 :]
         log_p = torch.log_softmax(logits.double(), -1)
         scores.append(math.fsum(log_p[t, token].item() for t, token in enumerate(choice)))
