@@ -137,7 +137,8 @@ def _add(parser: Any, field: Field[Any], kind: Kind) -> None:
     else:
         more["default"] = field.default
         if field.default not in (None, "", ()):
-            more["help"] += f" (default: {field.default})".replace("%", "%%")
+            shown = " ".join(map(str, field.default)) if kind.many else field.default
+            more["help"] += f" (default: {shown})".replace("%", "%%")
     parser.add_argument(flag, dest=field.name, **more)
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-ROOMS = ("metro_t0", "fairseq_plugins", "finetune", "eval")
+ROOMS = ("metro_t0", "fairseq_plugins", "finetune", "eval", "ablation")
 ALLOWED = {room: {room, "metro_t0"} for room in ROOMS}
+ALLOWED["ablation"].add("eval")  # it looks at the evaluation before it trains
 COMMANDS: dict[str, str] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["scripts"]
 
 

@@ -22,7 +22,7 @@ from metro_t0.launch import train_command
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-PACKAGES = ("metro_t0", "fairseq_plugins", "finetune", "eval")
+PACKAGES = ("metro_t0", "fairseq_plugins", "finetune", "eval", "ablation")
 SHRUNK = [
     "task.data=data", "task.tokens_per_sample=32", "++model.d_model=32", "++model.ffn_dim=64", "++model.num_heads=2",
     "++model.head_dim=16", "++model.encoder_layers=1", "++model.decoder_layers=1", "++model.auxiliary_layers=1",

@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-
-
-@pytest.fixture(autouse=True)
-def scripts_on_path(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As if run as `python scripts/ablate.py`."""
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    yield
-    for name in [name for name in sys.modules if name.split(".")[0] in ("ablation", "ablate")]:
-        del sys.modules[name]
+from ablation.cli import main
+from finetune.cli import main as prompts_command
+from metro_t0.data.cli import main as data_command
+from metro_t0.errors import UserError
 
 
 def make_plan(directory: Path, **changes: Any) -> Any:
-    from ablation.steps import SCALES, Plan
+    from ablation.plan import Plan
 
     for path in ("data/dict.txt", "prompted/mixture.json", "vocab/dict.txt"):
         (directory / path).parent.mkdir(parents=True, exist_ok=True)
         (directory / path).write_text("a 1\nb 1\n")
     settings: dict[str, Any] = {
-        "preset": "demo", "scale": SCALES["demo"], "updates": 120, "hours": None, "finetuning_updates": 60,
-        "finetuning_batch_size": 4, "data": directory / "data", "prompted": directory / "prompted",
-        "tokenizer": directory / "vocab", "tasks": None, "eval_data": None, "eval_limit": None,
+        "preset": "demo", "updates": 120, "finetuning_updates": 60, "finetuning_batch_size": 4,
+        "data": directory / "data", "prompted": directory / "prompted", "tokenizer": directory / "vocab",
     }  # fmt: skip
     return Plan(**{**settings, **changes})
 
@@ -40,11 +33,12 @@ def make_plan(directory: Path, **changes: Any) -> Any:
 def test_every_variant_is_accepted_by_fairseq_and_builds_its_objective(tmp_path: Path) -> None:
     """Through fairseq's own parser: the task, the model and the criterion get the variant's options."""
     pytest.importorskip("fairseq")
-    from ablation.steps import Job, pretrain_command
-    from ablation.variants import load_variants
     from fairseq import options, tasks
     from fairseq.criterions import build_criterion
     from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+
+    from ablation.steps import Job, pretrain_command
+    from ablation.variants import load_variants
 
     built = {}
     for variant in load_variants().values():
@@ -57,7 +51,7 @@ def test_every_variant_is_accepted_by_fairseq_and_builds_its_objective(tmp_path:
         config = model.metro.config
         batches = task.make_batches(is_train=True)
         masking = (task.masking.mask_pattern, task.masking.keep_ratio)
-        built[variant.name] = (config.rtd, config.clm_head, batches.target, *masking, criterion.weighted_clm)
+        built[variant.name] = (config.rtd, config.clm_head, batches.target, *masking, criterion.options.weighted_clm)
     usual = ("iid", 0.0, False)
     assert built == {
         "metro": ("encoder", "linear", "masked_loss", *usual),
@@ -87,7 +81,7 @@ def test_paper_numbers_are_those_of_the_published_tables(spec_dir: Path) -> None
         ]
     with open(spec_dir / "paper_tables" / "table2_t0_eval.csv", newline="") as stream:
         base = [float(row["average"]) for row in csv.DictReader(stream) if row["model"] == "METRO-T0_BASE"]
-    found = [variant.paper for variant in choose(load_variants(), None)]
+    found = [variant.paper for variant in choose(load_variants(), ())]
     assert found[0] == tuple(base)
     assert found[1:] == printed[1:]
 
@@ -95,13 +89,11 @@ def test_paper_numbers_are_those_of_the_published_tables(spec_dir: Path) -> None
 def test_a_variant_of_ones_own(tmp_path: Path) -> None:
     from ablation.variants import choose, load_variants
 
-    from metro_t0.errors import UserError
-
     path = tmp_path / "mine.yaml"
     path.write_text("mine: {title: mine, options: {task: metro_pretraining, mask-ratio: 0.3, weighted-clm: true}}")
     (variant,) = choose(load_variants(path), ["mine"])
     assert variant.arguments == ["--task", "metro_pretraining", "--mask-ratio", "0.3", "--weighted-clm"]
-    with pytest.raises(UserError, match="there are metro"):
+    with pytest.raises(UserError, match="did you mean metro"):
         choose(load_variants(), ["metr"])
     for bad in ("mine: {title: x}", "mine: {title: x, options: {rtd: none}}", "- 1"):
         path.write_text(bad)
@@ -229,8 +221,6 @@ def test_wall_time_becomes_updates_by_a_trial(tmp_path: Path, monkeypatch: pytes
 def test_a_directory_belongs_to_one_experiment(tmp_path: Path) -> None:
     from ablation.running import claim
 
-    from metro_t0.errors import UserError
-
     for _ in range(2):
         with claim(tmp_path / "out", make_plan(tmp_path)):
             (tmp_path / "out" / "t5" / "seed1" / "pretrain").mkdir(parents=True, exist_ok=True)
@@ -244,7 +234,8 @@ def test_a_directory_belongs_to_one_experiment(tmp_path: Path) -> None:
 def finish(job: Any, copa: float, rte: float) -> None:
     job.results.mkdir(parents=True)
     tasks = {
-        name: {"value": value, "standard_error": 0.01, "chance": 0.5} for name, value in (("copa", copa), ("rte", rte))
+        name: {"value": value, "standard_error": 0.01, "chance": 0.5, "majority": majority}
+        for name, value, majority in (("copa", copa, 0.62), ("rte", rte, 0.6))
     }
     average = {"value": (copa + rte) / 2, "standard_error": 0.02}
     (job.results / "summary.json").write_text(json.dumps({"average": average, "tasks": tasks}))
@@ -271,18 +262,99 @@ def test_table_has_means_and_deviations_over_seeds_and_the_paper_beside(tmp_path
     assert "| 49.44 | 52.85 | 55.94 |" in markdown.read_text()
     assert "| T5 span corruption | 1 | 45.00 +- 2.00 |" in markdown.read_text()
     assert "| guessing | - | 50.00 | 50.00 | 50.00 | - | - | - |" in markdown.read_text()
+    assert "| majority | - | 61.00 | 62.00 | 60.00 | - | - | - |" in markdown.read_text()
     assert "copy" not in markdown.read_text()
+    assert "Average over 2 tasks; the paper's is over 11." in lines[0]
     assert data.read_text().startswith("variant,seeds,average,copa,rte,paper T0,paper T0+,paper T0++\n")
 
 
-def test_missing_inputs_are_named_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import ablate
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A vocabulary, token files and a mixture that belong together, and an evaluation task."""
+    directory = tmp_path_factory.mktemp("inputs")
+    text = directory / "text.txt"
+    text.write_text("\n\n".join(f"some words of document {n} and some more words" for n in range(200)))
+    vocab = ["--vocab-size", "60", "--workers", "1"]
+    assert data_command(["tokenizer", str(text), *vocab, "--output", str(directory / "tokenizer")]) == 0
+    given = ["--tokenizer", str(directory / "tokenizer"), "--workers", "1"]
+    assert data_command(["binarize", str(text), *given, "--output", str(directory / "data")]) == 0
+    mixture = ["--mixture", "embedded/next_part", "--limit", "40", "--held-out-limit", "5"]
+    assert prompts_command(["build", *mixture, *given, "--output", str(directory / "prompted")]) == 0
+    (directory / "tasks.yaml").write_text("tasks: [{dataset: embedded/next_part}]")
+    return directory
 
-    assert ablate.main(["--updates", "1", "--output", str(tmp_path)]) == 2
-    assert "--data is needed" in capsys.readouterr().err
-    options = [f"--{name}={tmp_path / name}" for name in ("data", "prompted", "tokenizer", "output")]
-    assert ablate.main(["--updates", "1", *options]) == 2
-    assert "metro-t0-data binarize" in capsys.readouterr().err
+
+def ablate(inputs: Path, output: Path, **changes: object) -> int:
+    given: dict[str, object] = {name: inputs / name for name in ("data", "prompted", "tokenizer")}
+    given |= {"tasks": "embedded", "updates": 1, "variants": "metro", "output": output, **changes}
+    return main(["run", *(f"--{name.replace('_', '-')}={value}" for name, value in given.items())])
+
+
+BAD_PLANS = {
+    "no directory": ({"data": "nowhere"}, "nowhere/dict.txt: no such file; make its directory with metro-t0-data"),
+    "no mixture": ({"prompted": "nowhere"}, "mixture.json: no such file; make its directory with metro-t0-prompts"),
+    "unknown variant": ({"variants": "metroo"}, "unknown variant 'metroo'; did you mean metro"),
+    "unknown task file": ({"tasks": "nowhere.yaml"}, "nowhere.yaml: no such file"),
+    "task without templates": ({"tasks": "tasks.yaml"}, "nodata"),
+    "task without data": ({"tasks": "t0", "data_dir": "nowhere"}, "nowhere"),
+    "option of the variant": (
+        {"variants": "wrong"},
+        "variant wrong, pretraining: unrecognized arguments: --mask-ration",
+    ),
+    "rate": ({"learning_rate": "nan"}, "--learning-rate: nan must be a finite number"),
+    "seeds": ({"seeds": "0"}, "--seeds: 0 must be at least 1"),
+    "both budgets": ({"hours": "1"}, "give either --updates or --hours"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_PLANS)
+def test_what_can_be_known_is_said_before_the_first_update(
+    case: str, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("fairseq")
+    monkeypatch.chdir(tmp_path)
+    Path("tasks.yaml").write_text("tasks: [{dataset: nodata/at_all}]")
+    Path("variants.yaml").write_text("wrong: {title: x, options: {task: metro_pretraining, mask-ration: 0.1}}")
+    changes, message = BAD_PLANS[case]
+    assert ablate(inputs, tmp_path / "out", variants_file="variants.yaml", **changes) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, None),
+        ({"rtd": "decoder", "auxiliary-layers": 0}, "without an auxiliary no token is replaced"),
+        ({"clip-norm": "many"}, "invalid float value: 'many'"),
+        ({"no-such-option": 1}, "unrecognized arguments: --no-such-option 1"),
+    ],
+)
+def test_options_of_training_are_tried_without_training(
+    options: dict[str, object], message: str | None, inputs: Path
+) -> None:
+    pytest.importorskip("fairseq")
+    from ablation.plan import Plan
+    from ablation.steps import Job, pretrain_command
+    from ablation.variants import Variant
+    from fairseq_plugins.arguments import problem_of
+
+    plan = Plan(data=inputs / "data", tokenizer=inputs / "tokenizer", updates=1, pretraining_only=True, preset="demo")
+    job = Job(plan, Variant("x", "x", {"task": "metro_pretraining", **options}), 1, inputs / "out")
+    problem = problem_of(pretrain_command(job, "cpu", 1)[3:])
+    assert problem == message if message is None else message in str(problem)
+
+
+def test_another_dictionary_is_refused_before_training(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(inputs / "prompted", tmp_path / "prompted")
+    with open(tmp_path / "prompted" / "dict.txt", "a") as stream:
+        stream.write("more 1\n")
+    assert ablate(inputs, tmp_path / "out", prompted=tmp_path / "prompted") == 2
+    assert "prompted/dict.txt is not" in capsys.readouterr().err
 
 
 def test_pretraining_alone_needs_no_mixture_and_a_variant_overrides_the_scale(

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from metro_t0.errors import UserError
+from metro_t0.errors import UserError, unknown
 from metro_t0.files import read_yaml
 
 BUILT_IN = Path(__file__).parent / "variants.yaml"
@@ -45,14 +44,13 @@ def load_variants(path: Path | None = None) -> dict[str, Variant]:
     return found | _read(path) if path else found
 
 
-def choose(variants: dict[str, Variant], names: Sequence[str] | None) -> list[Variant]:
+def choose(variants: dict[str, Variant], names: Sequence[str]) -> list[Variant]:
     """Those of the given names, by default all that the paper's table has. Raises `UserError` with nearest names."""
-    if names is None:
+    if not names:
         return [variant for variant in variants.values() if variant.paper]
     for name in names:
         if name not in variants:
-            near = get_close_matches(name, variants, n=3) or list(variants)
-            raise UserError(f"unknown variant {name!r}; there are {', '.join(near)}")
+            raise unknown("variant", name, variants)
     return [variants[name] for name in dict.fromkeys(names)]
 
 

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from ablation.steps import Job
 from ablation.variants import MIXTURES, Variant
 from metro_t0.analysis.figures import write_csv
 from metro_t0.files import read_json, write_text
+from metro_t0.tables import markdown_table, print_table
 
 ABSENT = "-"
+TRIVIAL = {"guessing": "chance", "majority": "majority"}
+PAPER_TASKS = 11
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ class Row:
     """Exact match on held-out rows of the fine-tuning mixture, mean over its tasks."""
 
 
-def collect(jobs: Sequence[Job]) -> tuple[list[Row], dict[str, float]]:
-    """Rows of the variants that have at least one finished seed, and the accuracy of guessing (percent)."""
+def collect(jobs: Sequence[Job]) -> tuple[list[Row], dict[str, dict[str, float]]]:
+    """Rows of the variants that have at least one finished seed, and the trivial predictors (percent by task)."""
     rows = []
-    chance: dict[str, float] = {}
+    trivial: dict[str, dict[str, float]] = {}
     for variant in dict.fromkeys(job.variant.name for job in jobs):
         mine = [job for job in jobs if job.variant.name == variant]
         done = [job for job in mine if (job.work / "evaluate.done.json").is_file()]
@@ -61,8 +61,10 @@ def collect(jobs: Sequence[Job]) -> tuple[list[Row], dict[str, float]]:
         updates = tuple(updates_of(job) for job in done)
         row = Row(mine[0].variant, average, tasks, len(done), updates, _cell(held_out) if held_out else None)
         rows.append(row)
-        chance = {name: 100 * task["chance"] for name, task in summaries[0]["tasks"].items()}
-    return rows, chance
+        for title, key in TRIVIAL.items():
+            found = {name: 100 * task[key] for name, task in summaries[0]["tasks"].items() if key in task}
+            trivial |= {title: found} if found else {}
+    return rows, trivial
 
 
 def updates_of(job: Job) -> int:
@@ -87,18 +89,13 @@ def _cell(scores: Sequence[Mapping[str, Any]]) -> Cell:
 
 def write_table(jobs: Sequence[Job], output: Path) -> list[Path]:
     """Print the table and write OUTPUT/table.md and OUTPUT/table.csv; gives the paths, none without results."""
-    rows, chance = collect(jobs)
+    rows, trivial = collect(jobs)
     if not rows:
         return []
-    header, lines = _lines(rows, chance)
-    table = Table(title=_title(rows))
-    for number, name in enumerate(header):
-        table.add_column(name, justify="left" if number == 0 else "right")
-    for line in lines:
-        table.add_row(*line)
-    Console(width=None if Console().is_terminal else 200).print(table)
+    header, lines = _lines(rows, trivial)
+    print_table(header, lines, title=_title(rows))
     paths = [output / "table.md", output / "table.csv"]
-    write_text(paths[0], f"{_title(rows)}\n\n{_markdown(header, lines)}")
+    write_text(paths[0], f"{_title(rows)}\n\n{markdown_table(header, lines)}")
     write_csv(paths[1], [dict(zip(header, line, strict=True)) for line in lines])
     return paths
 
@@ -108,11 +105,12 @@ def _title(rows: Sequence[Row]) -> str:
     of_updates = f"{updates[0]:,}" if len(updates) == 1 else f"{updates[0]:,} to {updates[-1]:,}"
     return (
         f"Zero-shot accuracy in percent after {of_updates} pretraining updates; +- standard deviation over seeds, "
-        "or with one seed the standard error of the evaluation"
+        "or with one seed the standard error of the evaluation. "
+        f"Average over {len(rows[0].tasks)} tasks; the paper's is over {PAPER_TASKS}."
     )
 
 
-def _lines(rows: Sequence[Row], chance: Mapping[str, float]) -> tuple[list[str], list[list[str]]]:
+def _lines(rows: Sequence[Row], trivial: Mapping[str, Mapping[str, float]]) -> tuple[list[str], list[list[str]]]:
     tasks = list(rows[0].tasks)
     scored = any(row.held_out for row in rows)
     held_out = ["held-out rows"] if scored else []
@@ -125,11 +123,7 @@ def _lines(rows: Sequence[Row], chance: Mapping[str, float]) -> tuple[list[str],
         ]
         for row in rows
     ]  # fmt: skip
-    guessing = [f"{statistics.fmean(chance.values()):.2f}", *(f"{chance[task]:.2f}" for task in tasks)]
-    lines.append(["guessing", ABSENT, *([ABSENT] if scored else []), *guessing])
+    for title, by_task in trivial.items():
+        values = [f"{statistics.fmean(by_task.values()):.2f}", *(f"{by_task[task]:.2f}" for task in tasks)]
+        lines.append([title, ABSENT, *([ABSENT] if scored else []), *values])
     return header, [line + [ABSENT] * (len(header) - len(line)) for line in lines]
-
-
-def _markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in (header, rule, *lines))

@@ -2,92 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
+from ablation.plan import Plan
 from ablation.variants import Variant
 from metro_t0.errors import UserError
+from metro_t0.launch import plugin_directory
 from metro_t0.modeling import PRESETS
 
-Precision = Literal["bf16", "fp32"]
 PRESET_PREFIX = "metro_t5_"
-PLUGIN = Path(__file__).resolve().parents[2] / "fairseq_plugins"
-
-
-@dataclass(frozen=True)
-class Scale:
-    """What a preset is trained with unless told otherwise."""
-
-    tokens_per_sample: int
-    batch_size: int
-    """Sequences per update and device."""
-    learning_rate: float
-    finetuning_learning_rate: float
-
-
-SCALES = {
-    "demo": Scale(128, 32, 2e-3, 1e-3),
-    "tiny": Scale(256, 32, 1e-3, 5e-4),
-    "small": Scale(512, 64, 6e-4, 2e-4),
-    "base": Scale(512, 32, 4e-4, 4e-5),
-}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything that all variants have in common, and that the results depend on."""
-
-    preset: str
-    scale: Scale
-    updates: int | None
-    """Pretraining updates; None where `hours` is the budget."""
-    hours: float | None
-    """Pretraining wall time per variant."""
-    finetuning_updates: int
-    finetuning_batch_size: int
-    data: Path
-    prompted: Path | None
-    """Mixture to fine-tune on; None where it stops after pretraining."""
-    tokenizer: Path
-    tasks: Path | None
-    """Task file of metro-t0-eval; None: T0 Eval."""
-    eval_data: Path | None
-    eval_limit: int | None
-    pretraining_options: tuple[str, ...] = ()
-    finetuning_options: tuple[str, ...] = ()
-    parts: tuple[float, ...] = (1.0,)
-    """After which shares of the pretraining a model is fine-tuned and evaluated; 1 is its end."""
-    precision: Precision = "bf16"
-    """Of training on a GPU; a CPU trains in fp32."""
-    pretraining_only: bool = False
-    """Stop after the pretraining: its curves alone."""
-    score_limit: int | None = None
-    """Held-out rows per task of the fine-tuning mixture for exact match; None: not measured."""
-
-    def __post_init__(self) -> None:
-        if (self.updates is None) == (self.hours is None):
-            raise UserError("give either --updates or --hours as the pretraining budget")
-        needed = [
-            (self.data / "dict.txt", "metro-t0-data binarize"),
-            (self.tokenizer / "dict.txt", "metro-t0-data tokenizer"),
-        ]
-        if not self.pretraining_only:
-            if self.prompted is None:
-                raise UserError("--prompted is needed, or --pretraining-only")
-            needed.append((self.prompted / "mixture.json", "metro-t0-prompts build"))
-        for path, maker in needed:
-            if not path.is_file():
-                raise UserError(f"{path}: no such file; make its directory with {maker}")
-        if self.preset not in SCALES:
-            raise UserError(f"--preset {self.preset}: choose one of {', '.join(SCALES)}")
-        if 1.0 not in self.parts or not all(0 < part <= 1 for part in self.parts):
-            raise UserError(f"--parts {' '.join(map(str, self.parts))}: give shares up to 1, and 1 itself")
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain values, to tell one experiment from another."""
-        return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
 
 
 @dataclass(frozen=True)
@@ -138,7 +64,7 @@ def _train(job: Job, device: str, task_options: list[str], updates: int, learnin
     # 10,000 of 125,000 in the paper; a run of a few hundred updates at full rate from the start loses its neurons.
     warmup = max(updates // 12, min(100, updates // 2), 1)
     return [
-        sys.executable, "-m", "fairseq_cli.train", "--user-dir", str(PLUGIN), *task_options,
+        sys.executable, "-m", "fairseq_cli.train", "--user-dir", str(plugin_directory()), *task_options,
         "--arch", PRESET_PREFIX + plan.preset, "--seed", str(job.seed),
         "--tokens-per-sample", str(plan.scale.tokens_per_sample),
         "--optimizer", "fused_adamw", "--adam-betas", "(0.9, 0.98)", "--adam-eps", "1e-6", "--weight-decay", "0.01",
@@ -169,7 +95,7 @@ def pretrain_command(job: Job, device: str, updates: int) -> list[str]:
         "--batch-size", str(job.plan.scale.batch_size), "--required-batch-size-multiple", "1",
         "--validate-interval-updates", str(max(1, updates // 10)), "--validate-interval", "1000000",
         "--keep-interval-updates", "1" if job.plan.parts == (1.0,) else "-1",
-        "--save-dir", str(job.directory / "pretrain"), *job.plan.pretraining_options,
+        "--save-dir", str(job.directory / "pretrain"), *shlex.split(job.plan.pretraining_options),
         *job.variant.arguments,  # last, so that a variant may have a rate, batch size or optimizer of its own
     ]  # fmt: skip
 
@@ -197,7 +123,7 @@ def finetune_command(job: Job, device: str, updates: int) -> list[str]:
         *start, "--batch-size", str(plan.finetuning_batch_size), "--required-batch-size-multiple", "1",
         "--max-source-positions", str(min(512, longest)), "--max-target-positions", str(min(256, longest)),
         "--disable-validation", "--keep-interval-updates", "1",
-        "--save-dir", str(job.work / "finetune"), *plan.finetuning_options,
+        "--save-dir", str(job.work / "finetune"), *shlex.split(plan.finetuning_options),
     ]  # fmt: skip
 
 
@@ -213,9 +139,9 @@ def convert_command(job: Job) -> list[str]:
 def evaluate_command(job: Job, device: str) -> list[str]:
     """`metro-t0-eval`: rank classification."""
     plan = job.plan
-    which = ["tasks", "--tasks", str(plan.tasks)] if plan.tasks else ["t0"]
-    data = ["--data-dir", str(plan.eval_data)] if plan.eval_data else []
-    limit = ["--limit", str(plan.eval_limit)] if plan.eval_limit else []
+    which = ["tasks", "--tasks", plan.tasks] if plan.tasks != "t0" else ["t0"]
+    data = ["--data-dir", str(plan.data_dir)] if plan.data_dir else []
+    limit = ["--limit", str(plan.limit)] if plan.limit else []
     return [
         sys.executable, "-m", "eval.cli", *which, "--model", str(job.exported),
         "--output", str(job.results), "--device", device, *data, *limit,

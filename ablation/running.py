@@ -16,11 +16,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from ablation.plan import Plan
 from ablation.steps import (
     Job,
-    Plan,
     convert_command,
     evaluate_command,
     finetune_command,
@@ -52,6 +50,8 @@ def make_jobs(plan: Plan, variants: Sequence[Variant], seeds: int, output: Path)
 
 def devices() -> list[str]:
     """What jobs run on: every GPU, or the CPU."""
+    import torch
+
     return [f"cuda:{number}" for number in range(torch.cuda.device_count())] or ["cpu"]
 
 
@@ -123,7 +123,7 @@ def _marker(job: Job, name: str) -> Path:
 
 
 def _environment(device: str) -> dict[str, str]:
-    root = str(Path(__file__).resolve().parents[2])
+    root = str(Path(__file__).resolve().parents[1])
     path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH")) if part)
     visible = {"CUDA_VISIBLE_DEVICES": device.removeprefix("cuda:")} if device.startswith("cuda") else {}
     return {**os.environ, "PYTHONPATH": path, **visible}

@@ -1,0 +1,94 @@
+"""All that can be known before the first update: an experiment of days must not end at a name."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ablation.plan import Plan
+from ablation.steps import Job, finetune_command, pretrain_command
+from metro_t0.errors import UserError
+from metro_t0.files import sha256_of
+
+FIRST_ARGUMENT = 3  # after python -m fairseq_cli.train
+
+
+def check_plan(plan: Plan, jobs: Sequence[Job]) -> None:
+    """Compare files, dictionaries, options of fairseq and evaluation tasks. Raises `UserError` at the first defect."""
+    _check_files(plan)
+    _check_dictionaries(plan)
+    if not plan.pretraining_only:
+        _check_mixture(plan)
+        _check_tasks(plan)
+    _check_training_options(jobs)
+
+
+def _check_files(plan: Plan) -> None:
+    needed = [
+        *((plan.data / name, "metro-t0-data binarize") for name in ("dict.txt", "train.bin", "train.idx", "valid.idx")),
+        (plan.tokenizer / "dict.txt", "metro-t0-data tokenizer"),
+    ]
+    if plan.prompted is not None and not plan.pretraining_only:
+        needed.append((plan.prompted / "mixture.json", "metro-t0-prompts build"))
+    for path, maker in needed:
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; make its directory with {maker}")
+
+
+def _check_dictionaries(plan: Plan) -> None:
+    own = plan.tokenizer / "dict.txt"
+    mixture = [] if plan.prompted is None or plan.pretraining_only else [plan.prompted]
+    for directory in (plan.data, *mixture):
+        if sha256_of(directory / "dict.txt") != sha256_of(own):
+            raise UserError(f"{directory}/dict.txt is not {own}; make both directories with one --tokenizer")
+
+
+def _check_mixture(plan: Plan) -> None:
+    from metro_t0.prompts.mixing import TRAIN, VALID, load_mixture
+
+    assert plan.prompted is not None
+    load_mixture(plan.prompted, TRAIN)
+    if plan.score_limit is not None:
+        load_mixture(plan.prompted, VALID)
+
+
+def _check_tasks(plan: Plan) -> None:
+    from eval.runner import task_rows, task_templates
+    from eval.tasks import task_set_of
+
+    task_set = task_set_of(plan.tasks)
+    missing: list[str] = []
+    for task in task_set.tasks:
+        task_templates(task, None)
+        try:
+            task_rows(task, plan.data_dir)
+        except UserError as error:
+            if not task_set.built_in:
+                raise
+            missing.append(str(error))
+    if len(missing) == len(task_set.tasks):
+        raise UserError(f"no data for any task of {task_set.name}: {missing[0]}")
+
+
+def _check_training_options(jobs: Sequence[Job]) -> None:
+    """fairseq's own parser reads every variant's command lines, in a process of its own: importing it takes long."""
+    commands: dict[str, list[str]] = {}
+    for job in {job.variant.name: job for job in jobs}.values():
+        if job.variant.pretraining:
+            commands[f"variant {job.variant.name}, pretraining"] = pretrain_command(job, "cpu", 1)[FIRST_ARGUMENT:]
+        if not job.plan.pretraining_only:
+            commands[f"variant {job.variant.name}, fine-tuning"] = finetune_command(job, "cpu", 1)[FIRST_ARGUMENT:]
+    done = subprocess.run(
+        [sys.executable, "-m", "fairseq_plugins.arguments"],
+        input=json.dumps(commands),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path.cwd(),
+    )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        raise UserError(lines[-1] if lines else "the options of fairseq-train cannot be read")
