@@ -15,6 +15,7 @@ import fairseq_plugins.before_training
 import fairseq_plugins.checkpoints
 import fairseq_plugins.criterions.metro
 import fairseq_plugins.criterions.prompt_cross_entropy
+import fairseq_plugins.deferred_logs
 import fairseq_plugins.divergence
 import fairseq_plugins.finished
 import fairseq_plugins.hardware
@@ -29,6 +30,7 @@ import_models(str(Path(__file__).parent / "models"), "fairseq_plugins.models")
 for module in (
     fairseq_plugins.before_training,
     fairseq_plugins.checkpoints,
+    fairseq_plugins.deferred_logs,
     fairseq_plugins.finished,
     fairseq_plugins.divergence,
     fairseq_plugins.averaging,
