@@ -69,6 +69,8 @@ def write_pack(
             if not built.examples:
                 raise UserError(f"{template.title}: no row can be scored: {dict(built.skipped)}")
             name = f"{group_of_set}_{identifier(task.name)}_{identifier(file_name(template.name))}"
+            if name in members:
+                raise UserError(f"{template.title}: another template is task {name}, too; rename one of them")
             data = directory.resolve() / "data" / f"{name}.jsonl"
             _write_data(data, built.examples, end_token)
             write_text(directory / f"{name}.yaml", task_yaml(name, data))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from finetune.examples import RENDERED, SliceJob, tokenize_slice
 from finetune.mixtures import Mixture, cap_per_task
-from finetune.planning import PlannedDataset, PlannedTask, held_out_split, plan_dataset
+from finetune.planning import PlannedDataset, PlannedTask, held_out_split, plan_dataset, refuse_shared_tasks
 from finetune.settings import BuildSettings
 from finetune.task_files import BUILT, FAILED, TaskWriter, remove_task, task_is_written
 from metro_t0.claims import claimed
@@ -27,7 +27,8 @@ from metro_t0.errors import UserError
 from metro_t0.files import read_json, write_json
 from metro_t0.parallel import WorkerDied, Workers
 from metro_t0.progress import progress
-from metro_t0.prompts.datasets import load_rows
+from metro_t0.prompts.datasets import RowSource, find_rows
+from metro_t0.prompts.hub import hub_sources
 from metro_t0.prompts.names import DatasetName
 from metro_t0.randomness import keyed_generator
 from metro_t0.tokenization import Tokenizer
@@ -65,6 +66,7 @@ class Builder:
 
         Raises `UserError` where the output holds a build with other settings, or where nothing at all was built.
         """
+        refuse_shared_tasks(self.mixture, datasets, self.settings)
         settings = {**self.settings.as_json(), "tokenizer_fingerprint": self.tokenizer.fingerprint}
         settings.pop("tokenizer")  # only what it holds matters, and the fingerprint says that
         settings["mixture"] = self.mixture.name
@@ -150,13 +152,14 @@ class Builder:
         self, rows: DatasetName, split: str, folder: str, tasks: list[PlannedTask], limit: int | None
     ) -> tuple[int, list[dict[str, Any]]]:
         """Write the files of all tasks for one split. Returns the number of rows read and each task's outcome."""
-        indices = self._chosen_rows(rows, split, limit)
+        source = find_rows(rows.name, rows.subset, split, self.settings.data_dir)
+        indices = self._chosen_rows(len(source.open()), rows, split, limit)
         (self.output / folder).mkdir(parents=True, exist_ok=True)
         prefixes = [self.output / folder / task.name for task in tasks]
         for prefix in prefixes:
             remove_task(prefix)
         writers = [TaskWriter(prefix, len(self.tokenizer)) for prefix in prefixes]
-        jobs = list(self._slices(rows, split, indices, tuple(tasks)))
+        jobs = list(self._slices(source, split, indices, tuple(tasks)))
         try:
             results = self.workers.in_order(tokenize_slice, jobs)
             for pieces in progress(results, f"{rows} {split} x {len(tasks)}", total=len(jobs)):
@@ -166,18 +169,17 @@ class Builder:
             for writer in writers:
                 writer.discard()
             raise
-        return len(indices), [writer.close() for writer in writers]
+        return len(indices), [{**writer.close(), "rows_from": source.origin} for writer in writers]
 
-    def _chosen_rows(self, rows: DatasetName, split: str, limit: int | None) -> NDArray[np.int64]:
+    def _chosen_rows(self, total: int, rows: DatasetName, split: str, limit: int | None) -> NDArray[np.int64]:
         """Indices of the rows to use, ascending: all, or a sample of `limit` that depends on the seed alone."""
-        total = len(load_rows(rows.name, rows.subset, split, self.settings.data_dir))
         if limit is None or limit >= total:
             return np.arange(total)
         generator = keyed_generator("rows", self.settings.seed, str(rows), split)
         return np.sort(generator.choice(total, limit, replace=False))
 
     def _slices(
-        self, rows: DatasetName, split: str, indices: NDArray[np.int64], tasks: tuple[PlannedTask, ...]
+        self, rows: RowSource, split: str, indices: NDArray[np.int64], tasks: tuple[PlannedTask, ...]
     ) -> Iterator[SliceJob]:
         # Workers read the saved copy: a tokenizer.json loads faster than a sp.model is converted.
         settings = replace(self.settings, tokenizer=self.output)
@@ -188,6 +190,7 @@ class Builder:
 
 def task_entry(record: dict[str, Any], task: dict[str, Any]) -> dict[str, Any]:
     """What mixture.json says of one task."""
+    source = hub_sources().get(DatasetName(record["dataset"], record["subset"]))
     return {
         "name": task["name"],
         "dataset": record["dataset"],
@@ -198,11 +201,19 @@ def task_entry(record: dict[str, Any], task: dict[str, Any]) -> dict[str, Any]:
         "original_task": task["original_task"],
         "held_out_split": task["held_out"]["split"] if task["held_out"] else None,
         "held_out_examples": task["held_out"]["counts"].get(RENDERED, 0) if task["held_out"] else 0,
+        "rows_from": task.get("rows_from"),
+        "license": source.license if source else None,
+        "noncommercial": source.noncommercial if source else None,
     }
 
 
 def _task_record(
-    task: PlannedTask, status: str, reason: str | None, counts: dict[str, int] | None = None, cap: int | None = None
+    task: PlannedTask,
+    status: str,
+    reason: str | None,
+    counts: dict[str, int] | None = None,
+    rows_from: str | None = None,
+    cap: int | None = None,
 ) -> dict[str, Any]:
     return {
         "name": task.name,
@@ -212,5 +223,6 @@ def _task_record(
         "status": status,
         "reason": reason,
         "counts": counts or {},
+        "rows_from": rows_from,
         "held_out": None,
     }

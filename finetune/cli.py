@@ -10,6 +10,7 @@ from finetune.settings import BuildSettings, PromptSettings
 from metro_t0.command import Command, Program
 from metro_t0.common_options import (
     MOST_EXAMPLES,
+    data_dir_option,
     dataset_option,
     device_option,
     limit_option,
@@ -142,6 +143,7 @@ class List(Command):
     examples: ClassVar[str] = LIST_EXAMPLES
     mixture: str | None = option(None, "list the data sets of this mixture")
     dataset: str | None = dataset_option(None, help="list the templates of this data set")
+    data_dir: Path | None = data_dir_option()
     templates_dir: Path | None = templates_option()
 
     def run(self) -> None:
@@ -152,7 +154,7 @@ class List(Command):
         if self.dataset:
             list_templates(parse_dataset_name(self.dataset), self.templates_dir)
         elif self.mixture:
-            list_datasets(load_mixture(self.mixture, self.templates_dir), self.templates_dir)
+            list_datasets(load_mixture(self.mixture, self.templates_dir), self.templates_dir, self.data_dir)
         else:
             list_mixtures(self.templates_dir)
 

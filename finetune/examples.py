@@ -15,8 +15,7 @@ from finetune.planning import PlannedTask
 from finetune.settings import BuildSettings
 from metro_t0.data.token_files import token_dtype
 from metro_t0.errors import UserError
-from metro_t0.prompts.datasets import Row, load_rows
-from metro_t0.prompts.names import DatasetName
+from metro_t0.prompts.datasets import Row, RowSource
 from metro_t0.prompts.rendering import HiddenLabelError, MissingColumnError, RenderError
 from metro_t0.tokenization import Tokenizer
 
@@ -51,7 +50,7 @@ class TokenizedSlice:
 class SliceJob:
     """Some rows of one split, for all tasks that read them."""
 
-    rows: DatasetName
+    rows: RowSource
     split: str
     indices: NDArray[np.int64] = field(repr=False)
     """(rows,) which rows, ascending."""
@@ -61,7 +60,7 @@ class SliceJob:
 
 def tokenize_slice(job: SliceJob) -> list[TokenizedSlice]:
     """Render and tokenize; one result per task, in the order of `job.tasks`."""
-    table = load_rows(job.rows.name, job.rows.subset, job.split, job.settings.data_dir)
+    table = job.rows.open()
     first, last = int(job.indices[0]), int(job.indices[-1])
     if last - first + 1 == len(job.indices):
         rows = list(table[first : last + 1])

@@ -90,6 +90,7 @@ def _parse(name: str, entry: Any, source: Path) -> Mixture:
         train = tuple(_datasets_of_groups(set(entry["train_groups"])))
     if not train:
         raise UserError(f"{source}: mixture {name} is empty; list data sets under 'train'")
+    _refuse_shared_names(train, source)
     exclusions = read_json(source.parent / entry["exclusions"]) if "exclusions" in entry else {}
     return Mixture(
         name=name,
@@ -99,6 +100,16 @@ def _parse(name: str, entry: Any, source: Path) -> Mixture:
         validation_excluded_tasks=frozenset(exclusions.get("validation_excluded_tasks", ())),
         validation_skipped_datasets=frozenset(exclusions.get("validation_skipped_datasets", ())),
     )
+
+
+def _refuse_shared_names(datasets: Iterable[DatasetName], source: Path) -> None:
+    """Raise `UserError` for a data set that is listed twice, and for two whose files would have the same names."""
+    owners: dict[str, DatasetName] = {}
+    for dataset in datasets:
+        other = owners.setdefault(dataset.task_prefix.replace("/", "_"), dataset)
+        if other is not dataset:
+            what = f"lists {dataset} twice" if other == dataset else f"{other} and {dataset} share their file names"
+            raise UserError(f"{source}: {what}; leave one of them out{'' if other == dataset else ' or rename it'}")
 
 
 def _datasets_of_groups(groups: set[str]) -> Iterable[DatasetName]:

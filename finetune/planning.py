@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from finetune.mixtures import Mixture
 from finetune.settings import BuildSettings
 from metro_t0.errors import UserError
-from metro_t0.prompts.datasets import available_splits
+from metro_t0.prompts.datasets import available_splits, is_local
+from metro_t0.prompts.hub import hub_sources
 from metro_t0.prompts.names import DatasetName, task_name
 from metro_t0.prompts.templates import Template, load_templates
 
@@ -36,11 +38,15 @@ class PlannedDataset:
     tasks: tuple[PlannedTask, ...]
     num_templates: int
     """Templates of the data set before exclusions, the number that shares a cap."""
+    source: str = ""
+    """What the table of the hub says of the data set, where its rows are taken from there."""
 
     @property
     def fingerprint(self) -> str:
-        """Changes whenever a template or the choice of validated tasks does."""
-        parts = [(task.name, task.template, str(task.rows), task.validated) for task in self.tasks]
+        """Changes whenever a template, the choice of validated tasks or the place on the hub does."""
+        parts: list[object] = [(task.name, task.template, str(task.rows), task.validated) for task in self.tasks]
+        if self.source:
+            parts.append(self.source)
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def row_sources(self) -> dict[DatasetName, list[PlannedTask]]:
@@ -66,7 +72,25 @@ def plan_dataset(mixture: Mixture, dataset: DatasetName, settings: BuildSettings
         tasks.append(PlannedTask(name, template, rows, _is_validated(mixture, dataset, template, name, settings)))
     if not tasks:
         raise UserError(f"data set {dataset}: the mixture excludes all its templates")
-    return PlannedDataset(dataset, tuple(tasks), len(templates))
+    on_hub = settings.source == "promptsource" and not is_local(dataset, settings.data_dir)
+    return PlannedDataset(dataset, tuple(tasks), len(templates), repr(hub_sources().get(dataset)) if on_hub else "")
+
+
+def refuse_shared_tasks(mixture: Mixture, datasets: Iterable[DatasetName], settings: BuildSettings) -> None:
+    """Raise `UserError` where templates of two data sets (`a`: "b c", `a/b`: "c") would be one task.
+
+    Data sets that cannot be planned are passed over: their own failure is reported when they are built.
+    """
+    owners: dict[str, str] = {}
+    for dataset in datasets:
+        try:
+            planned = plan_dataset(mixture, dataset, settings)
+        except UserError:
+            continue
+        for task in planned.tasks:
+            owner = owners.setdefault(task.name, task.template.title)
+            if owner != task.template.title:
+                raise UserError(f"{owner} and {task.template.title} are one task, {task.name}; rename one of them")
 
 
 def ready_rendered(template: Template) -> Template:

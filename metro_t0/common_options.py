@@ -40,14 +40,14 @@ def output_option(what: str = "directory to write", metavar: str = "DIR") -> Any
 def data_dir_option() -> Any:
     """`--data-dir DIR`."""
     form = "NAME[/SUBSET]/SPLIT.{jsonl,jsonl.gz,parquet}"
-    return option(None, f"local data sets as {form} (default: the hub)", metavar="DIR")
+    return option(None, f"local data sets as {form}, searched before the hub", metavar="DIR")
 
 
 def templates_option() -> Any:
     """`--templates DIR`."""
     return option(
         None,
-        "template files as NAME[/SUBSET]/templates.yaml (default: promptsource's)",
+        "template files as NAME[/SUBSET]/templates.yaml, searched before promptsource's",
         metavar="DIR",
         flag="--templates",
     )

@@ -1,43 +1,107 @@
-"""Rows of a data set by its historical name: from a local directory, from the hub, or embedded."""
+"""Rows of a data set by its historical name: embedded, from a local directory, or from the hub, in this order."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from metro_t0.errors import UserError
-from metro_t0.prompts.hub import hub_rows, hub_splits
+from metro_t0.prompts.hub_rows import hub_rows, hub_splits
 from metro_t0.prompts.names import EMBEDDED_NAME, DatasetName, nearest
 from metro_t0.prompts.rows import JsonLines, ParquetRows, Row
 
-__all__ = ["DatasetName", "Row", "available_splits", "load_rows", "local_datasets"]
+__all__ = [
+    "DatasetName",
+    "Row",
+    "RowSource",
+    "available_splits",
+    "find_rows",
+    "is_local",
+    "load_rows",
+    "local_datasets",
+]
+
+T = TypeVar("T")
 
 FILES_KEPT = 4  # local files kept in memory, for the many templates of one data set
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 
 
-def load_rows(name: str, subset: str | None, split: str, data_dir: Path | None = None) -> Sequence[Row]:
-    """All rows of one split, in their order, as a sequence of dicts.
+class RowSource(Protocol):
+    """Where the rows of one split lie; small, so that it can be sent to another process."""
 
-    data_dir: a directory laid out as `NAME[/SUBSET]/SPLIT.{jsonl,jsonl.gz,parquet}`; None reads the hub through
-        the table `hub_sources.yaml` (and downloads). The embedded data sets need neither.
-    Lines of a JSONL file that are no JSON objects are skipped; `JsonLines.num_bad` counts them.
+    def open(self) -> Sequence[Row]:
+        """The rows, in their order."""
+        ...
+
+    @property
+    def origin(self) -> str:
+        """Where they come from, for records."""
+        ...
+
+
+@dataclass(frozen=True)
+class LocalRows:
+    """The rows of one local file."""
+
+    path: Path
+
+    def open(self) -> Sequence[Row]:
+        """The rows; the file is read at the first call in a process."""
+        return _read(self.path)
+
+    @property
+    def origin(self) -> str:
+        """That they are local; which directory they are in, the settings of a build say."""
+        return "local files"
+
+
+@dataclass(frozen=True)
+class EmbeddedRows:
+    """The rows of one split of an embedded data set."""
+
+    dataset: DatasetName
+    split: str
+
+    def open(self) -> Sequence[Row]:
+        """The rows; they are made at the first call in a process."""
+        from metro_t0.prompts.embedded import embedded_rows
+
+        return embedded_rows(self.dataset, self.split)
+
+    @property
+    def origin(self) -> str:
+        """That they are embedded."""
+        return EMBEDDED_NAME
+
+
+def find_rows(name: str, subset: str | None, split: str, data_dir: Path | None = None) -> RowSource:
+    """Where the rows of one split are: embedded, in a local directory, or on the hub (they are downloaded now).
+
+    data_dir: a directory laid out as `NAME[/SUBSET]/SPLIT.{jsonl,jsonl.gz,parquet}`. A data set that has a directory
+        there is taken from it, with all its splits; any other one from the hub, see `hub_sources.yaml`.
     Raises `UserError` for an unknown data set or split (with the nearest names), or an unreachable hub.
     """
     dataset = DatasetName(name, subset)
     if name == EMBEDDED_NAME:
-        from metro_t0.prompts.embedded import embedded_rows
+        _check_split(dataset, split, available_splits(name, subset), "")
+        return EmbeddedRows(dataset, split)
+    if data_dir is None or not _split_files(dataset, data_dir):
+        return _from_hub(dataset, data_dir, lambda: hub_rows(dataset, split))
+    files = _split_files(dataset, data_dir)
+    _check_split(dataset, split, sorted(files), f"{data_dir}: ")
+    return LocalRows(files[split])
 
-        return embedded_rows(dataset, split)
-    if data_dir is None:
-        return hub_rows(dataset, split)
-    path = _split_files(dataset, data_dir).get(split)
-    if path is None:
-        splits = available_splits(name, subset, data_dir)
-        hint = nearest(split, splits) or f"; it has: {', '.join(splits)}"
-        raise UserError(f"{data_dir}: no split {split!r} of {dataset}{hint}")
-    return _read(path)
+
+def load_rows(name: str, subset: str | None, split: str, data_dir: Path | None = None) -> Sequence[Row]:
+    """All rows of one split, in their order, as a sequence of dicts. Where they are taken from: see `find_rows`.
+
+    Lines of a JSONL file that are no JSON objects are skipped; `JsonLines.num_bad` counts them.
+    """
+    return find_rows(name, subset, split, data_dir).open()
 
 
 def available_splits(name: str, subset: str | None, data_dir: Path | None = None) -> list[str]:
@@ -47,9 +111,13 @@ def available_splits(name: str, subset: str | None, data_dir: Path | None = None
         from metro_t0.prompts.embedded import embedded_splits
 
         return embedded_splits(dataset)
-    if data_dir is None:
-        return hub_splits(dataset)
-    return sorted(_split_files(dataset, data_dir))
+    files = _split_files(dataset, data_dir) if data_dir else {}
+    return sorted(files) if files else _from_hub(dataset, data_dir, lambda: hub_splits(dataset))
+
+
+def is_local(dataset: DatasetName, data_dir: Path | None) -> bool:
+    """Whether a data set is taken from a local directory (or embedded), not from the hub."""
+    return dataset.name == EMBEDDED_NAME or bool(data_dir and _split_files(dataset, data_dir))
 
 
 def local_datasets(data_dir: Path) -> list[DatasetName]:
@@ -59,20 +127,33 @@ def local_datasets(data_dir: Path) -> list[DatasetName]:
 
 
 def _split_files(dataset: DatasetName, data_dir: Path) -> dict[str, Path]:
+    """The files of a data set by split; none where the directory does not have it."""
     if not data_dir.is_dir():
         raise UserError(f"{data_dir}: no such directory (--data-dir)")
     folder = data_dir / str(dataset)
-    files = {
+    return {
         path.name.removesuffix(suffix): path
         for suffix in SUFFIXES
         for path in (folder.glob(f"*{suffix}") if folder.is_dir() else ())
     }
-    if not files:
+
+
+def _check_split(dataset: DatasetName, split: str, splits: Sequence[str], place: str) -> None:
+    if split not in splits:
+        hint = nearest(split, splits) or f"; it has: {', '.join(splits)}"
+        raise UserError(f"{place}no split {split!r} of {dataset}{hint}")
+
+
+def _from_hub(dataset: DatasetName, data_dir: Path | None, ask: Callable[[], T]) -> T:
+    """What the hub says; where it does not know and a directory was given, the message names that, too."""
+    try:
+        return ask()
+    except UserError as error:
+        if data_dir is None:
+            raise
         hint = nearest(str(dataset), map(str, local_datasets(data_dir)))
-        raise UserError(
-            f"{data_dir}: no data set {dataset} (looked for {dataset}/SPLIT with one of {', '.join(SUFFIXES)}){hint}"
-        )
-    return files
+        looked = f"looked for {dataset}/SPLIT with one of {', '.join(SUFFIXES)}"
+        raise UserError(f"{data_dir}: no data set {dataset} ({looked}){hint}; nor on the hub: {error}") from None
 
 
 @lru_cache(maxsize=FILES_KEPT)

@@ -1,47 +1,102 @@
-"""Rows from the Hugging Face hub, under the historical names that T0 and promptsource use.
+"""The table of where the historical data sets of T0 and promptsource live on today's Hugging Face hub.
 
-Today's hub has most of those data sets under other ids, without loading scripts and at times with other column
-names; `hub_sources.yaml` is the one table of where each lives now.
+Most have other ids there, no loading script and at times other column names, other numbers for the classes or other
+rows; `hub_sources.yaml` says for each where to look and what it must look like. `metro_t0.prompts.hub_rows` reads it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from metro_t0.errors import UserError
 from metro_t0.files import read_yaml
 from metro_t0.prompts.names import DatasetName, nearest
-from metro_t0.prompts.rows import ParquetRows, Row
 
 TABLE = Path(__file__).parent / "hub_sources.yaml"
-T = TypeVar("T")
+CONVERT_BRANCH = "refs/convert/parquet"
+"""The hub's own conversion of a repository. It has no card, and so one configuration, `default`."""
+ClassNames = tuple[tuple[str, ...], ...]
+"""Names of the classes 0, 1, ...; each as all names that mean it."""
+
+
+@dataclass(frozen=True)
+class HubPlace:
+    """One repository that has a data set."""
+
+    id: str
+    config: str | None = None
+    commit: str | None = None
+    """The commit whose content is known."""
+    branch: str | None = None
+    """Where not `main`."""
+    splits: Mapping[str, str] = field(default_factory=dict)
+    """Historical split name -> split name there, where they differ."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Historical column name -> column name there, where they differ."""
+
+    @property
+    def revision(self) -> str | None:
+        """The commit, else the branch; None for `main`."""
+        return self.commit or self.branch
+
+    @property
+    def title(self) -> str:
+        """How messages name the place."""
+        revision = self.commit[:12] if self.commit else self.branch
+        return self.id + (f"/{self.config}" if self.config else "") + (f"@{revision}" if revision else "")
+
+    def attempts(self) -> list[HubPlace]:
+        """The place as pinned, then its branch, then `main` of what the hub converted (it may hold the data by now)."""
+        tries = [self]
+        if self.commit:
+            tries.append(replace(self, commit=None))
+        if self.branch == CONVERT_BRANCH:
+            tries.append(replace(self, commit=None, branch=None))
+        return tries
 
 
 @dataclass(frozen=True)
 class HubSource:
-    """Where one data set lives on the hub."""
+    """Where one data set lives on the hub, and what it must look like."""
 
-    id: str
-    config: str | None = None
-    revision: str | None = None
-    """A branch such as `refs/convert/parquet`, where the main branch holds only a loading script."""
-    splits: dict[str, str] = field(default_factory=dict)
-    """Historical split name -> split name on the hub, where they differ."""
-    columns: dict[str, str] = field(default_factory=dict)
-    """Historical column name -> column name on the hub, where they differ."""
+    places: tuple[HubPlace, ...]
+    license: str = "unknown"
+    noncommercial: bool = False
+    columns: Mapping[str, str | ClassNames] = field(default_factory=dict)
+    """Historical column name -> kind of its values, or names of its classes."""
+    rows: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Historical split name -> the numbers of rows that are right."""
     manual: str | None = None
     """Why the data set cannot be downloaded, and what to do, where that is so."""
+
+    def attempts(self) -> list[HubPlace]:
+        """All places in the order of the table, each with its fallbacks."""
+        return [attempt for place in self.places for attempt in place.attempts()]
 
 
 @cache
 def hub_sources() -> dict[DatasetName, HubSource]:
     """The whole table, by historical name."""
-    entries = read_yaml(TABLE)
-    return {parse_dataset_name(name): HubSource(**entry) for name, entry in entries.items()}
+    return {parse_dataset_name(name): _parse(entry) for name, entry in read_yaml(TABLE).items()}
+
+
+def _parse(entry: dict[str, Any]) -> HubSource:
+    columns = {
+        name: expected
+        if isinstance(expected, str)
+        else tuple((names,) if isinstance(names, str) else tuple(names) for names in expected)
+        for name, expected in entry.get("columns", {}).items()
+    }
+    rows = {
+        split: tuple(counts) if isinstance(counts, list) else (counts,)
+        for split, counts in entry.get("rows", {}).items()
+    }
+    places = tuple(HubPlace(**place) for place in entry["places"])
+    return HubSource(**{**entry, "places": places, "columns": columns, "rows": rows})
 
 
 def parse_dataset_name(text: str) -> DatasetName:
@@ -56,62 +111,12 @@ def hub_source(dataset: DatasetName) -> HubSource:
     if dataset in table:
         source = table[dataset]
     elif "/" in dataset.name:
-        source = HubSource(dataset.name, dataset.subset)
+        source = HubSource((HubPlace(dataset.name, dataset.subset),))
     elif dataset.subset and dataset.name not in {known.name for known in table}:
-        source = HubSource(str(dataset))
+        source = HubSource((HubPlace(str(dataset)),))
     else:
         hint = nearest(str(dataset), map(str, table))
         raise UserError(f"unknown data set {dataset} (give its hub id as user/name, or --data-dir){hint}")
     if source.manual:
         raise UserError(f"data set {dataset}: {source.manual}")
     return source
-
-
-def hub_rows(dataset: DatasetName, split: str) -> Sequence[Row]:
-    """Download (or take from the cache of `datasets`) one split, with historical column names."""
-    import datasets
-
-    source = hub_source(dataset)
-    hub_split = source.splits.get(split, split)
-    loaded = _reach_hub(
-        dataset,
-        source,
-        lambda: datasets.load_dataset(source.id, source.config, split=hub_split, revision=source.revision),
-    )
-    return rename_rows(loaded.with_format("arrow")[:], source.columns)
-
-
-def hub_splits(dataset: DatasetName) -> list[str]:
-    """Historical names of the splits that the hub has."""
-    import datasets
-
-    source = hub_source(dataset)
-    historical = {theirs: ours for ours, theirs in source.splits.items()}
-    names = _reach_hub(
-        dataset,
-        source,
-        lambda: datasets.get_dataset_split_names(source.id, source.config, revision=source.revision),
-    )
-    return sorted(historical.get(name, name) for name in names)
-
-
-def rename_rows(table: Any, columns: dict[str, str]) -> ParquetRows:
-    """Rows of an Arrow table under historical column names; hyphens become underscores, which Jinja can read."""
-    hyphens = {name.replace("-", "_"): name for name in table.column_names if "-" in name}
-    return ParquetRows(table, {**hyphens, **columns})
-
-
-def _reach_hub(dataset: DatasetName, source: HubSource, ask: Callable[[], T]) -> T:
-    try:
-        return ask()
-    except ValueError as error:  # `datasets` reports unknown splits and configurations so
-        raise UserError(f"data set {dataset} (hub id {source.id}): {_first_line(error)}") from None
-    except Exception as error:  # network, permission, missing repository: many types of several libraries
-        raise UserError(
-            f"data set {dataset}: hub id {source.id} cannot be loaded ({type(error).__name__}: {_first_line(error)}); "
-            f"without a hub, give local files with --data-dir DIR (as DIR/{dataset}/SPLIT.jsonl, .jsonl.gz or .parquet)"
-        ) from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0][:300]

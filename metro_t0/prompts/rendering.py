@@ -249,7 +249,8 @@ def _class_columns(tree: nodes.Template) -> frozenset[str]:
 
 
 def _truth_tests(tree: nodes.Template) -> Iterator[nodes.Node]:
-    for branch in tree.find_all((nodes.If, nodes.CondExpr)):
+    branches: list[nodes.If | nodes.CondExpr] = [*tree.find_all(nodes.If), *tree.find_all(nodes.CondExpr)]
+    for branch in branches:
         yield branch.test.node if isinstance(branch.test, nodes.Not) else branch.test
 
 

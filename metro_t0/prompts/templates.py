@@ -14,7 +14,7 @@ import yaml
 
 from metro_t0.errors import UserError
 from metro_t0.prompts import MAX_VARIABLE_LENGTH
-from metro_t0.prompts.names import EMBEDDED_NAME, DatasetName, nearest
+from metro_t0.prompts.names import EMBEDDED_NAME, DatasetName, nearest, task_name
 from metro_t0.prompts.rendering import (
     HiddenLabelError,
     MissingColumnError,
@@ -59,22 +59,25 @@ def load_templates(
 ) -> dict[str, Template]:
     """All templates of a data set by template name, in alphabetical order.
 
-    templates_dir: a directory laid out as promptsource's (`NAME[/SUBSET]/templates.yaml`); default: the
-        installed promptsource package, and this package's own files for the embedded data sets.
+    templates_dir: a directory laid out as promptsource's (`NAME[/SUBSET]/templates.yaml`), which is searched first; a
+        data set that has no file there has those of the installed promptsource package (of this package, if embedded).
     max_variable_length: see `Template`.
     Raises `UserError` for a data set without templates (with the nearest names) or a malformed file.
     """
     dataset = DatasetName(name, subset)
-    directory = templates_dir or _directory_of(name)
-    path = directory / str(dataset) / FILE_NAME
-    if not path.is_file():
-        hint = nearest(str(dataset), map(str, templated_datasets(templates_dir)))
-        raise UserError(f"{directory}: no templates for data set {dataset}{hint}")
+    path = _template_file(dataset, templates_dir)
     entries = _read_entries(path)
     by_name: dict[str, Template] = {}
+    tasks: dict[str, str] = {}
     for key, entry in entries.items():
         template = _parse_template(path, key, entry, dataset, max_variable_length)
-        by_name[template.name] = template  # as in promptsource, the last of two templates of one name stands
+        other = tasks.setdefault(task_name(dataset, template.name), template.name)
+        if template.name in by_name or other != template.name:
+            task = task_name(dataset, template.name)
+            raise UserError(
+                f"{path}: templates {other!r} and {template.name!r} are one task, {task}; rename one of them"
+            )
+        by_name[template.name] = template
     return dict(sorted(by_name.items()))
 
 
@@ -88,30 +91,43 @@ def find_template(templates: dict[str, Template], name: str) -> Template:
 
 
 def templated_datasets(templates_dir: Path | None = None) -> list[DatasetName]:
-    """Every data set that has a template file, sorted; by default the embedded ones and promptsource's."""
-    directories = [templates_dir] if templates_dir else [EMBEDDED_DIRECTORY, promptsource_directory()]
-    found = []
-    for directory in directories:
+    """Every data set that has a template file, sorted: the user's, the embedded ones and promptsource's."""
+    found = set()
+    for directory in _directories(templates_dir):
         for path in directory.rglob(FILE_NAME):
             name, *rest = path.parent.relative_to(directory).parts
-            found.append(DatasetName(name, "/".join(rest) or None))
+            found.add(DatasetName(name, "/".join(rest) or None))
     return sorted(found, key=str)
 
 
 @cache
-def promptsource_directory() -> Path:
+def promptsource_directory() -> Path | None:
     """The `templates` directory of the installed promptsource package, found without importing the package."""
     spec = importlib.util.find_spec("promptsource")
     if spec is None or not spec.submodule_search_locations:
-        raise UserError(
-            "promptsource is not installed: run `pip install --no-deps --ignore-requires-python promptsource==0.2.3` "
-            "or give a directory of template files with --templates"
-        )
+        return None
     return Path(spec.submodule_search_locations[0]) / "templates"
 
 
-def _directory_of(name: str) -> Path:
-    return EMBEDDED_DIRECTORY if name == EMBEDDED_NAME else promptsource_directory()
+def _directories(templates_dir: Path | None) -> list[Path]:
+    """Where template files are looked for, in this order."""
+    if templates_dir is not None and not templates_dir.is_dir():
+        raise UserError(f"{templates_dir}: no such directory (--templates)")
+    return [path for path in (templates_dir, EMBEDDED_DIRECTORY, promptsource_directory()) if path is not None]
+
+
+def _template_file(dataset: DatasetName, templates_dir: Path | None) -> Path:
+    directories = _directories(templates_dir)
+    for directory in directories:
+        if (path := directory / str(dataset) / FILE_NAME).is_file():
+            return path
+    hint = nearest(str(dataset), map(str, templated_datasets(templates_dir)))
+    if promptsource_directory() is None and dataset.name != EMBEDDED_NAME:
+        hint += (
+            "; promptsource is not installed: run `pip install --no-deps --ignore-requires-python promptsource==0.2.3` "
+            "or give a directory of template files with --templates"
+        )
+    raise UserError(f"{', '.join(map(str, directories))}: no templates for data set {dataset}{hint}")
 
 
 def _read_entries(path: Path) -> dict[str, Any]:

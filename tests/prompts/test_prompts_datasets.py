@@ -5,19 +5,15 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from metro_t0.errors import UserError
-from metro_t0.prompts import hub
-from metro_t0.prompts.datasets import DatasetName, available_splits, load_rows, local_datasets
-from metro_t0.prompts.hub import hub_source, hub_sources, rename_rows
+from metro_t0.prompts.datasets import DatasetName, available_splits, is_local, load_rows, local_datasets
+from metro_t0.prompts.hub import hub_sources
 from metro_t0.prompts.templates import load_templates
 
 ROWS = [{"text": f"row {i} ünï", "label": i % 2, "parts": {"a": [i, i + 1]}} for i in range(7)]
@@ -45,6 +41,17 @@ def test_all_formats_give_the_same_rows(local: Path, split: str) -> None:
     assert rows[-1] == ROWS[-1]
     with pytest.raises(IndexError):
         rows[len(ROWS)]
+
+
+def test_a_directory_is_searched_before_the_hub(local: Path) -> None:
+    """What it has is taken from it; for the rest the message names both places."""
+    assert is_local(DatasetName("glue", "mrpc"), local)
+    assert not is_local(DatasetName("imdb"), local)
+    assert is_local(DatasetName("embedded", "next_part"), None)
+    with pytest.raises(UserError, match=r"no data set imdb \(looked for .*; nor on the hub: .*--data-dir DIR"):
+        load_rows("imdb", None, "train", local)
+    with pytest.raises(UserError, match=r"no data set imdb .*; nor on the hub: "):
+        available_splits("imdb", None, local)
 
 
 def test_names_and_splits_of_a_directory(local: Path) -> None:
@@ -88,59 +95,23 @@ def test_broken_files_are_one_line(tmp_path: Path) -> None:
         load_rows("a", None, "train", tmp_path / "nowhere")
 
 
-def test_every_data_set_of_t0_has_a_source(spec_dir: Path) -> None:
-    with (spec_dir / "t0_datasets.csv").open() as stream:
-        names = {DatasetName(row["HF_name"], row["subset"] or None) for row in csv.DictReader(stream)}
-    assert names <= hub_sources().keys()
+T0_TABLE = Path(__file__).parents[2] / "finetune/mixtures/t0_datasets.csv"
 
 
-def fake_hub(directory: Path) -> Callable[..., Any]:
-    """`datasets.load_dataset` over small local parquet files laid out as ID/CONFIG/SPLIT.parquet."""
-    real = datasets.load_dataset
-
-    def load(id: str, config: str | None, split: str, revision: str | None) -> Any:
-        files = {p.stem: str(p) for p in (directory / id / (config or "default")).glob("*.parquet")}
-        return real("parquet", data_files=files, split=split, cache_dir=str(directory / "cache"))
-
-    return load
+def test_every_data_set_of_t0_has_a_source_of_its_size() -> None:
+    with T0_TABLE.open() as stream:
+        for row in csv.DictReader(stream):
+            source = hub_sources()[DatasetName(row["HF_name"], row["subset"] or None)]
+            if row["train_size"] and not source.manual:
+                train = [counts for split, counts in source.rows.items() if split.startswith("train")]
+                assert int(row["train_size"]) == sum(max(counts) for counts in train), row["HF_name"]
 
 
-def test_hub_rows_come_under_their_historical_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "CogComp/trec/default"
-    folder.mkdir(parents=True)
-    table = pa.Table.from_pylist([{"text": "Who wrote it ?", "coarse_label": 3, "fine_label": 28}])
-    pq.write_table(table, folder / "train.parquet")
-    monkeypatch.setattr(datasets, "load_dataset", fake_hub(tmp_path))
-    rows = load_rows("trec", None, "train")
-    assert list(rows) == [{"text": "Who wrote it ?", "label_coarse": 3, "label_fine": 28}]
-    rendered = load_templates("trec")["what_category_best_describe"].render(rows[0])
-    assert rendered is not None
-    assert rendered.target == "Person"
-    with pytest.raises(UserError, match=r"data set trec \(hub id CogComp/trec\): Unknown split"):
-        load_rows("trec", None, "validation")
-
-
-def test_hyphens_in_columns_become_underscores() -> None:
-    rows = rename_rows(pa.table({"label-coarse": [1], "b": [2]}), {"c": "b"})
-    assert list(rows) == [{"label_coarse": 1, "c": 2}]
-
-
-def test_an_unreachable_hub_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unreachable(*_: object, **__: object) -> None:
-        raise ConnectionError("Couldn't reach the hub\nmore lines")
-
-    monkeypatch.setattr(datasets, "load_dataset", unreachable)
-    with pytest.raises(
-        UserError, match=r"rotten_tomatoes.*cannot be loaded \(ConnectionError.*--data-dir DIR"
-    ) as caught:
-        hub.hub_rows(DatasetName("rotten_tomatoes"), "train")
-    assert "\n" not in str(caught.value)
-
-
-def test_unknown_hub_names() -> None:
-    with pytest.raises(UserError, match=r"unknown data set rotten_tomato .*nearest: rotten_tomatoes"):
-        hub_source(DatasetName("rotten_tomato"))
-    assert hub_source(DatasetName("someone/something", "x")) == hub.HubSource("someone/something", "x")
-    assert hub_source(DatasetName("someone", "something")) == hub.HubSource("someone/something")
-    with pytest.raises(UserError, match="Story Cloze is given out only after"):
-        hub_source(DatasetName("story_cloze", "2016"))
+def test_every_data_set_has_a_license_and_the_columns_of_its_templates() -> None:
+    for name, source in hub_sources().items():
+        assert source.license, name
+        if ("NC" in source.license or "non-commercial" in source.license) and not source.manual:
+            assert source.noncommercial, name
+        if not source.manual and name.name != "mmlu":
+            templates = load_templates(name.name, name.subset).values()
+            assert frozenset().union(*(template.required_columns for template in templates)) <= source.columns.keys()

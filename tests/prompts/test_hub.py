@@ -1,0 +1,315 @@
+"""The real `datasets` against a stand-in of the hub: every data set of the table, few requests, faults, drift."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+from hub_server import CONVERT, Hub, Repository, Server, load_cards, readme, repository, small, standard_hub
+
+from metro_t0.errors import UserError
+from metro_t0.prompts.drift import DriftError, check_rows, conversion
+from metro_t0.prompts.hub import HubPlace, HubSource, hub_source, hub_sources
+from metro_t0.prompts.names import DatasetName
+from metro_t0.prompts.rendering import RenderError
+from metro_t0.prompts.templates import load_templates
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+SOURCES = {name: source for name, source in hub_sources().items() if not source.manual}
+OLD_COARSE = ["DESC", "ENTY", "ABBR", "HUM", "NUM", "LOC"]
+
+
+class Client:
+    """A process that asks a hub for rows."""
+
+    def __init__(self, url: str, home: Path, **environment: str) -> None:
+        variables = {
+            **os.environ,
+            "HF_ENDPOINT": url,
+            "HF_HOME": str(home),
+            "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(HERE)]),
+            **environment,
+        }
+        command = [sys.executable, str(HERE / "hub_client.py")]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables
+        )
+
+    def ask(self, name: str, split: str | None = None, **more: Any) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        first, _, subset = name.partition("/")
+        request = {"name": first, "subset": subset or None, **({"split": split} if split else {}), **more}
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        answer: dict[str, Any] = json.loads(self.process.stdout.readline())
+        return answer
+
+    def close(self) -> str:
+        """End the process. Returns what it wrote to the error stream."""
+        return self.process.communicate()[1]
+
+
+@pytest.fixture(scope="module")
+def hub() -> Hub:
+    return standard_hub()
+
+
+@pytest.fixture(scope="module")
+def served(hub: Hub) -> Iterator[Server]:
+    with Server(hub) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def client(served: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    client = Client(served.url, tmp_path_factory.mktemp("home"))
+    yield client
+    client.close()
+
+
+def test_the_table_says_what_the_cards_say() -> None:
+    """Numbers of rows of every split, for every place that has a card."""
+    cards = load_cards()
+    compared = 0
+    for source in SOURCES.values():
+        for place in source.places:
+            configs = cards[place.id]["configs"]
+            config = configs.get(place.config) or next(iter(configs.values()))
+            for split, count in config["splits"].items():
+                ours = {there: name for name, there in place.splits.items()}.get(split, split)
+                assert count in source.rows[ours], (place.id, split)
+                compared += 1
+    assert compared > 180
+
+
+@pytest.mark.parametrize("name", SOURCES, ids=str)
+def test_every_data_set_loads_and_its_templates_render(client: Client, hub: Hub, name: DatasetName) -> None:
+    asked = len(hub.asked)
+    source = SOURCES[name]
+    for split, counts in source.rows.items():
+        answer = client.ask(str(name), split, rows=40)
+        assert answer.get("count") in {small(count) for count in counts}, answer
+        assert source.columns.keys() <= answer["rows"][0].keys()
+    # Nothing is asked for a second split, and little more than the files for the first.
+    assert len(hub.asked) - asked <= 9 + 3 * len(source.rows)
+    if name.name == "mmlu":  # is rendered by the templates of another data set
+        return
+    for template in load_templates(name.name, name.subset).values():
+        for row in answer["rows"][:2]:
+            # Made-up answers are not always among the choices; the columns are all there.
+            with contextlib.suppress(RenderError):
+                template.render(row)
+
+
+def test_pinned_commits_are_read(hub: Hub) -> None:
+    pinned = [place for source in SOURCES.values() for place in source.places if place.commit]
+    assert len(pinned) > 35
+    assert all(len(place.commit or "") == 40 for place in pinned)
+    assert any(
+        place.commit and f"/datasets/{place.id}/resolve/{place.commit}/" in "".join(hub.asked) for place in pinned
+    )
+
+
+def test_classes_of_trec_are_mapped_by_name(client: Client) -> None:
+    """The hub counts ABBR, ENTY, DESC, ...; the templates expect DESC, ENTY, ABBR, ..."""
+    columns = load_cards()["CogComp/trec"]["configs"]["default"]["columns"]
+    names, fine_names = columns["coarse_label"]["class"], columns["fine_label"]["class"]
+    answer = client.ask("trec", "train", rows=small(5452))
+    templates = load_templates("trec")
+    described = {"DESC": "Description", "ENTY": "Entity", "ABBR": "Abbreviation"}
+    described |= {"HUM": "Person", "NUM": "Quantity", "LOC": "Location"}
+    for index, row in enumerate(answer["rows"]):
+        name = names[index % len(names)]
+        assert OLD_COARSE[row["label_coarse"]] == name
+        rendered = templates["what_category_best_describe"].render(row)
+        assert rendered is not None
+        assert rendered.target == described[name]
+    fine = {fine_names[index % 50]: row["label_fine"] for index, row in enumerate(answer["rows"])}
+    assert len(fine) == 50
+    open_ended = templates["fine_grained_open"]
+    for name, answer_text in {
+        "ABBR:abb": "Abbreviation",
+        "ENTY:currency": "Currency",
+        "HUM:desc": "Description",
+        "DESC:desc": "Description",
+        "LOC:other": "Other",
+        "NUM:weight": "Weight",
+        "HUM:gr": "Group",
+    }.items():
+        rendered = open_ended.render({"text": "?", "label_fine": fine[name], "label_coarse": 0})
+        assert rendered is not None
+        assert rendered.target == answer_text
+
+
+def alone(tmp_path: Path, hub: Hub, name: str, split: str, **environment: str) -> tuple[dict[str, Any], str]:
+    """One question to a hub of its own. Returns the answer and the error stream."""
+    with Server(hub) as server:
+        client = Client(server.url, tmp_path / "home", **environment)
+        answer = client.ask(name, split)
+        return answer, client.close()
+
+
+def test_a_lost_commit_is_read_from_its_branch(tmp_path: Path) -> None:
+    hub = standard_hub(["dataset-org/dream"])
+    hub.repositories["dataset-org/dream"].commits.clear()
+    answer, said = alone(tmp_path, hub, "dream", "train")
+    assert answer["count"] == small(6116)
+    assert "dream is read from dataset-org/dream@refs/convert/parquet (dataset-org/dream@ca4c45feaf08: " in said
+
+
+def test_the_second_place_is_taken_and_said(tmp_path: Path) -> None:
+    """The converted branch is gone, the main branch has a script only."""
+    hub = standard_hub(["ybisk/piqa", "baber/piqa"])
+    del hub.repositories["ybisk/piqa"].branches[CONVERT]
+    answer, said = alone(tmp_path, hub, "piqa", "validation")
+    assert answer["count"] == small(1838)
+    assert "piqa is read from baber/piqa@142f6d7367fd" in said
+    assert "Dataset scripts are no longer supported" in said
+
+
+def test_a_gated_or_missing_data_set_is_one_line(tmp_path: Path) -> None:
+    hub = standard_hub(["stanfordnlp/imdb"])
+    hub.repositories["stanfordnlp/imdb"].gated = True
+    with Server(hub) as server:
+        client = Client(server.url, tmp_path / "home")
+        gated, missing = client.ask("imdb", "train")["error"], client.ask("rotten_tomatoes", "train")["error"]
+        client.close()
+    assert "stanfordnlp/imdb' is a gated dataset on the Hub" in gated
+    assert "You must be authenticated" in gated
+    assert "cornell-movie-review-data/rotten_tomatoes' doesn't exist on the Hub or cannot be accessed" in missing
+    for message in (gated, missing):
+        assert "give local files with --data-dir DIR (as DIR/" in message
+        assert "\n" not in message
+
+
+def test_the_rate_limit_is_waited_for_and_said(tmp_path: Path) -> None:
+    hub = standard_hub(["microsoft/wiki_qa"])
+    hub.refusals["microsoft/wiki_qa"] = 2
+    assert alone(tmp_path, hub, "wiki_qa", "train")[0]["count"] == small(20360)
+    assert hub.refusals["microsoft/wiki_qa"] == 0
+
+
+def test_a_connection_cut_in_the_middle_is_taken_up_again(tmp_path: Path) -> None:
+    hub = standard_hub(["allenai/qasc"])
+    hub.cuts["allenai/qasc"] = 2
+    assert alone(tmp_path, hub, "qasc", "validation")[0]["count"] == small(926)
+
+
+def test_an_unreachable_hub_is_one_line(tmp_path: Path) -> None:
+    with Server(Hub({})) as server:
+        url = server.url  # nobody answers there any more
+    client = Client(url, tmp_path / "home")
+    start = time.monotonic()
+    error = client.ask("xsum", "train")["error"]
+    client.ask("imdb", "train")
+    assert time.monotonic() - start < 20  # 25 seconds for each without the first look
+    assert f"{url} does not answer" in client.close()
+    assert error.startswith("data set xsum cannot be taken from the hub (EdinburghNLP/xsum@refs/convert/parquet: ")
+    assert "Couldn't reach 'EdinburghNLP/xsum' on the Hub" in error
+    assert "--data-dir DIR (as DIR/xsum/SPLIT.jsonl" in error
+    assert "\n" not in error
+
+
+def drifted(change: str) -> Hub:
+    """A hub whose rotten_tomatoes differs from the table."""
+    card = load_cards()["cornell-movie-review-data/rotten_tomatoes"]
+    del card["commit"]
+    content = card["configs"]["default"]
+    if change == "names":
+        content["columns"]["label"] = {"class": ["bad", "good"]}
+    elif change == "numbers":
+        content["columns"]["label"] = "int64"
+    elif change == "columns":
+        content["columns"]["sentence"] = content["columns"].pop("text")
+    elif change == "rows":
+        content["splits"]["validation"] = 1000
+    elif change == "split":
+        del content["splits"]["validation"]
+    return Hub({"cornell-movie-review-data/rotten_tomatoes": repository(card, "rotten_tomatoes")})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("names", "column label: its classes differ (has bad, good that the table lacks, lacks neg, pos)"),
+        ("numbers", "column label holds number without names of classes, so that their meaning is unknown"),
+        ("columns", "no column text (it has label, sentence)"),
+        ("rows", f"split validation has {small(1000)} rows, not {small(1066)}"),
+        ("split", "no split validation (it has train, test)"),
+    ],
+)
+def test_a_data_set_that_differs_is_refused(tmp_path: Path, change: str, message: str) -> None:
+    answer, _ = alone(tmp_path, drifted(change), "rotten_tomatoes", "train")
+    assert message in answer["error"]
+
+
+def test_another_order_of_classes_is_mapped(tmp_path: Path) -> None:
+    card = load_cards()["facebook/anli"]
+    card["configs"]["plain_text"]["columns"]["label"] = {"class": ["contradiction", "entailment", "neutral"]}
+    answer, _ = alone(tmp_path, Hub({"facebook/anli": repository(card, "anli")}), "anli", "dev_r1")
+    assert [row["label"] for row in answer["rows"]] == [2, 0, 1]
+
+
+def test_values_by_kind_of_the_class_column() -> None:
+    source = HubSource((HubPlace("a/b"),), columns={"label": (("no",), ("yes", "sure"))}, rows={"train": (5, 6)})
+    place = source.places[0]
+    same = conversion(source, place, {"label": datasets.ClassLabel(names=["no", "yes", "sure"])})
+    assert same.classes == (("label", ((0, 0), (1, 1), (2, 1), (-1, -1))),)
+    text = conversion(source, place, {"label": datasets.Value("string")})
+    table = text.apply(datasets.Dataset.from_dict({"label": ["sure", "no", None]}).data.table)
+    assert table["label"].to_pylist() == [1, 0, None]
+    odd = datasets.Dataset.from_dict({"label": ["sure", "maybe"]}).data.table
+    assert text.unknown_values(odd) == ["column label holds maybe, which is no class of the table"]
+    with pytest.raises(DriftError, match="split train has 7 rows, not 5 or 6"):
+        check_rows(source, "train", 7)
+    flags = HubSource((place,), columns={"label": (("False",), ("True",))})
+    flag = conversion(flags, place, {"label": datasets.Value("bool")})
+    assert flag.apply(datasets.Dataset.from_dict({"label": [True, False]}).data.table)["label"].to_pylist() == [1, 0]
+
+
+def p3_hub(configs: int) -> Hub:
+    """bigscience/P3 as its card describes it: hundreds of configurations, a few with data."""
+    columns = {"inputs_pretokenized": "string", "targets_pretokenized": "string"}
+    content = {"columns": columns, "splits": {"train": 20, "validation": 10}}
+    filled = {f"filled_{number}": content for number in range(6)}
+    card = {"configs": {**filled, **{f"empty_{number}": content for number in range(configs - 6)}}}
+    files = repository({"configs": filled}, "P3").branches["main"]
+    return Hub({"bigscience/P3": Repository({"main": {**files, "README.md": readme(card, "main")}})})
+
+
+def test_configurations_of_p3_cost_little_after_the_first(tmp_path: Path) -> None:
+    hub = p3_hub(660)
+    with Server(hub) as server:
+        client = Client(server.url, tmp_path / "home")
+        answers = []
+        requests = []
+        for number in range(6):
+            before = len(hub.asked)
+            answers.append(client.ask(f"bigscience/P3/filled_{number}", "train"))
+            requests.append(len(hub.asked) - before)
+        client.close()
+    assert all(answer["count"] == small(20) for answer in answers), answers
+    assert min(answer["seconds"] for answer in answers[1:]) < 0.1
+    assert max(requests[1:]) <= 8
+
+
+def test_unknown_names() -> None:
+    with pytest.raises(UserError, match=r"unknown data set rotten_tomato .*nearest: rotten_tomatoes"):
+        hub_source(DatasetName("rotten_tomato"))
+    assert hub_source(DatasetName("someone/something", "x")) == HubSource((HubPlace("someone/something", "x"),))
+    assert hub_source(DatasetName("someone", "something")) == HubSource((HubPlace("someone/something"),))
+    with pytest.raises(UserError, match="Story Cloze is given out only after"):
+        hub_source(DatasetName("story_cloze", "2016"))
