@@ -17,6 +17,7 @@ import fairseq_plugins.criterions.metro
 import fairseq_plugins.criterions.prompt_cross_entropy
 import fairseq_plugins.deferred_logs
 import fairseq_plugins.divergence
+import fairseq_plugins.epochs
 import fairseq_plugins.finished
 import fairseq_plugins.hardware
 import fairseq_plugins.optim.fused_adamw
@@ -34,6 +35,7 @@ for module in (
     fairseq_plugins.finished,
     fairseq_plugins.divergence,
     fairseq_plugins.averaging,
+    fairseq_plugins.epochs,
 ):
     module.install()
 fairseq_plugins.hardware.install()

@@ -1,0 +1,42 @@
+"""Where a run that is resumed goes on within its epoch.
+
+fairseq stores the number of batches that one process has seen, and skips as many of the resumed run: of other batches
+where there are now more or fewer processes or another batch size, so that examples are skipped or seen twice, or no
+batch is left. Here the place in the epoch is kept: the same share of it has been seen.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fairseq.data.iterators import EpochBatchIterator
+
+IN_EPOCH = "batches_in_epoch"
+"""Batches of one process in the whole epoch, beside fairseq's own entries of the state."""
+
+
+def install() -> None:
+    """Replace both directions."""
+    if getattr(EpochBatchIterator.state_dict, "mended", False):
+        return
+    state_dict, load_state_dict = EpochBatchIterator.state_dict, EpochBatchIterator.load_state_dict
+
+    def with_length(self: Any) -> dict[str, Any]:
+        return {**state_dict(self), IN_EPOCH: len(self)}
+
+    def load_scaled(self: Any, state: dict[str, Any]) -> None:
+        load_state_dict(self, place_in_epoch(state, len(self)))
+
+    with_length.mended = True  # type: ignore[attr-defined]
+    EpochBatchIterator.state_dict = with_length
+    EpochBatchIterator.load_state_dict = load_scaled
+
+
+def place_in_epoch(state: dict[str, Any], length: int) -> dict[str, Any]:
+    """The state for a run whose epoch has `length` batches per process."""
+    seen, before = state.get("iterations_in_epoch", 0), state.get(IN_EPOCH, length)
+    if before != length:
+        seen = seen * length // max(before, 1)
+    if seen < length:
+        return {**state, "iterations_in_epoch": seen}
+    return {**state, "epoch": state["epoch"] + 1, "iterations_in_epoch": 0}
