@@ -30,7 +30,7 @@ Options = Callable[..., list[str]]
 def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What --task prompt_finetuning reads: a vocabulary and pairs of source and target."""
     directory = tmp_path_factory.mktemp("prompts")
-    words = "what is the color of thing red green blue yellow".split()
+    words = ["what", "is", "the", "color", "of", "thing", "red", "green", "blue", "yellow"]
     train_bpe(Counter(dict.fromkeys(words, 50)), BpeSettings(vocab_size=40, lowercase=True), directory)
     pairs = [{"source": f"what is the color of {words[i % 9]}", "target": words[-1 - i % 4]} for i in range(24)]
     (directory / "train.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
@@ -44,10 +44,20 @@ def options(token_directory: Path, prompts: Path, common_options: str) -> Option
         "metro_pretraining": [str(token_directory)],
         "t5_pretraining": [str(token_directory)],
         "prompt_finetuning": [str(prompts), "--criterion", "prompt_cross_entropy"],
-        "synthetic_pretraining": (
-            "--criterion prompt_cross_entropy --tasks set:1,copy:1 --vocabulary compact:64 --epoch-examples 24 "
-            "--length-min 2 --length-max 6"
-        ).split(),
+        "synthetic_pretraining": [
+            "--criterion",
+            "prompt_cross_entropy",
+            "--tasks",
+            "set:1,copy:1",
+            "--vocabulary",
+            "compact:64",
+            "--epoch-examples",
+            "24",
+            "--length-min",
+            "2",
+            "--length-max",
+            "6",
+        ],
     }
 
     def arguments(directory: Path, more: str = "", task: str = "metro_pretraining") -> list[str]:
