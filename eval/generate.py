@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,57 +17,15 @@ from eval.ranking import not_finite_cause
 from eval.settings import GenerationSettings
 from eval.text_metrics import METRICS, best_over_references, bootstrap_midpoint
 from metro_t0.claims import claimed
+from metro_t0.data.pairs import Pair
 from metro_t0.errors import UserError
-from metro_t0.files import open_bytes, sha256_of, write_json
+from metro_t0.files import sha256_of, write_json
 from metro_t0.progress import progress
 
 PREDICTIONS = "predictions.jsonl"
 SETTINGS = "settings.json"
 SUMMARY = "summary.json"
 BATCHES_PER_CHUNK = 8
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One source and its admissible targets."""
-
-    source: str
-    references: tuple[str, ...]
-
-
-def read_pairs(path: Path) -> list[Pair]:
-    """Lines of a TSV file (source, target) or a JSONL file with source and target, or references (a list).
-
-    Raises `UserError` with the line of the first bad one.
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    parse = _tsv_pair if ".tsv" in path.suffixes else _json_pair
-    with open_bytes(path) as stream:
-        lines = stream.read().decode("utf-8", errors="strict").split("\n")
-    pairs = [parse(line, f"{path}: line {number}") for number, line in enumerate(lines, 1) if line]
-    if not pairs:
-        raise UserError(f"{path}: no examples")
-    return pairs
-
-
-def _tsv_pair(line: str, place: str) -> Pair:
-    parts = line.rstrip("\r").split("\t")
-    if len(parts) != 2:
-        raise UserError(f"{place}: has {len(parts) - 1} tabs; a source, one tab and a target are needed")
-    return Pair(parts[0], (parts[1],))
-
-
-def _json_pair(line: str, place: str) -> Pair:
-    try:
-        row = json.loads(line)
-        references = row["references"] if "references" in row else [row["target"]]
-        pair = Pair(row["source"], tuple(references))
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f'{place}: not {{"source": text, "target": text}} (or "references": a list)') from None
-    if not isinstance(pair.source, str) or not references or not all(isinstance(r, str) for r in references):
-        raise UserError(f"{place}: source and references must be text, with one reference at least")
-    return pair
 
 
 def generate(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from metro_t0.errors import UserError
-from metro_t0.files import open_bytes
+from metro_t0.text_files import parse_json, read_lines
 
 LETTERS = "ABCD"
 
@@ -32,15 +31,14 @@ def question_key(row: Mapping[str, Any]) -> str:
 def load_passages(path: Path) -> dict[str, list[str]]:
     """Passages per question, best first, as `metro-t0-eval retrieve` writes them (JSONL: key, passages)."""
     passages: dict[str, list[str]] = {}
-    with open_bytes(path) as stream:
-        for number, line in enumerate(stream, start=1):
-            try:
-                entry = json.loads(line)
-                passages[entry["key"]] = [str(passage["text"]) for passage in entry["passages"]]
-            except (ValueError, KeyError, TypeError):
-                raise UserError(
-                    f"{path}: line {number} has no 'key' and 'passages'; make the file with `metro-t0-eval retrieve`"
-                ) from None
+    for place, line in read_lines(path):
+        try:
+            entry = parse_json(line)
+            passages[entry["key"]] = [str(passage["text"]) for passage in entry["passages"]]
+        except (ValueError, KeyError, TypeError):
+            raise UserError(
+                f"{place}: has no 'key' and 'passages'; make the file with `metro-t0-eval retrieve`"
+            ) from None
     return passages
 
 

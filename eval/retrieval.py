@@ -6,7 +6,6 @@ merges. Encoding resumes at the first shard that has no file. Needs the extra `r
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -18,8 +17,9 @@ from numpy.typing import NDArray
 
 from metro_t0.claims import claimed
 from metro_t0.errors import UserError
-from metro_t0.files import atomic_path, open_bytes
+from metro_t0.files import atomic_path
 from metro_t0.progress import progress
+from metro_t0.text_files import parse_json, read_lines
 
 MANIFEST = "index.json"
 Vectors = NDArray[np.float32]
@@ -39,19 +39,17 @@ def read_collection(path: Path) -> Iterator[Passage]:
     Raises `UserError` naming the first line that is neither.
     """
     is_json = ".jsonl" in path.suffixes
-    with open_bytes(path) as stream:
-        for number, line in enumerate(stream, start=1):
-            try:
-                text = line.decode("utf-8").rstrip("\r\n")
-                if is_json:
-                    entry = json.loads(text)
-                    yield Passage(str(entry.get("id", number)), str(entry["text"]))
-                else:
-                    identifier, passage = text.split("\t", 1)
-                    yield Passage(identifier, passage)
-            except (ValueError, KeyError, AttributeError):
-                expected = 'a JSON object with "text"' if is_json else "id, tab, text"
-                raise UserError(f"{path}: line {number} is not {expected}") from None
+    for place, text in read_lines(path):
+        try:
+            if is_json:
+                entry = parse_json(text)
+                yield Passage(str(entry.get("id", place.rpartition(":")[2])), str(entry["text"]))
+            else:
+                identifier, passage = text.split("\t", 1)
+                yield Passage(identifier, passage)
+        except (ValueError, KeyError, AttributeError):
+            expected = 'a JSON object with "text"' if is_json else "id, tab, text"
+            raise UserError(f"{place}: is not {expected}") from None
 
 
 class TextEncoder:

@@ -1,19 +1,15 @@
-"""Reading plain or compressed files and writing files that are never half-written under their final name."""
+"""Settings and results as files, never half-written under their final name. What reads text: `metro_t0.text_files`."""
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
 import json
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, cast
-
-import zstandard
+from typing import Any
 
 from metro_t0.errors import UserError
 
@@ -51,7 +47,7 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 def read_json(path: str | os.PathLike[str]) -> Any:
     """Read one JSON file. Raises `UserError` where it is missing or is not JSON."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -63,27 +59,11 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
     import yaml  # most commands read none
 
     try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"{path}: {(error.strerror or 'cannot be read').lower()}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from None
-
-
-@contextmanager
-def open_bytes(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open a file for reading bytes, decompressing by its suffix (`.gz`, `.zst`, otherwise plain)."""
-    name = os.fspath(path)
-    if not os.path.isfile(name):
-        raise UserError(f"{name}: no such file")
-    with open(name, "rb") as raw:
-        if name.endswith(".gz"):
-            yield cast(BinaryIO, gzip.GzipFile(fileobj=raw))
-        elif name.endswith(".zst"):
-            reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
-            yield cast(BinaryIO, io.BufferedReader(reader, buffer_size=1 << 20))
-        else:
-            yield raw
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:

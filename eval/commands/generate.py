@@ -34,8 +34,9 @@ class Generate(Command):
     output: Path = output_option("directory of the predictions")
 
     def run(self) -> None:
-        from eval.generate import generate, read_pairs, summarize
+        from eval.generate import generate, summarize
         from eval.loading import load_model
+        from metro_t0.data.pairs import read_pairs
         from metro_t0.randomness import sample_indices
         from metro_t0.tables import print_table
 

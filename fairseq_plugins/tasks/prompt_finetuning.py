@@ -14,15 +14,15 @@ from omegaconf import II
 
 from fairseq_plugins.errors import clear_errors
 from fairseq_plugins.tasks.source_target import OneDictionaryTask, source_target_batch
+from metro_t0.data.pairs import SUFFIXES
 from metro_t0.errors import UserError
 from metro_t0.modeling import ModelConfig
-from metro_t0.prompts.mixing import TRAIN, VALID, TaskExamples, choose_tasks, load_mixture, read_pairs
+from metro_t0.prompts.mixing import TRAIN, VALID, TaskExamples, choose_tasks, load_mixture, load_pairs
 from metro_t0.randomness import keyed_generator
 from metro_t0.tokenization import Tokenizer
 
 logger = logging.getLogger(__name__)
 LENGTH_BUCKET = 8
-PAIR_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 
 
 @dataclass
@@ -161,11 +161,11 @@ class PromptFinetuningTask(OneDictionaryTask):
         logger.info("%s: %d examples of %d tasks", split, len(self.datasets[split]), len(tasks))
 
     def _load_tasks(self, split: str) -> list[TaskExamples]:
-        for suffix in PAIR_SUFFIXES:
+        for suffix in SUFFIXES:
             path = self.directory / f"{split}{suffix}"
             if path.is_file():
                 tokenizer = Tokenizer.load(self.directory)
-                return [read_pairs(path, tokenizer, self.cfg.max_source_positions, self.cfg.max_target_positions)]
+                return [load_pairs(path, tokenizer, self.cfg.max_source_positions, self.cfg.max_target_positions)]
         if split in (TRAIN, VALID):
             return load_mixture(self.directory, split)
         if split.startswith("valid_"):

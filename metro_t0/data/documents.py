@@ -1,8 +1,12 @@
-"""Units of work decoded into documents: lists of lines, with what was wrong counted."""
+"""Units of work decoded into documents: lists of paragraphs, with what was wrong counted.
+
+One rule for all formats: a line end (LF or CRLF) ends a paragraph, and nothing else does. Other characters that some
+programs take for line ends (VT, FF, FS, U+0085, U+2028, ...) are white space within it. Between documents stands an
+empty line in .txt; the other formats have a document per row.
+"""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,12 +14,15 @@ from itertools import pairwise
 from typing import Any
 
 from metro_t0.data.sources import Unit
+from metro_t0.text_files import NUL, parse_json
 
 MAX_EXAMPLES = 3
 NOT_UTF8 = "not UTF-8"
+HAS_NUL = "NUL bytes"
 NOT_JSON = "not JSON"
 NO_FIELD = "field missing or not a string"
 NO_TEXT = "rows without text"
+NUL_ESCAPE = rb"\u0000"
 
 
 @dataclass
@@ -43,7 +50,7 @@ def documents(unit: Unit, bad: BadLines) -> Iterator[list[str]]:
         yield from _text_documents(unit, bad)
         return
     for text in _jsonl_texts(unit, bad) if unit.kind == "jsonl" else _row_texts(unit, bad):
-        if lines := [line for line in text.splitlines() if line and not line.isspace()]:
+        if lines := [line for line in text.split("\n") if line and not line.isspace()]:
             yield lines
 
 
@@ -56,20 +63,25 @@ def _text_documents(unit: Unit, bad: BadLines) -> Iterator[list[str]]:
 
 
 def _decoded_lines(unit: Unit, bad: BadLines) -> Iterator[str]:
-    """Lines as text; a line that is not UTF-8 is counted and left out, it does not end a document."""
+    """Lines as text; a line that is not text is counted and left out, it does not end a document."""
     assert isinstance(unit.content, bytes)
     try:
-        yield from unit.content.decode("utf-8").split("\n")
-        return
+        text = unit.content.decode("utf-8")
     except UnicodeDecodeError:
-        pass
+        text = NUL
+    if NUL not in text:
+        yield from text.split("\n")
+        return
     for offset, line in enumerate(unit.content.split(b"\n")):
         try:
             text = line.decode("utf-8")
         except UnicodeDecodeError:
             bad.add(NOT_UTF8, unit, offset)
             continue
-        yield text
+        if NUL in text:
+            bad.add(HAS_NUL, unit, offset)
+        else:
+            yield text
 
 
 def _jsonl_texts(unit: Unit, bad: BadLines) -> Iterator[str]:
@@ -78,17 +90,16 @@ def _jsonl_texts(unit: Unit, bad: BadLines) -> Iterator[str]:
         if not line.strip():
             continue
         try:
-            row: Any = json.loads(line.decode("utf-8"))
+            row: Any = parse_json(line.decode("utf-8"))
         except UnicodeDecodeError:
             bad.add(NOT_UTF8, unit, offset)
             continue
         except ValueError:
-            bad.add(NOT_JSON, unit, offset)
+            bad.add(HAS_NUL if NUL_ESCAPE in line or NUL.encode() in line else NOT_JSON, unit, offset)
             continue
         text = row.get(unit.field) if isinstance(row, dict) else None
         if isinstance(text, str):
-            # JSON can hold half a surrogate pair, which is no character.
-            yield text.encode("utf-8", "replace").decode("utf-8")
+            yield text
         else:
             bad.add(NO_FIELD, unit, offset)
 
@@ -96,7 +107,9 @@ def _jsonl_texts(unit: Unit, bad: BadLines) -> Iterator[str]:
 def _row_texts(unit: Unit, bad: BadLines) -> Iterator[str]:
     for offset, text in enumerate(unit.content):
         assert isinstance(text, str)
-        if text:
+        if NUL in text:
+            bad.add(HAS_NUL, unit, offset)
+        elif text:
             yield text
         else:
             bad.add(NO_TEXT, unit, offset)

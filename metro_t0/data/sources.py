@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,13 +17,12 @@ from typing import Any, BinaryIO, Literal
 
 from metro_t0.data import python_docs
 from metro_t0.errors import UserError
-from metro_t0.files import open_bytes
+from metro_t0.text_files import COMPRESSIONS, open_bytes, open_text
 
 UNIT_BYTES = 4 << 20
 # A document longer than this is cut at a line end and counts as several; a longer line is cut at a space.
 MAX_DOCUMENT_BYTES = 32 << 20
 FORMATS = {".txt": "text", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
-COMPRESSIONS = (".gz", ".zst")
 HUB_PREFIX = "hf:"
 BUILTIN_PREFIX = "builtin:"
 
@@ -119,7 +119,7 @@ def _file_units(path: str, field: str) -> Iterator[Unit]:
     if kind == "parquet":
         yield from _row_units(_parquet_rows(path, field), path)
         return
-    with open_bytes(path) as stream:
+    with open_text(path) as stream:
         line = 1
         for content in _blocks(stream, path, b"\n\n" if kind == "text" else b"\n"):
             yield Unit("text" if kind == "text" else "jsonl", content, path, line, field)
@@ -129,7 +129,7 @@ def _file_units(path: str, field: str) -> Iterator[Unit]:
 def _blocks(stream: BinaryIO, path: str, boundary: bytes) -> Iterator[bytes]:
     """Cut a stream after boundaries into blocks of about UNIT_BYTES."""
     rest = b""
-    while block := _read(stream, path):
+    while block := stream.read(UNIT_BYTES):
         rest += block
         cut = max(rest.rfind(boundary), rest.rfind(b"\n\r\n") if boundary == b"\n\n" else -1)
         if cut < 0 and len(rest) >= MAX_DOCUMENT_BYTES:
@@ -141,13 +141,6 @@ def _blocks(stream: BinaryIO, path: str, boundary: bytes) -> Iterator[bytes]:
             rest = rest[cut + 1 :]
     if rest:
         yield rest
-
-
-def _read(stream: BinaryIO, path: str) -> bytes:
-    try:
-        return stream.read(UNIT_BYTES)
-    except Exception as error:  # gzip, zlib and zstandard share no error type
-        raise UserError(f"{path}: cannot be decompressed ({error}); fetch or pack the file again") from None
 
 
 def _row_units(rows: Iterable[Any], origin: str) -> Iterator[Unit]:
@@ -178,17 +171,19 @@ def _parquet_rows(path: str, field: str) -> Iterator[Any]:
         if path.endswith(COMPRESSIONS):  # parquet is read from its end, a compressed stream is not
             plain = os.path.join(directory, "plain.parquet")
             with open_bytes(path) as packed, open(plain, "wb") as unpacked:
-                while block := _read(packed, path):
-                    unpacked.write(block)
+                shutil.copyfileobj(packed, unpacked, UNIT_BYTES)
         try:
             table = parquet.ParquetFile(plain)
-        except pyarrow.ArrowException as error:
+        except (pyarrow.ArrowException, OSError) as error:
             raise UserError(f"{path}: not a parquet file ({error})") from None
         if field not in table.schema_arrow.names:
             names = ", ".join(table.schema_arrow.names)
             raise UserError(f"{path}: no column {field!r}; --field is one of {names}")
-        for batch in table.iter_batches(batch_size=256, columns=[field]):
-            yield from batch.column(0).to_pylist()
+        try:
+            for batch in table.iter_batches(batch_size=256, columns=[field]):
+                yield from batch.column(0).to_pylist()
+        except (pyarrow.ArrowException, OSError) as error:
+            raise UserError(f"{path}: damaged ({str(error).splitlines()[0]}); fetch the file again") from None
 
 
 def _hub_rows(spec: str, field: str) -> Iterator[Any]:

@@ -27,7 +27,7 @@ __all__ = [
 T = TypeVar("T")
 
 FILES_KEPT = 4  # local files kept in memory, for the many templates of one data set
-SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 
 
 class RowSource(Protocol):
@@ -81,7 +81,7 @@ class EmbeddedRows:
 def find_rows(name: str, subset: str | None, split: str, data_dir: Path | None = None) -> RowSource:
     """Where the rows of one split are: embedded, in a local directory, or on the hub (they are downloaded now).
 
-    data_dir: a directory laid out as `NAME[/SUBSET]/SPLIT.{jsonl,jsonl.gz,parquet}`. A data set that has a directory
+    data_dir: a directory laid out as `NAME[/SUBSET]/SPLIT` and one of `SUFFIXES`. A data set that has a directory
         there is taken from it, with all its splits; any other one from the hub, see `hub_sources.yaml`.
     Raises `UserError` for an unknown data set or split (with the nearest names), or an unreachable hub.
     """

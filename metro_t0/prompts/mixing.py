@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from metro_t0.data.pairs import read_pairs
 from metro_t0.data.token_files import TokenFile, idx_path
 from metro_t0.errors import UserError
-from metro_t0.files import open_bytes, read_json
+from metro_t0.files import read_json
 from metro_t0.prompts.names import nearest
 from metro_t0.randomness import keyed_generator
 from metro_t0.tokenization import Tokenizer
@@ -90,35 +90,17 @@ def choose_tasks(tasks: Sequence[TaskExamples], name: str) -> list[TaskExamples]
     return chosen
 
 
-def read_pairs(path: Path, tokenizer: Tokenizer, max_source: int, max_target: int) -> TaskExamples:
-    """Source/target text pairs of a JSONL file, tokenized: lines {"source": ..., "target": ...}.
+def load_pairs(path: Path, tokenizer: Tokenizer, max_source: int, max_target: int) -> TaskExamples:
+    """A file of source/target text pairs (`metro_t0.data.pairs`), tokenized; of several references the first.
 
-    max_source, max_target: longest sequences as in `metro-t0-prompts build`. Raises `UserError` where no line is good;
-    other bad lines are an error too, since the whole file is meant to be trained on.
+    max_source, max_target: longest sequences as in `metro-t0-prompts build`. Raises `UserError` for a bad line, since
+    the whole file is meant to be trained on.
     """
-    texts = {"source": list[str](), "target": list[str]()}
-    with open_bytes(path) as stream:
-        for number, line in enumerate(stream, 1):
-            if line.strip():
-                for side, text in zip(texts, _pair(line, f"{path}:{number}"), strict=True):
-                    texts[side].append(text)
-    if not texts["source"]:
-        raise UserError(f"{path}: no examples")
-    sources = _encode(tokenizer, texts["source"], max_source - 1)
-    targets = _encode(tokenizer, texts["target"], max_target)
+    pairs = read_pairs(path)
+    sources = _encode(tokenizer, [pair.source for pair in pairs], max_source - 1)
+    targets = _encode(tokenizer, [pair.references[0] for pair in pairs], max_target)
     name = path.name.split(".")[0]
     return TaskExamples(name, name, sources, targets, _sizes(sources), _sizes(targets))
-
-
-def _pair(line: bytes, place: str) -> tuple[str, str]:
-    try:
-        row = json.loads(line)
-        source, target = row["source"], row["target"]
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f'{place}: not of the form {{"source": "...", "target": "..."}}') from None
-    if not (isinstance(source, str) and isinstance(target, str) and source and target):
-        raise UserError(f"{place}: source and target must be texts that are not empty")
-    return source, target
 
 
 def _encode(tokenizer: Tokenizer, texts: list[str], max_tokens: int) -> list[NDArray[np.integer]]:

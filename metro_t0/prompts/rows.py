@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -13,7 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from metro_t0.errors import UserError
-from metro_t0.files import open_bytes
+from metro_t0.text_files import open_text, parse_json
 
 Row = dict[str, Any]
 ROWS_PER_BATCH = 1000
@@ -32,11 +31,8 @@ class JsonLines(Sequence[Row]):
     @classmethod
     def read(cls, path: Path) -> JsonLines:
         """Read and check a whole file. Raises `UserError` where no line is a JSON object."""
-        try:
-            with open_bytes(path) as stream:
-                content = stream.read()
-        except (OSError, EOFError) as error:
-            raise UserError(f"{path}: cannot be read ({error})") from None
+        with open_text(path) as stream:
+            content = stream.read()
         spans = []
         num_bad = start = 0
         while start < len(content):
@@ -64,7 +60,7 @@ class JsonLines(Sequence[Row]):
     def __getitem__(self, index: int | slice) -> Row | list[Row]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        row: Row = json.loads(self._content[self._starts[index] : self._ends[index]])
+        row: Row = parse_json(self._content[self._starts[index] : self._ends[index]])
         return row
 
 
@@ -115,6 +111,6 @@ class ParquetRows(Sequence[Row]):
 
 def _is_object(line: bytes) -> bool:
     try:
-        return isinstance(json.loads(line), dict)
+        return isinstance(parse_json(line), dict)
     except ValueError:  # also bad UTF-8
         return False

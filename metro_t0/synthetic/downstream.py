@@ -10,18 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from metro_t0.data.pairs import Pair
 from metro_t0.errors import UserError
 from metro_t0.files import atomic_path
 from metro_t0.prompts.datasets import load_rows
 
 Row = Mapping[str, Any]
 NON_WORD = re.compile(r"([^\w\s])")
-
-
-@dataclass(frozen=True)
-class Pair:
-    source: str
-    references: tuple[str, ...]
 
 
 def summarization(row: Row) -> Pair:

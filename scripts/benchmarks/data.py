@@ -32,8 +32,8 @@ from rich.console import Console
 from rich.table import Table
 
 from metro_t0.data.token_files import TokenFile
-from metro_t0.files import open_bytes
 from metro_t0.parallel import default_workers
+from metro_t0.text_files import open_bytes
 from metro_t0.tokenization import Tokenizer
 
 ORACLE = Path(__file__).resolve().parents[2] / "tests" / "tokenization"

@@ -26,7 +26,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from transformers.optimization import Adafactor
 
-from metro_t0.files import open_bytes, write_json
+from metro_t0.files import write_json
 from metro_t0.hf.checkpoints import read_checkpoint
 from metro_t0.modeling import MetroT5
 from metro_t0.modeling.statistics_init import (
@@ -39,6 +39,7 @@ from metro_t0.modeling.statistics_init import (
 from metro_t0.objectives.batches import pad_rows
 from metro_t0.progress import progress
 from metro_t0.randomness import keyed_generator
+from metro_t0.text_files import open_bytes
 from metro_t0.tokenization import Tokenizer
 
 matplotlib.use("Agg")

@@ -12,7 +12,6 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
 from eval.cli import main
-from eval.generate import Pair, read_pairs
 from eval.text_metrics import (
     METRICS,
     best_over_references,
@@ -23,6 +22,7 @@ from eval.text_metrics import (
     squad_f1,
     token_f1,
 )
+from metro_t0.data.pairs import Pair, read_pairs
 from metro_t0.errors import UserError
 
 WORDS = ["<pad>", "</s>", "<unk>", "red", "green", "blue", "is", "the", "sky", "a"]
@@ -104,9 +104,9 @@ def test_roundtrip_references_forgive_what_the_vocabulary_lacks(model_directory,
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.tsv", "one\ttwo\nthree\n", "line 2: has 0 tabs"),
-        ("a.jsonl", '{"source": "x"}\n', "line 1: not"),
-        ("a.jsonl", '{"source": "x", "references": []}\n', "one reference at least"),
+        ("a.tsv", "one\ttwo\nthree\n", "a.tsv:2: has 0 tabs"),
+        ("a.jsonl", '{"source": "x"}\n', "a.jsonl:1: not"),
+        ("a.jsonl", '{"source": "x", "references": []}\n', "must be texts that are not empty"),
         ("a.jsonl", "", "no examples"),
     ],
 )

@@ -109,8 +109,8 @@ def test_command_writes_what_mmlu_reads(
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.tsv", "1\tone\nno tab\n", "line 2 is not id, tab, text"),
-        ("a.jsonl", '{"text": "x"}\n{"txt": 1}\n', "line 2 is not a JSON object"),
+        ("a.tsv", "1\tone\nno tab\n", "a.tsv:2: is not id, tab, text"),
+        ("a.jsonl", '{"text": "x"}\n{"txt": 1}\n', "a.jsonl:2: is not a JSON object"),
     ],
 )
 def test_bad_collections_name_the_line(tmp_path: Path, name: str, content: str, message: str) -> None:

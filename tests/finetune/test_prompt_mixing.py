@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from metro_t0.data.token_files import TokenFileWriter
 from metro_t0.errors import UserError
-from metro_t0.prompts.mixing import TaskExamples, choose_tasks, load_mixture, read_pairs
+from metro_t0.prompts.mixing import TaskExamples, choose_tasks, load_mixture, load_pairs
 from metro_t0.tokenization import Tokenizer
 
 
@@ -83,7 +83,7 @@ def test_pairs_are_tokenized_and_cut(tmp_path: Path, vocabulary: Path) -> None:
     tokenizer = Tokenizer.load(vocabulary)
     path = tmp_path / "train.jsonl"
     path.write_text('{"source": "what is red", "target": "yes"}\n\n{"source": "very very very", "target": "no no"}\n')
-    pairs = read_pairs(path, tokenizer, max_source=4, max_target=3)
+    pairs = load_pairs(path, tokenizer, max_source=4, max_target=3)
     assert [item.tolist() for item in pairs.sources] == [
         [*tokenizer.encode("what is red")[:2], 2],
         [*tokenizer.encode("very very very")[:2], 2],
@@ -100,4 +100,4 @@ def test_bad_pairs_name_their_line(tmp_path: Path, vocabulary: Path, line: str) 
     path = tmp_path / "train.jsonl"
     path.write_text('{"source": "a", "target": "b"}\n' + line + "\n")
     with pytest.raises(UserError, match=r"train\.jsonl:2: "):
-        read_pairs(path, Tokenizer.load(vocabulary), 10, 10)
+        load_pairs(path, Tokenizer.load(vocabulary), 10, 10)

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from tokenizers import normalizers, processors
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedTokenizerFast
 
-from metro_t0.files import open_bytes
 from metro_t0.hf import MetroT5TokenizerFast, plain_batches
 from metro_t0.hf.export import save_tokenizer
 from metro_t0.hf.plain_batches import PlainBatch
+from metro_t0.text_files import open_bytes
 from metro_t0.tokenization import Tokenizer
 
 TEXTS = [*TEXT.splitlines(), "", "the dogs' s", "</s> <sen000> fox", "“Curly” — it's\x85 ½", "a" * 300, "  "]

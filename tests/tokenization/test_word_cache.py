@@ -16,7 +16,7 @@ from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import models, normalizers
 
 from metro_t0.data.python_docs import documents
-from metro_t0.files import open_bytes
+from metro_t0.text_files import open_bytes
 from metro_t0.tokenization import Tokenizer, parts, word_cache
 from metro_t0.tokenization.arrow_strings import from_list, to_list
 from metro_t0.tokenization.encoder import RustEncoder
