@@ -1,7 +1,8 @@
 """A task pack for lm-evaluation-harness: the same prompts, choices and answers as `multiple_choice` tasks.
 
-The harness adds no end token to a choice, so the choices of the pack carry it in text; its score of a choice is then
-the same sum as ours, and its `acc` our accuracy.
+The harness adds no end token to a choice, so the choices of the pack carry it in text: for tokenizers that read it
+there its score of a choice is then the same sum as ours, and its `acc` our accuracy. For METRO's, which does not, and
+for any other there is the model class of `eval.lm_eval_model`.
 """
 
 from __future__ import annotations

@@ -20,8 +20,7 @@ from metro_t0.options import option
 
 EXAMPLES = """examples:
   metro-t0-eval lm-eval-tasks --data-dir data/tasks --output pack/
-  lm_eval --model hf --model_args pretrained=my_model/,backend=seq2seq,trust_remote_code=True,max_length=512 \\
-      --include_path pack/ --tasks metro_t0
+  python -m eval.harness --model metro-t0 --model_args pretrained=my_model/ --include_path pack/ --tasks metro_t0
   metro-t0-eval lm-eval-tasks --tasks my_tasks.yaml --output pack/
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,11 @@ from transformers import (
     T5Config,
     T5ForConditionalGeneration,
 )
+
+from metro_t0.hf import MetroT5Config, MetroT5ForConditionalGeneration
+from metro_t0.hf.export import save_directory
+from metro_t0.tokenization import Tokenizer as MetroTokenizer
+from metro_t0.tokenization.training import BpeSettings, train_bpe
 
 TEXT = [
     "Does the first sentence mean that the second is true, or is it false? Yes, no or maybe.",
@@ -79,6 +85,23 @@ def model_directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
         model.save_pretrained(root / name)
         save_tokenizer(root / name, with_start=name == "bart")
     return {name: root / name for name in made}
+
+
+@pytest.fixture(scope="session")
+def metro_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A METRO-T5 with weights away from their initial values and a tokenizer of its own."""
+    directory = tmp_path_factory.mktemp("metro")
+    words = Counter(word for line in TEXT for word in line.split())
+    train_bpe(words, BpeSettings(vocab_size=120, lowercase=True), directory / "vocabulary")
+    tokenizer = MetroTokenizer.load(directory / "vocabulary")
+    torch.manual_seed(2)
+    sizes = {"d_model": 32, "num_heads": 4, "ffn_dim": 64, "encoder_layers": 2, "decoder_layers": 2}
+    model = MetroT5ForConditionalGeneration(MetroT5Config(vocab_size=len(tokenizer), max_positions=512, **sizes))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 0.2 * torch.randn_like(weight)
+    save_directory(model.eval(), directory / "model", tokenizer, with_code=False)
+    return directory / "model"
 
 
 def write_rows(directory: Path, name: str, rows: list[dict[str, object]]) -> None:
