@@ -112,7 +112,8 @@ def t5_step(
     shifted = model._shift_right(tokens)
 
     def loss_of_some() -> torch.Tensor:
-        hidden = model.model(input_ids=tokens, decoder_input_ids=shifted).last_hidden_state
+        memory = model.encoder(input_ids=tokens).last_hidden_state
+        hidden = model.decoder(input_ids=shifted, encoder_hidden_states=memory).last_hidden_state
         logits = model.lm_head(hidden.flatten(0, 1)[positions] * config.d_model**-0.5)
         return nn.functional.cross_entropy(logits.float(), tokens.flatten()[positions])
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from gpu import COLUMNS, Job, applicable, markdown, plan, read_record, results_of, run
 from gpu_attention import KERNELS, KINDS, Kind, dropout_rate, error_of, inputs
-from gpu_jobs import DTYPES, ROUTES, TOLERANCE, Record, Result, Route, check, checks_of, gradients_of
+from gpu_jobs import DTYPES, PEERS, ROUTES, TOLERANCE, Record, Result, Route, check, checks_of, gradients_of
+from pretrain import t5_step
 
 from metro_t0.modeling import preset
 
@@ -88,3 +89,11 @@ def test_the_last_state_of_a_route_counts_and_a_cut_line_does_not(tmp_path: Path
 def test_attention_is_held_against_the_definition_and_dropout_against_its_rate(kind: Kind) -> None:
     assert error_of(inputs(kind, 2, 33, "cpu", torch.float32), KERNELS["math"]) < 1e-5
     assert abs(dropout_rate(kind, KERNELS["math"], "cpu", torch.float32) - 0.1) < 0.005
+
+
+def test_the_peer_with_the_loss_on_a_share_of_the_positions_trains() -> None:
+    for share in PEERS.values():
+        model, step = t5_step(CONFIG, 2, 16, "cpu", torch.float32, share)
+        before = [p.detach().clone() for p in model.parameters()]
+        step()
+        assert all(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
