@@ -21,7 +21,7 @@ from metro_t0.modeling.config import fields_of
 
 COMPARED = {"optimization": ("lr", "clip_norm"), "checkpoint": ("finetune_from_model",), "dataset": ("train_subset",)}
 """fairseq's own options that say what is learnt from what."""
-LENGTH_OF_RUN = {"lr_scheduler": {"total_num_update", "max_update"}}
+LENGTH_OF_RUN = {"lr_scheduler": {"total_num_update", "max_update"}, "criterion": {"max_update"}}
 ONLY_THIS_RUN = {
     "model": {*fields_of("run"), "accept_changed_options"},
     "task": {"save_dir", "valid_examples", "accuracy_target"},

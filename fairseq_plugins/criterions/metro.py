@@ -6,6 +6,9 @@ are then exact means over the whole batch. L_RTD is a mean over the N real posit
 ratio first, which makes it (mask ratio * N / M) times the exact mean: N / (maskable positions) on average, with a
 fluctuation of about 1 / sqrt(M) (0.3% at the paper's batch size). In exchange the gradient does not depend on how the
 batch is spread over devices and steps. The logged losses are exact means, in nats.
+
+Objectives may end: after `--NAME-until` updates (or that share of --max-update) a loss no longer counts. SpacTor-T5 is
+span corruption with MLM and RTD until then, and span corruption alone afterwards.
 """
 
 # fairseq reads the types of dataclass fields at run time: no `from __future__ import annotations` here.
@@ -15,10 +18,12 @@ from typing import Any
 from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
+from omegaconf import II
 from torch import Tensor
 
 from fairseq_plugins.criterions.logging import summed, summed_vectors
 from fairseq_plugins.errors import clear_errors
+from metro_t0.errors import UserError
 from metro_t0.modeling import PretrainingBatch, PretrainingOutput
 from metro_t0.objectives.detection import RANKING_METRICS
 from metro_t0.objectives.losses import (
@@ -31,11 +36,14 @@ from metro_t0.objectives.losses import (
 )
 
 COUNTS = "/counts"
+UNTIL = "updates after which the {} loss no longer counts; below 1: share of --max-update; 0: never"
 
 MetroCriterionConfig = make_dataclass(
     "MetroCriterionConfig",
     [
         *((f"{o.name}_weight", float, field(default=o.weight, metadata={"help": o.help})) for o in OBJECTIVES),
+        *((f"{o.name}_until", float, field(default=0.0, metadata={"help": UNTIL.format(o.name)})) for o in OBJECTIVES),
+        ("max_update", int, II("optimization.max_update")),
         *((f.name, bool, field(default=f.default, metadata=dict(f.metadata))) for f in fields(LossOptions)),
     ],
     bases=(FairseqDataclass,),
@@ -55,6 +63,7 @@ class MetroCriterion(FairseqCriterion):
         self.options = LossOptions(**{f.name: getattr(cfg, f.name) for f in fields(LossOptions)})
         self.weights = {o.name: getattr(cfg, f"{o.name}_weight") * task.loss_scale(o.name) for o in OBJECTIVES}
         with clear_errors():
+            self.until = {o.name: _last_update(o.name, getattr(cfg, f"{o.name}_until"), cfg) for o in OBJECTIVES}
             task.check_losses(self.options)
 
     @classmethod
@@ -64,10 +73,15 @@ class MetroCriterion(FairseqCriterion):
 
     def forward(self, model: Any, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, int, dict[str, Any]]:
         """-> loss to differentiate, sample_size, sums to log."""
-        batch = PretrainingBatch(**sample["net_input"])
-        output: PretrainingOutput = model(**sample["net_input"])
+        ended = {name for name, last in self.until.items() if last and model.num_updates >= last}
+        inputs = self.task.inputs_of(sample["net_input"], ended)
+        batch = PretrainingBatch(**inputs)
+        output: PretrainingOutput = model(**inputs)
         parts = loss_parts(batch, output, self.options)
-        loss = metro_loss({name: part.total for name, part in parts.items()}, self.weights)
+        weights = self.weights | dict.fromkeys(ended, 0.0)
+        loss = metro_loss({name: part.total for name, part in parts.items()}, weights)
+        if ended:  # a gradient of zeros: processes wait for that of every parameter
+            loss = loss + sum(0.0 * parameter.sum() for parameter in model.metro.idle_parameters(batch))
         sample_size = self.task.sample_size(batch)
         log = {"loss": loss.detach(), "sample_size": sample_size}
         log |= {key: sample[key] for key in ("ntokens", "nsentences")}
@@ -99,6 +113,16 @@ class MetroCriterion(FairseqCriterion):
     def logging_outputs_can_be_summed() -> bool:
         """All values are sums."""
         return True
+
+
+def _last_update(name: str, until: float, cfg: Any) -> int:
+    if until < 0:
+        raise UserError(f"{name}_until is {until}; give a number of updates, a share of --max-update, or 0")
+    if until >= 1 or not until:
+        return int(until)
+    if not cfg.max_update:
+        raise UserError(f"{name}_until is {until}, a share of --max-update: give --max-update")
+    return max(1, round(until * cfg.max_update))
 
 
 def _log_detection(name: str, counts: Tensor) -> None:

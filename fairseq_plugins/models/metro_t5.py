@@ -69,9 +69,15 @@ class MetroT5Model(BaseFairseqModel):
     def __init__(self, config: ModelConfig, pad_id: int, dictionary: Tensor) -> None:
         super().__init__()
         self.metro = MetroT5(config, pad_id)
+        self.num_updates = 0
         self.register_buffer(FINGERPRINT, dictionary)
         for matrix in hidden_matrices(self.metro):
             matrix.param_group = HIDDEN_MATRICES  # type: ignore[attr-defined]
+
+    def set_num_updates(self, num_updates: int) -> None:
+        """fairseq's hook: the updates that are done, before each and after a restart."""
+        self.num_updates = num_updates
+        super().set_num_updates(num_updates)
 
     @classmethod
     def build_model(cls, cfg: Any, task: Any) -> MetroT5Model:

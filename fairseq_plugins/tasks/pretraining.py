@@ -27,6 +27,7 @@ from metro_t0.randomness import keyed_generator
 
 logger = logging.getLogger(__name__)
 BatchMaker = MetroBatches | SpanCorruptionBatches
+MASKS = ("masked_tokens", "masked_positions", "most_masked_in_row", "sample_uniforms")
 
 
 def _mask_field(name: str) -> Any:
@@ -86,6 +87,13 @@ class T5PretrainingConfig(PretrainingConfig):
 
     decoding_target: ChoiceEnum(["spans", "all_tokens"]) = field(  # type: ignore[valid-type]
         default="spans", metadata={"help": "sentinels and spans (T5), or the whole original text"}
+    )
+    replaced_ratio: float = field(
+        default=0.0,
+        metadata={
+            "help": "share of the tokens outside of spans that an auxiliary replaces, for the encoder to detect "
+            "(SpacTor-T5: 0.15; with --mlm-until and --rtd-until); 0: T5, without auxiliary and RTD"
+        },
     )
 
 
@@ -229,6 +237,10 @@ class PretrainingTask(OneDictionaryTask):
         """Raise `UserError` where the task's batches cannot serve these losses."""
         check_target(self.model_config, str(self.cfg.decoding_target), options.weighted_clm)
 
+    def inputs_of(self, inputs: dict[str, Any], ended: set[str]) -> dict[str, Any]:
+        """The fields of a batch as the model gets them; `ended` are the objectives that are over (`--NAME-until`)."""
+        return inputs
+
     def sample_size(self, batch: PretrainingBatch) -> int:
         """Positions that fairseq divides the summed loss by."""
         return len(batch.clm_targets)
@@ -307,14 +319,40 @@ class MetroPretrainingTask(PretrainingTask):
 
 @register_task("t5_pretraining", dataclass=T5PretrainingConfig)
 class T5PretrainingTask(PretrainingTask):
-    """T5 span corruption on the same model without auxiliary and RTD."""
+    """T5 span corruption on the same model without auxiliary and RTD; or with both (SpacTor-T5)."""
 
     def adapt_model(self, config: ModelConfig) -> ModelConfig:
-        """The main model alone."""
-        self.model_config = config.without_pretraining()
+        """The main model alone, unless tokens are to be replaced."""
+        if not 0.0 <= self.cfg.replaced_ratio < 1.0:
+            raise UserError(f"replaced_ratio is {self.cfg.replaced_ratio}; it must be in [0, 1)")
+        if self.cfg.replaced_ratio and not config.auxiliary_layers:
+            raise UserError("replaced_ratio needs an auxiliary: give --auxiliary-layers, and --rtd encoder")
+        self.model_config = config if self.cfg.replaced_ratio else config.without_pretraining()
         return self.model_config
+
+    def check_losses(self, options: LossOptions) -> None:
+        """The decoder never writes the source token by token."""
+        check_target(self.model_config, "spans", options.weighted_clm)
+
+    def inputs_of(self, inputs: dict[str, Any], ended: set[str]) -> dict[str, Any]:
+        """Without masks once nothing learns from them: then neither the auxiliary nor RTD costs anything."""
+        if not {"mlm", "rtd"} <= ended:
+            return inputs
+        return {name: value for name, value in inputs.items() if name not in MASKS}
+
+    def loss_scale(self, objective: str) -> float:
+        """The ratio of the positions that are expected, so that each loss is near its mean (see `sample_size`)."""
+        counts = self.make_batches(is_train=True).expected_counts()
+        return counts["clm"] / counts[objective] if counts.get(objective) else 1.0
 
     def make_batches(self, is_train: bool) -> SpanCorruptionBatches:
         """The same in training and validation."""
-        target = str(self.cfg.decoding_target)
-        return SpanCorruptionBatches(self.masking, self.words, self.words.mask_id, self.dictionary.eos(), target)  # type: ignore[arg-type]
+        return SpanCorruptionBatches(
+            self.masking,
+            self.words,
+            self.words.mask_id,
+            self.dictionary.eos(),
+            str(self.cfg.decoding_target),  # type: ignore[arg-type]
+            replaced_ratio=self.cfg.replaced_ratio,
+            auxiliary_mask_id=len(self.dictionary) - 1,  # the last sentinel: no text has so many spans
+        )

@@ -68,10 +68,12 @@ class Head:
     build: Callable[[ModelConfig], nn.Module]
     reads: Callable[[ModelConfig], Reads]
     """What it reads in a model of that config; "none" where the model has no such head."""
+    needs_noise: bool = False
+    """Whether it says something of tokens that the auxiliary has replaced, and idles where none were."""
 
 
 HEADS = (
-    Head("rtd_head", RtdHead, lambda config: config.rtd),
+    Head("rtd_head", RtdHead, lambda config: config.rtd, needs_noise=True),
     Head("clm_projection", ClmProjection, lambda config: "predicted" if config.clm_head == "projection" else "none"),
-    Head("copy_gate", CopyGate, lambda config: "predicted" if config.clm_head == "copy" else "none"),
+    Head("copy_gate", CopyGate, lambda config: "predicted" if config.clm_head == "copy" else "none", needs_noise=True),
 )

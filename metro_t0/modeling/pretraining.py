@@ -8,7 +8,7 @@ shape (B, T, V) ever exists.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,9 +28,12 @@ PRETRAINING_MODULES = ("auxiliary", *(head.name for head in HEADS))
 """Modules of `MetroT5` beside the main model, each there only where a pretraining field of the config asks for it."""
 
 
+DecoderWrites = Literal["source", "masked", "other"]
+
+
 @dataclass
 class PretrainingBatch:
-    """One batch of any objective. Without an auxiliary the last three fields are None."""
+    """One batch of any objective. The masks are None where the auxiliary has nothing to do, or there is none."""
 
     source_tokens: Tensor
     """(B, S) X^orig for METRO; the corrupted text for T5 span corruption. Padding on the right."""
@@ -54,6 +57,8 @@ class PretrainingBatch:
     """No row has more clm_positions. Where it is known, the decoder's last layer is computed at those alone."""
     most_masked_in_row: int | None = None
     """The same of masked_positions, for the auxiliary's last layer."""
+    decoder_writes: DecoderWrites = "source"
+    """The source, token by token; the masked tokens alone; or another text."""
     has_padding: bool = True
     """False where every source token is real, which spares attention the masking. Known without asking a GPU."""
 
@@ -112,7 +117,7 @@ class MetroT5(nn.Module):
             mask = valid
         source = batch.source_tokens
         extra: dict[str, Any] = {}
-        if self.config.auxiliary_layers:
+        if self.config.auxiliary_layers and batch.masked_tokens is not None:
             source, extra = self._corrupt(batch, mask)
 
         at = None
@@ -122,16 +127,27 @@ class MetroT5(nn.Module):
 
         predicted = decoded.flatten(0, 1)[batch.clm_positions] if at is None else decoded
         hidden = {"encoder": encoded, "decoder": decoded, "predicted": predicted}
-        heads = {name: self.get_submodule(name)(hidden[reads]) for name, reads in self.reads.items()}
+        heads = {
+            head.name: self.get_submodule(head.name)(hidden[self.reads[head.name]])
+            for head in HEADS
+            if head.name in self.reads and ("replaced" in extra or not head.needs_noise)
+        }
         clm_logits = self.main.logits(heads.pop("clm_projection", predicted))
         return PretrainingOutput(clm_logits=clm_logits, valid=valid, heads=heads, **extra)
+
+    def idle_parameters(self, batch: PretrainingBatch) -> list[nn.Parameter]:
+        """The parameters that a batch without masks does not use; they get no gradient."""
+        if batch.masked_tokens is not None:
+            return []
+        modules = ["auxiliary", *(head.name for head in HEADS if head.needs_noise)]
+        shared = {id(parameter) for parameter in self.main.parameters()}
+        idle = [p for name, module in self.named_children() if name in modules for p in module.parameters()]
+        return [parameter for parameter in idle if id(parameter) not in shared]
 
     def _corrupt(self, batch: PretrainingBatch, mask: Tensor | None) -> tuple[Tensor, dict[str, Any]]:
         """Fill the masks with samples of the auxiliary: X^noise. No gradient passes through the sampling."""
         if batch.masked_tokens is None or batch.masked_positions is None or batch.sample_uniforms is None:
-            raise ValueError(
-                "this model has an auxiliary: the batch needs masked_tokens, masked_positions, sample_uniforms"
-            )
+            raise ValueError("a batch has masked_tokens, masked_positions and sample_uniforms, or none of them")
         mlm_logits = self.auxiliary(batch.masked_tokens, mask, batch.masked_positions, batch.most_masked_in_row)
         sampled = sample_tokens(mlm_logits.detach(), batch.sample_uniforms)
         noised = batch.source_tokens.flatten().index_copy(0, batch.masked_positions, sampled)

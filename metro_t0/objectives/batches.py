@@ -7,13 +7,14 @@ METRO (paper section 3.2 and table 4):
 T5 (span corruption, and its all-token variant):
   spans         a sentinel and the tokens of each span
   all_tokens    the whole original text
+SpacTor-T5 (Ye et al. 2024, arXiv 2401.13160): T5's, while an auxiliary replaces tokens outside of the spans
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -40,10 +41,10 @@ T5Target = Literal["spans", "all_tokens"]
 def check_target(
     config: ModelConfig, target: str, weighted_by_rtd: bool = False, within_documents: bool = False
 ) -> None:
-    """Refuse combinations that make no sense, with the reason."""
+    """Refuse combinations that make no sense, with the reason. target: `MetroTarget`, or "spans" for T5's."""
     if weighted_by_rtd and config.rtd == "none":
         raise UserError("weighted_clm needs the RTD head's probabilities, but the model field rtd is none")
-    if target != "masked_only":
+    if target not in ("masked_only", "spans"):
         return
     for wrong, name in (
         (config.clm_head == "copy", "clm_head=copy"),
@@ -53,7 +54,7 @@ def check_target(
     ):
         if wrong:
             raise UserError(
-                f"decoding_target=masked_only does not go with {name}: decoder positions no longer match the source"
+                f"decoding_target={target} does not go with {name}: decoder positions no longer match the source"
             )
 
 
@@ -90,6 +91,7 @@ class MetroBatches:
             most_masked_in_row=most_in_row(chosen),
             sample_uniforms=torch.from_numpy(uniforms[chosen]),
             documents=self._documents(tokens),
+            decoder_writes="masked" if self.target == "masked_only" else "source",
             has_padding=bool((tokens == self.words.pad_id).any()),
         )
 
@@ -119,13 +121,19 @@ class MetroBatches:
 
 @dataclass(frozen=True)
 class SpanCorruptionBatches:
-    """Makes the T5 baseline's batches: every span becomes one sentinel in the source."""
+    """Makes the T5 baseline's batches: every span becomes one sentinel in the source.
+
+    replaced_ratio: share of the other tokens that the auxiliary fills in (SpacTor-T5). It reads `auxiliary_mask_id` at
+    their places, which must be none of the spans' sentinels.
+    """
 
     masking: MaskingConfig
     words: Vocabulary
     decoder_start: int
     eos_id: int
     target: T5Target = "spans"
+    replaced_ratio: float = 0.0
+    auxiliary_mask_id: int | None = None
 
     def __call__(self, tokens: Ids, examples: Sequence[int], stream: Stream) -> PretrainingBatch:
         """tokens (B, T) padded on the right; examples: their indices in the data set."""
@@ -147,8 +155,28 @@ class SpanCorruptionBatches:
             clm_positions=flat(wanted),
             clm_targets=torch.from_numpy(target[wanted]),
             most_clm_in_row=most_in_row(wanted),
+            decoder_writes="other",
             has_padding=bool((sources == self.words.pad_id).any()),
+            **(self._masks(sources, examples, stream) if self.replaced_ratio else {}),
         )
+
+    def _masks(self, sources: Ids, examples: Sequence[int], stream: Stream) -> dict[str, Any]:
+        """What the auxiliary reads and where it samples, in sources (B, S) whose spans are sentinels already."""
+        assert self.auxiliary_mask_id is not None
+        chosen = choose_positions(sources, examples, MaskingConfig(self.replaced_ratio), self.words, stream)
+        return {
+            "masked_tokens": torch.from_numpy(np.where(chosen, self.auxiliary_mask_id, sources)),
+            "masked_positions": flat(chosen),
+            "most_masked_in_row": most_in_row(chosen),
+            "sample_uniforms": torch.from_numpy(stream.uniforms("sample", examples, sources.shape[1])[chosen]),
+        }
+
+    def expected_counts(self) -> dict[str, float]:
+        """Positions of each loss per word of text, on average and without special tokens: what `loss_scale` needs."""
+        spans, other = self.masking.mask_ratio, 1 - self.masking.mask_ratio
+        sentinels = spans / self.masking.mean_span_length
+        clm = spans + sentinels if self.target == "spans" else 1.0
+        return {"clm": clm, "mlm": self.replaced_ratio * other, "rtd": other + sentinels}
 
 
 def corrupt_spans(tokens: Ids, chosen: Flags, first_sentinel: int) -> tuple[Ids, Ids]:

@@ -48,15 +48,15 @@ def rtd_metrics(batch: PretrainingBatch, output: PretrainingOutput) -> dict[str,
 
 
 def clm_metrics(batch: PretrainingBatch, output: PretrainingOutput) -> dict[str, Ratio]:
-    """Of the decoder: accuracy, at all its positions without an auxiliary, otherwise by kind of position.
+    """Of the decoder: accuracy, by kind of position where the auxiliary has replaced some of what it writes.
 
-    clm_accuracy, or clm_accuracy_replaced, clm_accuracy_masked, clm_accuracy_unmasked
+    clm_accuracy where it does not write the source; clm_accuracy_replaced, clm_accuracy_masked, clm_accuracy_unmasked
     """
     correct = _predictions(batch, output) == batch.clm_targets
     everywhere = torch.ones_like(correct)
-    if output.replaced is None or batch.masked_positions is None:
+    if output.replaced is None or batch.masked_positions is None or batch.decoder_writes == "other":
         return {"clm_accuracy": _share(correct, everywhere)}
-    if batch.decoder_input.shape != batch.source_tokens.shape:  # masked_only: every decoder position is a masked one
+    if batch.decoder_writes == "masked":
         return {"clm_accuracy_masked": _share(correct, everywhere)}
     masked = torch.zeros_like(output.replaced).flatten().index_fill(0, batch.masked_positions, True)
     at_masked = masked[batch.clm_positions]
