@@ -62,7 +62,7 @@ def _check_tasks(plan: Plan) -> None:
     task_set = task_set_of(plan.tasks)
     missing: list[str] = []
     for task in task_set.tasks:
-        task_templates(task, None)
+        task_templates(task, plan.templates_dir)
         try:
             task_rows(task, plan.data_dir)
         except UserError as error:

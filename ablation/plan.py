@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from metro_t0.common_options import MOST_TOKENS, data_dir_option, prompted_option, tokenizer_option
+from metro_t0.common_options import MOST_TOKENS, data_dir_option, prompted_option, templates_option, tokenizer_option
 from metro_t0.errors import UserError
 from metro_t0.options import check, option
 
@@ -58,6 +58,7 @@ class Plan:
     finetuning_batch_size: int = option(32, "examples per update", at_least=1, at_most=MOST_TOKENS)
     tasks: str = option("t0", "evaluation: t0, mmlu, embedded, or a task file of metro-t0-eval tasks", metavar="TASKS")
     data_dir: Path | None = data_dir_option()
+    templates_dir: Path | None = templates_option()
     limit: int | None = option(
         None, "at most N rows of each evaluation task, a fixed sample (default: all)", at_least=1, at_most=10**9
     )

@@ -141,6 +141,7 @@ def evaluate_command(job: Job, device: str) -> list[str]:
     plan = job.plan
     which = ["tasks", "--tasks", plan.tasks] if plan.tasks != "t0" else ["t0"]
     data = ["--data-dir", str(plan.data_dir)] if plan.data_dir else []
+    data += ["--templates", str(plan.templates_dir)] if plan.templates_dir else []
     limit = ["--limit", str(plan.limit)] if plan.limit else []
     return [
         sys.executable, "-m", "eval.cli", *which, "--model", str(job.exported),

@@ -1,4 +1,4 @@
-"""`metro-t0-prompts`: build, show, list and score prompted mixtures."""
+"""`metro-t0-prompts`: check, build, show, list and score prompted mixtures."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from metro_t0.options import option
 PROGRAM = "metro-t0-prompts"
 SOME_FAILED = 3
 EXAMPLES = """examples:
+  metro-t0-prompts check --mixture t0
   metro-t0-prompts list
   metro-t0-prompts list --mixture t0+
   metro-t0-prompts show --dataset super_glue/rte --data-dir DIR
@@ -58,6 +59,14 @@ LIST_EXAMPLES = """examples:
   metro-t0-prompts list                        # mixtures
   metro-t0-prompts list --mixture t0           # its data sets
   metro-t0-prompts list --dataset glue/mrpc    # its templates
+"""
+CHECK_EXAMPLES = """examples:
+  metro-t0-prompts check --mixture t0
+  metro-t0-prompts check --mixture trec --download
+  metro-t0-prompts check --mixture mine.yaml --data-dir DIR --templates my_templates
+
+A line per data set: ok, by hand (it is given out by a form) or failed; where its rows are, its columns and classes, its
+rows, and how many of its templates render. Exit status: 0 all well, 3 something failed.
 """
 
 
@@ -159,7 +168,34 @@ class List(Command):
             list_mixtures(self.templates_dir)
 
 
-main = Program(PROGRAM, "Prompted multi-task mixtures from real data sets.", (Build, Show, Score, List), EXAMPLES)
+@dataclass(frozen=True, kw_only=True)
+class Check(Command):
+    """Look whether every data set can be had and looks as it should: run this first where there is a network."""
+
+    name: ClassVar[str] = "check"
+    examples: ClassVar[str] = CHECK_EXAMPLES
+    mixture: str | None = option(None, "t0, t0+, t0++, one data set, or a .yaml file (default: every data set known)")
+    rows: int = option(20, "rows of each data set to render by its templates", at_least=1, at_most=1000)
+    download: bool = option(False, "take whole data sets, not a look at their first rows")
+    settings: PromptSettings
+
+    def run(self) -> int:
+        from finetune.checking import check_datasets, summary
+        from finetune.mixtures import load_mixture
+        from metro_t0.prompts.hub import hub_sources
+
+        known = load_mixture(self.mixture, self.settings.templates_dir).train if self.mixture else tuple(hub_sources())
+        checked = []
+        for each in check_datasets(known, self.settings, self.rows, self.download):
+            print(each.line(), flush=True)
+            checked.append(each)
+        print(summary(checked))
+        return SOME_FAILED if any(each.problems for each in checked) else 0
+
+
+main = Program(
+    PROGRAM, "Prompted multi-task mixtures from real data sets.", (Build, Show, Score, List, Check), EXAMPLES
+)
 
 if __name__ == "__main__":
     raise SystemExit(main())

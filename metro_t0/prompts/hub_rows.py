@@ -7,10 +7,10 @@ without asking again (`HubRows` is small and can be sent to them).
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -21,6 +21,7 @@ from metro_t0.prompts.names import DatasetName, nearest
 from metro_t0.prompts.rows import ParquetRows, Row
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 FILES_KEPT = 4
 CONNECTION_SECONDS = 15
@@ -82,15 +83,60 @@ def _open(rows: HubRows) -> Sequence[Row]:
     return ParquetRows(rows.conversion.apply(pa.concat_tables(tables)))
 
 
+@dataclass(frozen=True)
+class Sample:
+    """What a look at a data set shows without downloading it."""
+
+    place: HubPlace
+    commit: str
+    rows: list[Row]
+    """The first rows of one split, with historical names and classes."""
+    counts: dict[str, int]
+    """Rows of each split, where the card has them."""
+    splits: list[str]
+
+
+def sample_hub(dataset: DatasetName, count: int) -> Sample:
+    """The first rows of a data set, from its first place that looks as it should. Raises as `hub_rows`."""
+    return _first(dataset, lambda source, place: _look(source, place, count))
+
+
+def _look(source: HubSource, place: HubPlace, count: int) -> Sample:
+    import datasets
+
+    builder = open_builder(place)
+    counts = {name: split.num_examples for name, split in (builder.info.splits or {}).items()}
+    streams = builder.as_streaming_dataset()
+    ours = {there: name for name, there in place.splits.items()}
+    splits = [ours.get(name, name) for name in streams]
+    _check_splits(source, splits, {ours.get(name, name): number for name, number in counts.items()})
+    stream = next((streams[name] for name in ("train", "validation") if name in streams), None)
+    if stream is None:
+        stream = next(iter(streams.values()))
+    first = list(stream.take(count))
+    features = stream.features or builder.info.features
+    table = datasets.Dataset.from_list(first, features=features).data.table
+    converted = conversion(source, place, datasets.Features.from_arrow_schema(table.schema))
+    unknown = converted.unknown_values(table)
+    if unknown:
+        raise DriftError("; ".join(unknown))
+    return Sample(place, builder.hash, list(ParquetRows(converted.apply(table))), counts, splits)
+
+
 @cache
 def _find(dataset: DatasetName) -> _Found:
-    """The first place of the table that can be reached and has what it should."""
+    """The first place of the table that can be reached and has what it should, downloaded."""
+    return _first(dataset, _load)
+
+
+def _first(dataset: DatasetName, load: Callable[[HubSource, HubPlace], T]) -> T:
+    """What `load` gives of the first place for which it does not fail; the failures before it are said."""
     source = hub_source(dataset)
     _go_offline_without_connection()
     failures = []
     for place in source.attempts():
         try:
-            found = _load(source, place)
+            found = load(source, place)
         except Exception as error:  # network, permission, missing repository: many types of several libraries
             failures.append(f"{place.title}: {reason_of(error)}")
             if _is_rate_limit(error):
@@ -130,16 +176,20 @@ def _load(source: HubSource, place: HubPlace) -> _Found:
     converted = conversion(source, place, builder.info.features)
     historical = {there: ours for ours, there in place.splits.items()}
     counts = {historical.get(name, name): split.num_examples for name, split in builder.info.splits.items()}
-    for split in SPLITS_NEEDED:
-        if split in source.rows and split not in counts:
-            raise DriftError(f"no split {split} (it has {', '.join(counts)})")
-    for split, count in counts.items():
-        check_rows(source, split, count)
+    _check_splits(source, list(counts), counts)
     for split in builder.info.splits if converted.classes else ():
         unknown = converted.unknown_values(builder.as_dataset(split=split).data.table)
         if unknown:
             raise DriftError(f"split {split}: {'; '.join(unknown)}")
     return _Found(place, builder, converted)
+
+
+def _check_splits(source: HubSource, splits: Sequence[str], counts: Mapping[str, int]) -> None:
+    for split in SPLITS_NEEDED:
+        if split in source.rows and split not in splits:
+            raise DriftError(f"no split {split} (it has {', '.join(splits)})")
+    for split, count in counts.items():
+        check_rows(source, split, count)
 
 
 def open_builder(place: HubPlace) -> Any:

@@ -1,7 +1,7 @@
 """A process that uses the package against another hub: one JSON line in, one JSON line out.
 
 The address of the hub is read when the libraries are imported, so that the process of the tests cannot change it. Run
-as `python hub_client.py`, with HF_ENDPOINT and HF_HOME set.
+as `python hub_client.py [COMMAND LINE]`, with HF_ENDPOINT and HF_HOME set.
 """
 
 from __future__ import annotations
@@ -44,6 +44,10 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     shrink_table()
+    if len(sys.argv) > 1:  # a command line of metro-t0-prompts instead
+        from finetune.cli import main as command
+
+        sys.exit(command(sys.argv[1:]))
     for line in sys.stdin:
         try:
             result = answer(json.loads(line))

@@ -232,7 +232,20 @@ class _Handler(BaseHTTPRequestHandler):
         cut = self.command == "GET" and path.endswith((".parquet", ".csv")) and self.hub.cuts[id] > 0
         if cut:
             self.hub.cuts[id] -= 1
-        self.send(200, content, headers, sent=len(content) // 2 if cut else None)
+        status, content = self.range_of(content, headers)
+        self.send(status, content, headers, sent=len(content) // 2 if cut else None)
+
+    def range_of(self, content: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
+        """The part of a file that was asked for."""
+        wanted = self.headers.get("Range")
+        if wanted is None:
+            return 200, content
+        first, _, last = wanted.removeprefix("bytes=").partition("-")
+        start, stop = (int(first), int(last) + 1 if last else len(content)) if first else (-int(last), len(content))
+        part = content[start:stop]
+        start = start % len(content)
+        headers["Content-Range"] = f"bytes {start}-{start + len(part) - 1}/{len(content)}"
+        return 206, part
 
     def answer_api(self, id: str, repository: Repository, rest: list[str], body: str) -> None:
         kind, more = (rest[0], rest[1:]) if rest else ("revision", ["main"])

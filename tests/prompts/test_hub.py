@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from metro_t0.prompts.hub import HubPlace, HubSource, hub_source, hub_sources
 from metro_t0.prompts.names import DatasetName
 from metro_t0.prompts.rendering import RenderError
 from metro_t0.prompts.templates import load_templates
+from metro_t0.tokenization.training import BpeSettings, train_bpe
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -29,23 +31,26 @@ SOURCES = {name: source for name, source in hub_sources().items() if not source.
 OLD_COARSE = ["DESC", "ENTY", "ABBR", "HUM", "NUM", "LOC"]
 
 
+def started(url: str, home: Path, *arguments: object) -> subprocess.Popen[str]:
+    """A process for which the hub is at `url`."""
+    variables = {
+        **os.environ,
+        "HF_ENDPOINT": url,
+        "HF_HOME": str(home),
+        "HF_HUB_OFFLINE": "0",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(HERE)]),
+    }
+    command = [sys.executable, str(HERE / "hub_client.py"), *map(str, arguments)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=variables)
+
+
 class Client:
     """A process that asks a hub for rows."""
 
-    def __init__(self, url: str, home: Path, **environment: str) -> None:
-        variables = {
-            **os.environ,
-            "HF_ENDPOINT": url,
-            "HF_HOME": str(home),
-            "HF_HUB_OFFLINE": "0",
-            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-            "PYTHONPATH": os.pathsep.join([str(ROOT), str(HERE)]),
-            **environment,
-        }
-        command = [sys.executable, str(HERE / "hub_client.py")]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables
-        )
+    def __init__(self, url: str, home: Path) -> None:
+        self.process = started(url, home)
 
     def ask(self, name: str, split: str | None = None, **more: Any) -> dict[str, Any]:
         assert self.process.stdin is not None
@@ -154,10 +159,10 @@ def test_classes_of_trec_are_mapped_by_name(client: Client) -> None:
         assert rendered.target == answer_text
 
 
-def alone(tmp_path: Path, hub: Hub, name: str, split: str, **environment: str) -> tuple[dict[str, Any], str]:
+def alone(tmp_path: Path, hub: Hub, name: str, split: str) -> tuple[dict[str, Any], str]:
     """One question to a hub of its own. Returns the answer and the error stream."""
     with Server(hub) as server:
-        client = Client(server.url, tmp_path / "home", **environment)
+        client = Client(server.url, tmp_path / "home")
         answer = client.ask(name, split)
         return answer, client.close()
 
@@ -313,3 +318,62 @@ def test_unknown_names() -> None:
     assert hub_source(DatasetName("someone", "something")) == HubSource((HubPlace("someone/something"),))
     with pytest.raises(UserError, match="Story Cloze is given out only after"):
         hub_source(DatasetName("story_cloze", "2016"))
+
+
+@pytest.fixture(scope="module")
+def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("vocabulary")
+    train_bpe(
+        Counter(dict.fromkeys(["text", "title", "content", "question", "0", "1", "2"], 50)), BpeSettings(40), directory
+    )
+    return directory
+
+
+def test_a_mixture_is_built_with_few_requests(tmp_path: Path, vocabulary: Path) -> None:
+    """Two processes, two data sets of the hub beside one from disk; then once more, with nothing left to do."""
+    hub = standard_hub(["CogComp/trec", "fancyzhx/ag_news"])
+    (tmp_path / "data/mine").mkdir(parents=True)
+    (tmp_path / "data/mine/train.jsonl").write_text('{"q": "a", "a": "b"}\n')
+    (tmp_path / "templates/mine").mkdir(parents=True)
+    (tmp_path / "templates/mine/templates.yaml").write_text(
+        "templates: {t: {name: plain, jinja: '{{q}} ||| {{a}}', answer_choices: null}}\n"
+    )
+    (tmp_path / "mix.yaml").write_text("train: [trec, ag_news, mine]\n")
+    options = ["--mixture", tmp_path / "mix.yaml", "--tokenizer", vocabulary, "--output", tmp_path / "out"]
+    options += ["--data-dir", tmp_path / "data", "--templates", tmp_path / "templates", "--workers", 2]
+    with Server(hub) as server:
+        build = started(server.url, tmp_path / "home", "build", *options)
+        output, errors = build.communicate()
+        assert build.returncode == 0, (output, errors)
+        asked = len(hub.asked)
+        again = started(server.url, tmp_path / "home", "build", *options)
+        again.communicate()
+        assert again.returncode == 0
+    assert asked <= 2 * 2 * 7  # two splits of two data sets
+    assert len(hub.asked) == asked
+    tasks = {task["name"]: task for task in json.loads((tmp_path / "out/mixture.json").read_text())["tasks"]}
+    trec, news = tasks["trec_what_category_best_describe"], tasks["ag_news_classify"]
+    assert trec["rows_from"] == "CogComp/trec@65752bf53af25bc935a0dce92fb5b6c930728450"
+    assert (trec["license"], trec["noncommercial"]) == ("unstated", False)
+    assert (news["license"], news["noncommercial"]) == ("other (AG, non-commercial use)", True)
+    assert (tasks["mine_plain"]["rows_from"], tasks["mine_plain"]["license"]) == ("local files", None)
+    assert sum(name.startswith("trec_fine_grained") for name in tasks) == 11  # none of them had a target
+
+
+def test_check_says_what_is_well_and_what_is_not(tmp_path: Path) -> None:
+    hub = standard_hub(["CogComp/trec", "knkarthick/samsum"])
+    hub.repositories |= drifted("names").repositories
+    (tmp_path / "mix.yaml").write_text("train: [trec, samsum, rotten_tomatoes, story_cloze/2016]\n")
+    with Server(hub) as server:
+        process = started(server.url, tmp_path / "home", "check", "--mixture", tmp_path / "mix.yaml", "--rows", "5")
+        output, errors = process.communicate()
+    assert process.returncode == 3, errors
+    trec, samsum, tomatoes, cloze, last = output.splitlines()
+    assert trec.startswith("ok      trec: CogComp/trec@65752bf53af2, ")
+    assert "3 columns with 6 + 47 classes by name" in trec
+    assert "18 of 18 templates render" in trec
+    assert samsum.endswith("7 of 7 templates render; CC BY-NC-ND 4.0 *")
+    assert tomatoes.startswith("failed  rotten_tomatoes: ")
+    assert "column label: its classes differ" in tomatoes
+    assert cloze.startswith("by hand story_cloze/2016: Story Cloze is given out only after")
+    assert last == "4 data sets: 2 ok, 1 by hand, 1 failed (50% ok); 1 for non-commercial use only (marked *)"
