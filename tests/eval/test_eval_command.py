@@ -111,6 +111,24 @@ def test_second_run_computes_only_what_is_missing(
     assert again["samples"] == content["samples"]
 
 
+def test_prompts_at_the_limit_are_counted(model_directories: dict[str, Path], data_dir: Path, tmp_path: Path) -> None:
+    """Those that filled the maximum length, whether exactly or cut to it."""
+    tokenizer = AutoTokenizer.from_pretrained(model_directories["t5"])
+    task = next(t for t in built_in_tasks("t0").tasks if t.name == "copa")
+    rows = load_rows("super_glue", "copa", "validation", data_dir)
+    template = task_templates(task, None)[0]
+    rendered = [template.render(row) for row in rows]
+    lengths = sorted(len(tokenizer(r.source)["input_ids"]) for r in rendered if r is not None)
+    limit = lengths[len(lengths) // 2]
+    assert lengths[0] < limit < lengths[-1]
+    more = ("--only", "copa", "--max-source-tokens", str(limit), "--device", "cpu")
+    assert run_t0(model_directories["t5"], data_dir, tmp_path / "o", *more) == 0
+    found = results_of(tmp_path / "o")["copa", template.name]
+    assert found.truncated_sources == sum(length >= limit for length in lengths)
+    report = (tmp_path / "o" / "report.html").read_text()
+    assert f"{found.truncated_sources} prompts at the length limit" in report
+
+
 def test_refuses_the_results_of_another_model(
     t5_results: Path, model_directories: dict[str, Path], data_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,7 +10,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +20,10 @@ import pytest
 from small_mixture import TEMPLATES, color_rows, write_dataset
 
 from finetune.cli import main
+from finetune.planning import held_out_split
+from finetune.settings import BuildSettings
 from metro_t0.data.token_files import TokenFile
+from metro_t0.prompts.datasets import DatasetName
 from metro_t0.prompts.templates import load_templates
 from metro_t0.tokenization import Tokenizer
 
@@ -48,6 +52,19 @@ def contents(directory: Path) -> dict[str, str]:
 
 def read_mixture(directory: Path) -> dict[str, dict[str, Any]]:
     return {task["name"]: task for task in json.loads((directory / "mixture.json").read_text())["tasks"]}
+
+
+@pytest.mark.parametrize(
+    ("splits", "held_out"),
+    [(("train", "test", "validation"), "validation"), (("train", "test"), "test"), (("train",), None)],
+)
+def test_validation_comes_before_test_as_held_out_split(
+    splits: tuple[str, ...], held_out: str | None, tmp_path: Path
+) -> None:
+    for split in splits:
+        write_dataset(tmp_path, "colors", **{split: color_rows(2)})
+    settings = cast(BuildSettings, SimpleNamespace(data_dir=tmp_path))
+    assert held_out_split(DatasetName("colors", None), settings) == held_out
 
 
 def test_files_hold_the_rendered_examples(tmp_path: Path, data_dir: Path, vocabulary: Path) -> None:

@@ -44,6 +44,12 @@ def test_subsets_are_functions_of_seed_name_and_epoch() -> None:
     assert not set(first) & set(task(1000, 100).epoch_indices(1, 4))
 
 
+def test_the_order_within_an_epoch_is_fixed() -> None:
+    """A resumed run must meet the same examples in the same order."""
+    assert [task(7, 3).epoch_indices(1, epoch).tolist() for epoch in (1, 2, 3)] == [[4, 2, 5], [0, 1, 6], [3, 6, 3]]
+    assert task(7, 7).epoch_indices(1, 1).tolist() == list(range(7))
+
+
 def write_task(directory: Path, name: str, count: int, targets: int | None = None) -> None:
     for side, number in (("source", count), ("target", count if targets is None else targets)):
         (directory / "train").mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, T5ForConditionalGeneration
 
 from metro_t0.convert import main
+from metro_t0.hf import convert
 from metro_t0.hf.checkpoints import read_checkpoint
 from metro_t0.hf.convert import probe
 from metro_t0.modeling import MetroT5
@@ -194,6 +195,20 @@ def test_refusals_are_one_line(metro_checkpoint: Path, tokenizer: Tokenizer, tmp
     assert "already exists" in refused("fairseq", metro_checkpoint, "--output", tokenizer.directory)
     assert "no config.json" in refused("to-fairseq", tmp_path, "--output", tmp_path / "back")
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["vocabulary"]  # nothing half-written
+
+
+def test_a_conversion_whose_logits_differ_is_refused_and_leaves_nothing(
+    metro_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By little more than rounding, and by NaN, which is greater than nothing."""
+    original = convert._logits
+    for wrong in (2e-4, float("nan")):
+        monkeypatch.setattr(convert, "_logits", lambda model, wrong=wrong: original(model) + wrong)
+        assert main(["fairseq", str(metro_checkpoint), "--output", str(tmp_path / "hf")]) == 2
+        assert "its logits differ from the source's by" in capsys.readouterr().err
+        assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(convert, "_logits", lambda model: original(model) + 2e-5)
+    assert main(["fairseq", str(metro_checkpoint), "--output", str(tmp_path / "hf")]) == 0
 
 
 def test_help_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:

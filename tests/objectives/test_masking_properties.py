@@ -82,6 +82,22 @@ def test_a_fixed_count_masks_exactly_that_many_tokens(rows: list[list[int]], see
     assert (alone[0] == flags[-1]).all()
 
 
+@pytest.mark.parametrize("config", [
+    MaskingConfig(0.9), MaskingConfig(0.9, fixed_mask_count=True), MaskingConfig(0.9, "span"),
+    MaskingConfig(0.9, keep_ratio=0.3, random_ratio=0.7),
+])  # fmt: skip
+def test_sentinels_and_special_ids_are_never_masked_and_never_drawn(config: MaskingConfig) -> None:
+    words = Vocabulary(pad_id=PAD, mask_id=10, first_word=4, end_of_words=10)
+    tokens = np.tile(np.arange(14), (200, 1))  # 0 to 3 special, 4 to 9 words, 10 to 13 sentinels
+    assert words.is_word(tokens[0]).nonzero()[0].tolist() == [4, 5, 6, 7, 8, 9]
+    flags = choose_positions(tokens, range(200), config, words, Stream(3, 1))
+    assert set(np.unique(tokens[flags])) | {4} == {4, 5, 6, 7, 8, 9}  # spans never begin with the first word
+    masked = apply_masks(tokens, flags, range(200), config, words, Stream(3, 1))
+    assert (masked[~flags] == tokens[~flags]).all()
+    drawn = set(np.unique(masked[flags]))
+    assert drawn == ({4, 5, 6, 7, 8, 9} if config.random_ratio else {10})
+
+
 def test_a_fixed_count_masks_every_position_equally_often() -> None:
     tokens = np.full((4000, 20), 7)
     tokens[:, 0] = 0  # <s>
