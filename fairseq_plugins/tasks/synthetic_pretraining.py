@@ -21,8 +21,7 @@ from metro_t0.modeling import ModelConfig
 from metro_t0.synthetic.iterable import ExampleReader
 from metro_t0.synthetic.settings import VALID_EXAMPLES, StreamSettings
 from metro_t0.synthetic.storage import dict_text
-from metro_t0.synthetic.stream import Mixture, Split
-from metro_t0.synthetic.tasks import TASKS
+from metro_t0.synthetic.stream import Mixture, Split, parse_rates
 from metro_t0.synthetic.vocabulary import Vocabulary, load_vocabulary
 
 logger = logging.getLogger(__name__)
@@ -140,7 +139,7 @@ class SyntheticPretrainingTask(OneDictionaryTask):
                 raise UserError(f"valid_examples is {cfg.valid_examples}; it must be 1 .. {VALID_EXAMPLES}")
             if cfg.epoch_examples < 1:
                 raise UserError(f"epoch_examples is {cfg.epoch_examples}; it must be positive")
-            vocabulary = load_vocabulary(cfg.vocabulary, TASKS, cfg.num_tokens or None)
+            vocabulary = load_vocabulary(cfg.vocabulary, parse_rates(cfg.tasks), cfg.num_tokens or None)
             prefix = {"profile": None, "yes": True, "no": False}[str(cfg.task_prefix)]
             settings_of_stream = StreamSettings(
                 cfg.tasks, cfg.seed, cast(Any, str(cfg.task_profile)), cfg.length_min, cfg.length_max,

@@ -37,12 +37,12 @@ class Words:
         None, "draw sequences from that many tokens only (default: all)", at_least=1, at_most=MOST_TOKENS
     )
 
-    def load(self) -> Vocabulary:
-        """Read or make it."""
-        from metro_t0.synthetic.tasks import TASKS
+    def load(self, stream: StreamSettings) -> Vocabulary:
+        """Read or make it, with the names of the stream's tasks."""
+        from metro_t0.synthetic.stream import parse_rates
         from metro_t0.synthetic.vocabulary import load_vocabulary
 
-        return load_vocabulary(self.vocabulary, TASKS, self.num_tokens)
+        return load_vocabulary(self.vocabulary, parse_rates(stream.tasks), self.num_tokens)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class Generate(Command):
         from metro_t0.synthetic.storage import Files, generate
 
         files = Files(self.output, self.format)
-        dropped = generate(files, self.stream, self.words.load(), self.train, self.valid, self.deduplicate)
+        dropped = generate(files, self.stream, self.words.load(self.stream), self.train, self.valid, self.deduplicate)
         for name, count in dropped.items():
             duplicates = f", {count} duplicate sources left out" if self.deduplicate else ""
             print(f"{name}: {self.train} training and {self.valid} validation examples{duplicates}")
@@ -88,7 +88,7 @@ class Inspect(Command):
     def run(self) -> None:
         from metro_t0.synthetic.inspection import print_examples
 
-        print_examples(self.stream.mixture(self.words.load()), self.show, self.ids)
+        print_examples(self.stream.mixture(self.words.load(self.stream)), self.show, self.ids)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +106,7 @@ class Stats(Command):
     def run(self) -> None:
         from metro_t0.synthetic.inspection import print_statistics
 
-        print_statistics(self.stream.mixture(self.words.load()), self.read)
+        print_statistics(self.stream.mixture(self.words.load(self.stream)), self.read)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +128,7 @@ class Verify(Command):
     def run(self) -> int:
         from metro_t0.synthetic.inspection import verify_directory, verify_rows
         from metro_t0.synthetic.storage import read_tsv
-        from metro_t0.synthetic.tasks import TASKS, get_task, task_law
+        from metro_t0.synthetic.tasks import get_task, task_law
         from metro_t0.synthetic.vocabulary import load_vocabulary
 
         if self.path.is_dir():
@@ -138,7 +138,7 @@ class Verify(Command):
         if self.task is None or self.vocabulary is None:
             raise UserError(f"{self.path}: to check a single file, give --task and --vocabulary")
         task = get_task(self.task)
-        vocabulary = load_vocabulary(self.vocabulary, TASKS)
+        vocabulary = load_vocabulary(self.vocabulary, [task.name])
         law = task_law(task, vocabulary, self.profile, 10, 220, self.task_prefix)
         return verify_rows(self.path, read_tsv(self.path), task.name, law, self.order)
 

@@ -19,7 +19,7 @@ from metro_t0.synthetic.law import Law
 from metro_t0.synthetic.ragged import Examples
 from metro_t0.synthetic.settings import BLOCK, Format, Order, StreamSettings
 from metro_t0.synthetic.stream import Mixture, Split, TaskStream
-from metro_t0.synthetic.tasks import TASKS, get_task, task_law
+from metro_t0.synthetic.tasks import get_task, task_law
 from metro_t0.synthetic.vocabulary import Vocabulary, load_vocabulary
 
 MANIFEST = "manifest.json"
@@ -239,7 +239,7 @@ def open_directory(directory: Path, vocabulary_name: str | None) -> Opened:
     name, _, limit = manifest["vocabulary_name"].partition("/")
     if vocabulary_name is None and name.startswith("dictionary:"):
         raise UserError(f"{directory}: made with a tokenizer's vocabulary; name its directory with --vocabulary")
-    vocabulary = load_vocabulary(vocabulary_name or name, TASKS, int(limit) if limit else None)
+    vocabulary = load_vocabulary(vocabulary_name or name, manifest["tasks"], int(limit) if limit else None)
     if vocabulary.describe != manifest["vocabulary"]:
         raise UserError(f"{directory}: was generated with vocabulary {name}, not with {vocabulary.fingerprint}")
     laws = {

@@ -17,6 +17,13 @@ from metro_t0.synthetic.ragged import Ragged
 EXTRA_IDS = 100
 LARGEST_SIZE = 2**16 - 1  # blocks hold ids as uint16, the last of which marks padding
 T5_TABLE = "data/t5_vocabulary.json"
+COMPACT_NAMES = (
+    "count", "deduplicate", "delete", "duplicate", "dyck", "dyck_sentences", "dyck_uniform", "first_token", "identity",
+    "intersect", "last_token", "length", "lime_abduct", "lime_deduct", "lime_induct", "longest_word",
+    "longest_word_length", "nonsense_summary", "replace", "reverse", "search", "set", "set1_minus_set2",
+    "set2_minus_set1", "sort", "union",
+)  # fmt: skip
+"""Tasks whose names have ids in every compact vocabulary, in this order, for good: data and models hold these ids."""
 
 Encode = Callable[[str], list[int]]
 
@@ -26,7 +33,8 @@ class Vocabulary:
     """Token ids by their role.
 
     universe_low, universe_size: sequences are drawn from ids universe_low .. universe_low + universe_size - 1.
-    size: number of ids; the last 100 of them are the extra ids, `extra(0)` the highest (T5's convention).
+    size: number of ids; the last 100 of them are the extra ids, `extra(0)` the highest (T5's convention), but for
+    `added` ids behind them: names of tasks that came later.
     names: task name -> ids of its prefix. numbers: value -> ids; values not there go through `encode`.
     encode: text to ids, where a tokenizer is at hand (numbers and Nonsense Summary need one).
     word_ids: whole words of generated text get one id of the universe each (a vocabulary without text).
@@ -47,6 +55,7 @@ class Vocabulary:
     numbers: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     encode: Encode | None = None
     word_ids: bool = False
+    added: int = 0
 
     def __post_init__(self) -> None:
         if self.size > LARGEST_SIZE:
@@ -57,7 +66,7 @@ class Vocabulary:
             )
 
     def extra(self, number: int) -> int:
-        return self.size - 1 - number
+        return self.size - self.added - 1 - number
 
     @property
     def task_divider(self) -> int:
@@ -86,7 +95,7 @@ class Vocabulary:
 
     @property
     def reserved(self) -> range:
-        return range(self.size - EXTRA_IDS, self.size)
+        return range(self.extra(EXTRA_IDS - 1), self.extra(0) + 1)
 
     def in_universe(self, token: int) -> bool:
         return self.universe_low <= token < self.universe_low + self.universe_size
@@ -181,11 +190,16 @@ def t5_vocabulary(encode: Encode | None = None) -> Vocabulary:
 
 
 def compact_vocabulary(num_tokens: int, names: Iterable[str]) -> Vocabulary:
-    """fairseq's four special ids, `num_tokens` ids to draw from, then names, digits, yes, no and the extra ids."""
-    names = sorted(names)
+    """fairseq's four special ids, `num_tokens` ids to draw from, then names, digits, yes, no and the extra ids.
+
+    names: tasks in use. Those that are not of `COMPACT_NAMES` have ids behind everything, and stand in the fingerprint:
+    no id depends on what else is registered.
+    """
+    added = sorted({*names} - {*COMPACT_NAMES})
     first_name = 4 + num_tokens
-    first_digit = first_name + len(names)
+    first_digit = first_name + len(COMPACT_NAMES)
     yes = first_digit + 10
+    size = yes + 2 + EXTRA_IDS
 
     def encode(text: str) -> list[int]:
         if not text.isdecimal():
@@ -193,8 +207,9 @@ def compact_vocabulary(num_tokens: int, names: Iterable[str]) -> Vocabulary:
         return [first_digit + int(digit) for digit in text]
 
     return Vocabulary(
-        fingerprint=f"compact:{num_tokens}",
-        size=yes + 2 + EXTRA_IDS,
+        fingerprint="+".join([f"compact:{num_tokens}", *added]),
+        size=size + len(added),
+        added=len(added),
         pad=1,
         eos=2,
         universe_low=4,
@@ -202,7 +217,8 @@ def compact_vocabulary(num_tokens: int, names: Iterable[str]) -> Vocabulary:
         yes=(yes,),
         no=(yes + 1,),
         bos=0,
-        names={name: (first_name + i,) for i, name in enumerate(names)},
+        names={name: (first_name + i,) for i, name in enumerate(COMPACT_NAMES)}
+        | {name: (size + i,) for i, name in enumerate(added)},
         encode=encode,
         word_ids=True,
     )
@@ -247,15 +263,17 @@ def _t5_encode(directory: Path) -> Encode:
 def load_vocabulary(name: str, task_names: Iterable[str], num_tokens: int | None = None) -> Vocabulary:
     """The vocabulary called `name`: `t5`, `t5:DIRECTORY`, `compact:N`, or the directory of a tokenizer.
 
-    num_tokens: draw sequences from that many ids only. Raises `UserError` for an unknown name.
+    task_names: the tasks in use. num_tokens: draw sequences from that many ids only. A fingerprint of a compact
+    vocabulary (compact:N+TASK) is a name, too. Raises `UserError` for an unknown name.
     """
     kind, _, argument = name.partition(":")
     if kind == "t5":
         return t5_vocabulary(_t5_encode(Path(argument)) if argument else None).limited(num_tokens)
     if kind == "compact":
+        argument, *added = argument.split("+")
         if not argument.isdecimal():
             raise UserError(f"vocabulary {name}: give a number of tokens, as in compact:1000")
-        return compact_vocabulary(int(argument), task_names).limited(num_tokens)
+        return compact_vocabulary(int(argument), added or task_names).limited(num_tokens)
     if Path(name).is_dir():
         return tokenizer_vocabulary(Path(name), task_names).limited(num_tokens)
     near = difflib.get_close_matches(name, ["t5", "compact:1000"], n=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 
 import pytest
@@ -10,8 +11,10 @@ import torch
 
 from metro_t0.errors import UserError
 from metro_t0.modeling import MetroT5, preset
+from metro_t0.synthetic import tasks as synthetic_tasks
 from metro_t0.synthetic.cli import main
 from metro_t0.synthetic.downstream import TASKS, pairs
+from metro_t0.synthetic.vocabulary import compact_vocabulary
 
 SHORT = ["--vocabulary", "compact:100", "--length-min", "4", "--length-max", "12"]
 
@@ -146,3 +149,38 @@ def test_norm_figure(tmp_path):
         ("decoder", "cross", "2", 0.25)
     ]
     assert (tmp_path / "norms.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_task_that_is_registered_later_moves_no_id(tmp_path, monkeypatch, capsys):
+    """Neither of data made before, which stays readable, nor of the other tasks in a mixture with the new one."""
+
+    def generate(tasks, directory):
+        options = [
+            "--vocabulary",
+            "compact:50",
+            "--format",
+            "tsv",
+            "--train",
+            "32",
+            "--valid",
+            "8",
+            "--length-max",
+            "20",
+        ]
+        return main(["generate", tasks, *options, "--output", str(tmp_path / directory)])
+
+    before = compact_vocabulary(50, synthetic_tasks.TASKS)
+    assert generate("set", "before") == 0
+    new = dataclasses.replace(synthetic_tasks.TASKS["identity"], name="aaa", authors_name="")
+    monkeypatch.setitem(synthetic_tasks.TASKS, "aaa", new)
+    after = compact_vocabulary(50, synthetic_tasks.TASKS)
+    assert after.names.items() - before.names.items() == {("aaa", (before.size,))}
+    assert (after.extra(0), after.reserved, after.yes) == (before.extra(0), before.reserved, before.yes)
+    assert after.fingerprint == "compact:50+aaa"
+    assert compact_vocabulary(50, ["set"]).describe == before.describe
+    assert main(["verify", str(tmp_path / "before")]) == 0
+    assert generate("set", "again") == generate("set:1,aaa:1", "both") == 0
+    rows = [(tmp_path / name / "train" / "set.tsv").read_text() for name in ("before", "again", "both")]
+    assert rows[0] == rows[1] == rows[2]
+    assert main(["verify", str(tmp_path / "both")]) == 0
+    assert "compact:50+aaa" in (tmp_path / "both" / "manifest.json").read_text()
