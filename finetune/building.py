@@ -29,15 +29,12 @@ from metro_t0.parallel import WorkerDied, Workers
 from metro_t0.progress import progress
 from metro_t0.prompts.datasets import RowSource, find_rows
 from metro_t0.prompts.hub import hub_sources
+from metro_t0.prompts.mixing import MIXTURE_FILE, SETTINGS_FILE, TRAIN, VALID
 from metro_t0.prompts.names import DatasetName
 from metro_t0.randomness import keyed_generator
 from metro_t0.tokenization import Tokenizer
 
-MIXTURE_FILE = "mixture.json"
-SETTINGS_FILE = "build.json"
 RECORDS = "datasets"
-TRAIN = "train"
-VALID = "valid"
 ROWS_PER_SLICE = 500
 
 

@@ -17,6 +17,8 @@ from omegaconf import II
 from fairseq_plugins.errors import clear_errors
 from fairseq_plugins.tasks.source_target import OneDictionaryTask
 from fairseq_plugins.tasks.token_blocks import TokenBlocks, token_files
+from metro_t0.data.record import check_dictionary
+from metro_t0.data.token_files import IdLimit
 from metro_t0.errors import UserError
 from metro_t0.modeling import ModelConfig
 from metro_t0.modeling.pretraining import PretrainingBatch
@@ -256,9 +258,11 @@ class PretrainingTask(OneDictionaryTask):
         prefix = Path(paths[(epoch - 1) % len(paths)]) / split
         longest = self.cfg.tokens_per_sample - 1  # <s> comes on top
         with clear_errors():
+            check_dictionary(prefix.parent, self.dict_path)
+            limit = IdLimit(self.words.end_of_words, self.dict_path)
             parts = [
                 TokenBlocks(file, longest, str(self.cfg.sample_break_mode), self.dictionary.bos())
-                for file in token_files(prefix, combine)
+                for file in token_files(prefix, combine, limit)
             ]
             if not any(map(len, parts)):
                 raise UserError(f"{prefix}.bin: holds no text, only empty lines")

@@ -19,7 +19,7 @@ import torch
 from fairseq.data.token_block_utils_fast import _get_slice_indices_fast
 from numpy.typing import NDArray
 
-from metro_t0.data.token_files import TokenFile, idx_path
+from metro_t0.data.token_files import IdLimit, TokenFile, idx_path
 from metro_t0.errors import UserError
 
 LINES_PER_CHUNK = 1 << 20
@@ -27,13 +27,13 @@ DOCUMENT_SEPARATOR = 1
 """Tokens of the empty line between documents: its end token."""
 
 
-def token_files(prefix: Path, combine: bool) -> list[TokenFile]:
+def token_files(prefix: Path, combine: bool, limit: IdLimit | None = None) -> list[TokenFile]:
     """The token file PREFIX and, if `combine`, those after it: PREFIX1, PREFIX2, ... (fairseq's names for parts).
 
     Raises `UserError` where there is none or one is damaged.
     """
     names = (Path(f"{prefix}{number or ''}") for number in (count() if combine else range(1)))
-    files = [TokenFile(name) for name in takewhile(lambda name: idx_path(name).is_file(), names)]
+    files = [TokenFile(name, limit) for name in takewhile(lambda name: idx_path(name).is_file(), names)]
     if not files:
         raise UserError(f"{prefix}.bin/.idx: no such files; make them with metro-t0-data binarize")
     return files
@@ -61,7 +61,7 @@ class TokenBlocks(torch.utils.data.Dataset):
         block = np.empty(self._sizes[index], dtype=np.int64)
         begin = self.begins[index]
         block[0] = self.first_token
-        block[1:] = self.file.tokens[begin : begin + len(block) - 1]
+        block[1:] = self.file.read(begin, begin + len(block) - 1)
         return torch.from_numpy(block)
 
     @property

@@ -18,6 +18,7 @@ from typing import Any
 
 from metro_t0.claims import check_owner, claimed
 from metro_t0.data.documents import BadLines
+from metro_t0.data.record import INFO_NAME
 from metro_t0.data.sources import MAX_DOCUMENT_BYTES, UNIT_BYTES, Input, Unit
 from metro_t0.data.token_files import TokenFileWriter, token_dtype
 from metro_t0.data.units import VALID, Counts, Split, encode_unit, load_unit, save_unit
@@ -31,7 +32,6 @@ WORK_NAME = ".binarize"
 PLAN_NAME = "plan.json"
 UNIT_NAMES = "unit-*.npy"
 REMEDY = "name another directory or add --overwrite"
-INFO_NAME = "info.json"
 TRAIN = "train"
 FORMAT_VERSION = 2
 

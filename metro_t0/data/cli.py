@@ -127,6 +127,28 @@ class Inspect(Command):
         print_documents(self.directory, self.split, self.documents)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Verify(Command):
+    """Hold every file of a data directory against the checksums in its info.json (status 1 where one differs)."""
+
+    name: ClassVar[str] = "verify"
+    examples: ClassVar[str] = "example:\n  metro-t0-data verify data-bin"
+    directory: Path = option(
+        help="directory of metro-t0-data binarize, or one shard of it", positional=True, metavar="DIR"
+    )
+
+    def run(self) -> int:
+        from metro_t0.data.record import damaged_files
+        from metro_t0.progress import progress
+
+        files = list(progress(damaged_files(self.directory), "verify"))
+        wrong = [f"{self.directory / name} {complaint}" for name, complaint in files if complaint]
+        for line in wrong:
+            print(printable(line))
+        print(f"{self.directory}: {len(files) - len(wrong)} of {len(files)} files are as they were written")
+        return 1 if wrong else 0
+
+
 def _print_info(output: Path, info: dict[str, Any]) -> None:
     from metro_t0.tables import print_table
 
@@ -144,7 +166,7 @@ def _print_info(output: Path, info: dict[str, Any]) -> None:
         print(f"  {printable(example)}")
 
 
-main = Program(PROGRAM, __doc__, (TrainTokenizer, Binarize, Inspect), EXAMPLES)
+main = Program(PROGRAM, __doc__, (TrainTokenizer, Binarize, Inspect, Verify), EXAMPLES)
 
 if __name__ == "__main__":
     raise SystemExit(main())

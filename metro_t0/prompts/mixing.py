@@ -10,14 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metro_t0.data.pairs import read_pairs
-from metro_t0.data.token_files import TokenFile, idx_path
+from metro_t0.data.token_files import IdLimit, TokenFile, idx_path
 from metro_t0.errors import UserError
-from metro_t0.files import read_json
+from metro_t0.files import read_json, sha256_of
 from metro_t0.prompts.names import nearest
 from metro_t0.randomness import keyed_generator
 from metro_t0.tokenization import Tokenizer
+from metro_t0.tokenization.vocabulary import Vocabulary
 
 MIXTURE_FILE = "mixture.json"
+SETTINGS_FILE = "build.json"
 TRAIN = "train"
 VALID = "valid"
 Tokens = Sequence[NDArray[np.integer]]
@@ -59,23 +61,38 @@ class TaskExamples:
 
 
 def load_mixture(directory: Path, split: str) -> list[TaskExamples]:
-    """The tasks of a built mixture; `split` is "train" or "valid". Raises `UserError` for a damaged directory."""
+    """The tasks of a built mixture; `split` is "train" or "valid".
+
+    No file stays open. Raises `UserError` for a damaged directory, and for another dict.txt than it was built with.
+    """
     path = directory / MIXTURE_FILE
     if not path.is_file():
         raise UserError(f"{path}: no such file; make the directory with metro-t0-prompts build")
+    limit = _id_limit(directory)
     tasks = []
     for entry in read_json(path)["tasks"]:
         if split == VALID and not idx_path(directory / VALID / f"{entry['name']}.source").is_file():
             continue  # not every task has held-out examples
         dataset = entry["dataset"] if entry["subset"] is None else f"{entry['dataset']}_{entry['subset']}"
-        source = TokenFile(directory / split / f"{entry['name']}.source")
-        target = TokenFile(directory / split / f"{entry['name']}.target")
+        source = TokenFile(directory / split / f"{entry['name']}.source", limit)
+        target = TokenFile(directory / split / f"{entry['name']}.target", limit)
         if len(source) != len(target):
             raise UserError(f"{source.prefix}: {len(source)} sources but {len(target)} targets; build it again")
         tasks.append(TaskExamples(entry["name"], dataset, source, target, source.sizes, target.sizes, entry["cap"]))
     if not tasks:
         raise UserError(f"{path}: no task has {split} examples")
     return tasks
+
+
+def _id_limit(directory: Path) -> IdLimit | None:
+    dict_path = directory / "dict.txt"
+    if not dict_path.is_file():
+        return None
+    settings = directory / SETTINGS_FILE
+    built_with = read_json(settings).get("tokenizer_fingerprint") if settings.is_file() else None
+    if built_with not in (None, sha256_of(dict_path)):
+        raise UserError(f"{dict_path}: is not the one that the mixture was built with; restore it, or build again")
+    return IdLimit(len(Vocabulary.read(dict_path)), dict_path)
 
 
 def choose_tasks(tasks: Sequence[TaskExamples], name: str) -> list[TaskExamples]:

@@ -154,4 +154,9 @@ def _read_tokenizer_json(path: Path, vocabulary: Vocabulary) -> RustTokenizer:
                 f"{path}: {token!r} has id {rust.token_to_id(token)}, in {DICT_NAME} it is {index}; "
                 "the two files do not belong together"
             )
+    pieces = rust.get_vocab_size(with_added_tokens=False)
+    if pieces > len(vocabulary):
+        raise UserError(
+            f"{path}: has {pieces} pieces, {DICT_NAME} {len(vocabulary)}; the two files do not belong together"
+        )
     return rust

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from metro_t0.data.token_files import TokenFile, TokenFileWriter, bin_path, idx_path, token_dtype
+from metro_t0.data import token_files
+from metro_t0.data.token_files import HEADER, IdLimit, TokenFile, TokenFileWriter, bin_path, idx_path, token_dtype
 from metro_t0.errors import UserError
 
 ITEMS = st.lists(hnp.arrays(np.int64, st.integers(0, 7), elements=st.integers(0, 65_499)), min_size=1, max_size=12)
@@ -86,7 +87,21 @@ def test_dtype_follows_the_vocabulary() -> None:
     assert token_dtype(65_500) == np.int32
 
 
-@pytest.mark.parametrize("damage", ["missing", "magic", "short index", "short data"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "missing",
+        "magic",
+        "short index",
+        "long index",
+        "short data",
+        "long data",
+        "size",
+        "sizes",
+        "offset",
+        "negative size",
+    ],
+)
 def test_damaged_files_are_named(tmp_path: Path, damage: str) -> None:
     write(tmp_path / "train", [[5, 6, 2], [7, 2]])
     index, data = idx_path(tmp_path / "train"), bin_path(tmp_path / "train")
@@ -96,7 +111,49 @@ def test_damaged_files_are_named(tmp_path: Path, damage: str) -> None:
         index.write_bytes(b"TNTIDX\x00\x00" + index.read_bytes()[8:])
     elif damage == "short index":
         index.write_bytes(index.read_bytes()[:-1])
-    else:
+    elif damage == "long index":
+        index.write_bytes(index.read_bytes() + b"\0")
+    elif damage == "short data":
         data.write_bytes(data.read_bytes()[:-1])
+    elif damage == "long data":
+        data.write_bytes(data.read_bytes() + b"\5\0")
+    else:
+        sizes, offsets = np.array([3, 2], np.int32), np.array([0, 6])
+        wrong = {
+            "size": (sizes, 0, 2),
+            "sizes": (sizes, 1, 3),
+            "offset": (offsets, 1, 4),
+            "negative size": (sizes, 0, -3),
+        }
+        values, place, value = wrong[damage]
+        values[place] = value
+        index.write_bytes(index.read_bytes()[: HEADER.size] + sizes.tobytes() + offsets.tobytes())
     with pytest.raises(UserError, match=r"train\.(idx|bin): "):
         TokenFile(tmp_path / "train")
+
+
+def test_ids_are_held_against_the_vocabulary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "train", [[5, 6, 2], [7, 2]] * 4 + [[8, 2]] + [[4, 2]] * 9)
+    limit = IdLimit(8, tmp_path / "dict.txt")
+    assert len(TokenFile(tmp_path / "train", IdLimit(9, tmp_path / "dict.txt"))) == 18
+    message = r"train\.bin: holds the id 8, but .*dict\.txt has 8 ids; they do not belong together"
+    with pytest.raises(UserError, match=message):
+        TokenFile(tmp_path / "train", limit)
+    # Of a large file the first look sees a part, reading sees the rest, in another process too.
+    monkeypatch.setattr(token_files, "SAMPLES", 2)
+    monkeypatch.setattr(token_files, "SAMPLE_TOKENS", 4)
+    file = pickle.loads(pickle.dumps(TokenFile(tmp_path / "train", limit)))
+    assert file[1].tolist() == [7, 2]
+    with pytest.raises(UserError, match=message):
+        file[8]
+    write(tmp_path / "end", [[4, 2]] * 20 + [[9, 2]])
+    with pytest.raises(UserError, match=r"end\.bin: holds the id 9"):
+        TokenFile(tmp_path / "end", limit)
+
+
+def test_no_file_stays_open(tmp_path: Path) -> None:
+    write(tmp_path / "train", [[5, 6, 2], [7, 2]])
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    files = [TokenFile(tmp_path / "train") for _ in range(20)]
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert [file[1].tolist() for file in files] == [[7, 2]] * 20

@@ -9,10 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-
-from metro_t0.data.token_files import TokenFileWriter
+from token_directory import write_token_directory
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMMON = (
@@ -23,21 +21,6 @@ COMMON = (
     "--no-epoch-checkpoints"
 )
 """Options of every run: a very small model."""
-NUM_WORDS, NUM_DOCUMENTS = 96, 24
-
-
-def write_token_directory(directory: Path, documents: int = NUM_DOCUMENTS, words: int = NUM_WORDS) -> Path:
-    """dict.txt, train and valid of random words: one line per document, an empty line after each."""
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "dict.txt").write_text("".join(f"w{number} 1\n" for number in range(words)))
-    random = np.random.default_rng(0)
-    for split in ("train", "valid"):
-        with TokenFileWriter(directory / split, dtype=np.uint16) as writer:
-            for _ in range(documents):
-                line = random.integers(4, 4 + words, random.integers(16, 30))
-                writer.add([*line.tolist(), 2])
-                writer.add([2])
-    return directory
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import write_token_directory
 from loader_batches import check_workers_and_restarts
 from omegaconf import OmegaConf
+from token_directory import write_token_directory
 
 Train = Callable[..., list[dict[str, Any]]]
 

@@ -124,7 +124,7 @@ def test_missing_and_truncated_files_are_named(tmp_path: Path) -> None:
         token_files(tmp_path / "train", combine=True)
     write(tmp_path / "train", [5, 0])
     bin_path(tmp_path / "train").write_bytes(b"\x05\x00")
-    with pytest.raises(UserError, match=r"train\.bin: has 2 bytes, its index needs 14"):
+    with pytest.raises(UserError, match=r"train\.bin: has 2 bytes, its index says 14"):
         token_files(tmp_path / "train", combine=True)
 
 
