@@ -50,10 +50,10 @@ class Evaluation:
     edit_source: EditSource | None = None
 
     def evaluate(self, task_set: TaskSet) -> dict[str, str]:
-        """Compute what is missing. Returns the tasks whose data could not be had, with the reason.
+        """Compute what is missing. Returns the tasks that have no score, with the reason.
 
         Only the built-in sets may have missing data sets; for a user's own file that is an error, before anything is
-        scored.
+        scored. A task none of whose rows can be scored (all labels hidden) has no score, and the others keep theirs.
         """
         missing: dict[str, str] = {}
         found: list[tuple[Task, list[Template], Sequence[Mapping[str, Any]]]] = []
@@ -69,12 +69,16 @@ class Evaluation:
             for template in templates:
                 done = self.results.has(task.name, template.name, template_hash(template), self.save_predictions)
                 if not self.processes.from_first(done):
-                    self._evaluate_template(task, template, rows)
+                    reason = self._evaluate_template(task, template, rows)
+                    if reason := self.processes.from_first(reason):
+                        missing[task.name] = reason
+                        break
         if len(missing) == len(task_set.tasks):
             raise UserError(f"no data for any task of {task_set.name}: {next(iter(missing.values()))}")
         return missing
 
-    def _evaluate_template(self, task: Task, template: Template, rows: Sequence[Mapping[str, Any]]) -> None:
+    def _evaluate_template(self, task: Task, template: Template, rows: Sequence[Mapping[str, Any]]) -> str | None:
+        """Score and write down. Returns why there is no score, where no row can be scored (in the first process)."""
         chosen = sample_indices(len(rows), self.settings.limit, "limit", self.settings.seed, task.name)
         num_rows = len(chosen)
         mine = chosen[self.processes.rank :: self.processes.count]
@@ -87,7 +91,7 @@ class Evaluation:
         truncated = sum(length >= self.settings.max_source_tokens for length in lengths)
         gathered = self.processes.gather((built.examples, scores, built.skipped, truncated))
         if not self.processes.is_first:
-            return
+            return None
         pairs = [pair for examples, rows_scores, _, _ in gathered for pair in zip(examples, rows_scores, strict=True)]
         pairs.sort(key=lambda pair: pair[0].index)
         skipped: dict[str, int] = {}
@@ -97,13 +101,15 @@ class Evaluation:
         for reason, count in skipped.items():
             logger.info("%s: %s: %d of %d rows skipped: %s", task.name, template.name, count, num_rows, reason)
         if not pairs:
-            raise UserError(f"{template.title}: none of {num_rows} rows of {task.split} can be scored: {skipped}")
+            reasons = ", ".join(f"{count} times: {reason}" for reason, count in skipped.items())
+            return f"{template.title}: none of {num_rows} rows of {task.split} can be scored ({reasons})"
         check_finite(f"{template.title}, {task.split}", [scores for _, scores in pairs], self.scorer.model.dtype)
         result = summarize(task, template, chosen, pairs, skipped)
         result.truncated_sources = sum(part[3] for part in gathered)
         result.seconds = time.perf_counter() - start
         result.versions, result.run = versions(), self.run
         self.results.save(result, [prediction_of(*pair) for pair in pairs] if self.save_predictions else None)
+        return None
 
 
 def task_rows(task: Task, data_dir: Path | None) -> Sequence[Mapping[str, Any]]:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from metro_t0.errors import UserError
+from metro_t0.prompts.drift import DriftError, local_conversion
+from metro_t0.prompts.hub import hub_sources
 from metro_t0.prompts.hub_rows import hub_rows, hub_splits
 from metro_t0.prompts.names import EMBEDDED_NAME, DatasetName, nearest
 from metro_t0.prompts.rows import JsonLines, ParquetRows, Row
@@ -47,11 +49,12 @@ class RowSource(Protocol):
 class LocalRows:
     """The rows of one local file."""
 
+    dataset: DatasetName
     path: Path
 
     def open(self) -> Sequence[Row]:
         """The rows; the file is read at the first call in a process."""
-        return _read(self.path)
+        return _read(self)
 
     @property
     def origin(self) -> str:
@@ -93,7 +96,7 @@ def find_rows(name: str, subset: str | None, split: str, data_dir: Path | None =
         return _from_hub(dataset, data_dir, lambda: hub_rows(dataset, split))
     files = _split_files(dataset, data_dir)
     _check_split(dataset, split, sorted(files), f"{data_dir}: ")
-    return LocalRows(files[split])
+    return LocalRows(dataset, files[split])
 
 
 def load_rows(name: str, subset: str | None, split: str, data_dir: Path | None = None) -> Sequence[Row]:
@@ -157,5 +160,13 @@ def _from_hub(dataset: DatasetName, data_dir: Path | None, ask: Callable[[], T])
 
 
 @lru_cache(maxsize=FILES_KEPT)
-def _read(path: Path) -> Sequence[Row]:
-    return ParquetRows.read(path) if path.suffix == ".parquet" else JsonLines.read(path)
+def _read(rows: LocalRows) -> Sequence[Row]:
+    source = hub_sources().get(rows.dataset)
+    if rows.path.suffix != ".parquet":
+        return JsonLines.read(rows.path)
+    if source is None:
+        return ParquetRows.read(rows.path)
+    try:
+        return ParquetRows.read(rows.path, lambda table: local_conversion(source, table.schema).apply(table))
+    except DriftError as error:
+        raise UserError(f"{rows.path}: a file of the hub that is not as the table of sources says: {error}") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -76,6 +76,27 @@ def conversion(source: HubSource, place: HubPlace, features: Mapping[str, Any]) 
     if differences:
         raise DriftError("; ".join(differences))
     return Conversion(tuple(sorted(columns.items())), tuple(classes))
+
+
+def local_conversion(source: HubSource, schema: pa.Schema) -> Conversion:
+    """How to read a parquet file that was copied from the hub: its schema holds the names of its classes.
+
+    Columns without names of classes are taken as they are. Raises `DriftError` where the classes are others.
+    """
+    if b"huggingface" not in (schema.metadata or {}):
+        return Conversion()
+    import datasets
+
+    features = datasets.Features.from_arrow_schema(schema)
+    for place in source.places:
+        named = {
+            name: expected
+            for name, expected in source.columns.items()
+            if isinstance(features.get(place.columns.get(name, name), features.get(name)), datasets.ClassLabel)
+        }
+        if named:
+            return conversion(replace(source, columns=named), place, features)
+    return Conversion()
 
 
 def check_rows(source: HubSource, split: str, count: int) -> None:

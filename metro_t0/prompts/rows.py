@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -75,10 +75,10 @@ class ParquetRows(Sequence[Row]):
         self._table = table.rename_columns([old_to_new.get(name, name) for name in table.column_names])
 
     @classmethod
-    def read(cls, path: Path) -> ParquetRows:
-        """Read a whole parquet file. Raises `UserError` where it is not one."""
+    def read(cls, path: Path, convert: Callable[[pa.Table], pa.Table] = lambda table: table) -> ParquetRows:
+        """Read a whole parquet file, as `convert` makes it. Raises `UserError` where it is not one."""
         try:
-            return cls(pq.read_table(path))
+            return cls(convert(pq.read_table(path)))
         except (OSError, pa.ArrowInvalid) as error:
             raise UserError(f"{path}: not a parquet file ({str(error).splitlines()[0]})") from None
 

@@ -62,6 +62,27 @@ def test_the_tutorial_on_a_task_of_ones_own(
         assert sum(outcome in "01" for outcome in result["outcomes"]) == 6
 
 
+def test_a_split_whose_labels_are_all_hidden_has_no_score(
+    tmp_path: Path, model_directories: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And the other task keeps its own."""
+    (tmp_path / "data/d").mkdir(parents=True)
+    for split, label in [("validation", 1), ("test", -1)]:
+        (tmp_path / f"data/d/{split}.jsonl").write_text(f'{{"q": "so?", "label": {label}}}\n' * 3)
+    (tmp_path / "templates/d").mkdir(parents=True)
+    template = {"name": "t", "jinja": "{{ q }} ||| {{ answer_choices[label] }}", "answer_choices": "no ||| yes"}
+    (tmp_path / "templates/d/templates.yaml").write_text(json.dumps({"templates": {"1": template}}))
+    tasks = [{"dataset": "d"}, {"name": "secret", "dataset": "d", "split": "test"}]
+    (tmp_path / "tasks.yaml").write_text(json.dumps({"tasks": tasks}))
+    command = ["tasks", "--tasks", str(tmp_path / "tasks.yaml"), "--model", str(model_directories["t5"])]
+    command += ["--data-dir", str(tmp_path / "data"), "--templates", str(tmp_path / "templates")]
+    assert eval_main([*command, "--output", str(tmp_path / "out")]) == 0
+    out = capsys.readouterr().out
+    assert "mean over 1 of 2" in out
+    assert "not scored: secret: template 't' of d: none of 3 rows of test can be scored (3 times: label" in out
+    assert eval_main([*command, "--output", str(tmp_path / "other"), "--only", "secret"]) == 2
+
+
 def write_templates(directory: Path, dataset: str, *names: str) -> None:
     folder = directory / dataset
     folder.mkdir(parents=True, exist_ok=True)

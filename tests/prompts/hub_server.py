@@ -143,6 +143,7 @@ def value_of(name: str, column: Any, row: int) -> Any:
         return row % 5 + 1 if name == "star" else row % 2
     if isinstance(column, list):
         labels = {"label": ["A", "B"], "choices": ["choice 0", "choice 1"], "choice": ["choice 0", "choice 1"]}
+        labels |= {"tokens": list("abcdef"), "coreference_clusters": list("0123")}
         return labels.get(name, [value_of(name, column[0], row), value_of(name, column[0], row + 1)])
     if "class" in column:
         return row % len(column["class"])

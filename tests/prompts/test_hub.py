@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hub_server import CONVERT, Hub, Repository, Server, load_cards, readme, repository, small, standard_hub
 
 from metro_t0.errors import UserError
+from metro_t0.prompts.datasets import load_rows
 from metro_t0.prompts.drift import DriftError, check_rows, conversion
 from metro_t0.prompts.hub import HubPlace, HubSource, hub_source, hub_sources
 from metro_t0.prompts.names import DatasetName
@@ -283,6 +286,26 @@ def test_values_by_kind_of_the_class_column() -> None:
     flags = HubSource((place,), columns={"label": (("False",), ("True",))})
     flag = conversion(flags, place, {"label": datasets.Value("bool")})
     assert flag.apply(datasets.Dataset.from_dict({"label": [True, False]}).data.table)["label"].to_pylist() == [1, 0]
+
+
+def test_a_parquet_file_copied_from_the_hub_is_mapped_by_name(tmp_path: Path) -> None:
+    """Its schema names the classes in today's order; a file without names is taken as it is."""
+    files = repository(load_cards()["CogComp/trec"], "trec").branches[CONVERT]
+    (tmp_path / "trec").mkdir()
+    (tmp_path / "trec/test.parquet").write_bytes(files["default/test/0000.parquet"])
+    rows = load_rows("trec", None, "test", tmp_path)
+    assert [row["label_coarse"] for row in rows[:6]] == [2, 1, 0, 3, 5, 4]
+    own = pa.table({"text": ["a"], "label_coarse": [0], "label_fine": [7]})
+    pq.write_table(own, tmp_path / "trec/train.parquet")
+    assert load_rows("trec", None, "train", tmp_path)[0] == {"text": "a", "label_coarse": 0, "label_fine": 7}
+    (tmp_path / "imdb").mkdir()
+    numbers = datasets.Dataset.from_dict({"text": ["a"], "label": [1]})  # has a schema of `datasets`, but no names
+    numbers.to_parquet(tmp_path / "imdb/train.parquet")
+    assert load_rows("imdb", None, "train", tmp_path)[0]["label"] == 1
+    other = numbers.cast_column("label", datasets.ClassLabel(names=["good", "bad"]))
+    other.to_parquet(tmp_path / "imdb/test.parquet")
+    with pytest.raises(UserError, match=r"imdb/test.parquet: a file of the hub that is not as .* \(has good, bad"):
+        load_rows("imdb", None, "test", tmp_path)
 
 
 def p3_hub(configs: int) -> Hub:
