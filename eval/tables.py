@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from eval.scores import Score
 from eval.summary import Summary
+from metro_t0.paper_tables import printed_table
 
-PAPER = Path(__file__).parent / "paper"
 NO_VALUE = "-"
 NOTE = (
     "Accuracy in percent, +- one standard error. A choice's score is the sum of its tokens' log-probabilities "
@@ -34,18 +32,17 @@ class PaperTable:
 
 
 PAPER_TABLES = {
-    "t0": (("T0 Eval (paper, table 2)", "table2_t0_eval.csv"),),
+    "t0": (("T0 Eval (paper, table 2)", "table2_t0_eval"),),
     "mmlu": (
-        ("MMLU (paper, table 3)", "table3_mmlu.csv"),
-        ("MMLU by prompt (paper, table 8)", "table8_mmlu_templates.csv"),
+        ("MMLU (paper, table 3)", "table3_mmlu"),
+        ("MMLU by prompt (paper, table 8)", "table8_mmlu_templates"),
     ),
 }
 
 
 def read_paper_table(title: str, file: str) -> PaperTable:
-    """One of the CSV files of `eval/paper`: group, model, params, then a column per data set."""
-    with (PAPER / file).open(encoding="utf-8", newline="") as stream:
-        header, *rows = list(csv.reader(stream))
+    """A printed table: group, model, params, then a column per data set."""
+    header, rows = printed_table("metro_t0", file)
     return PaperTable(
         title,
         [row[0] for row in rows],

@@ -11,8 +11,9 @@ from fairseq.dataclass import FairseqDataclass
 
 from metro_t0.errors import UserError
 from metro_t0.files import read_json
-from metro_t0.modeling.statistics_init import Statistics, apply_statistics, constant_statistics, copy_weights
-from metro_t0.synthetic.weights import read_weights
+from metro_t0.transfer.roles import copy_weights
+from metro_t0.transfer.statistics import Statistics, apply_statistics, constant_statistics
+from metro_t0.transfer.weight_files import read_weights
 
 logger = logging.getLogger(__name__)
 CONSTANT = "pre_attention_norm="

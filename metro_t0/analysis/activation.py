@@ -6,7 +6,6 @@ It is under-activated where it is inactive on at least 99.5% of the tokens.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,15 +22,13 @@ from metro_t0.analysis.checkpoints import AnalyzedModel
 from metro_t0.analysis.figures import STYLE, look, new_figure, save
 from metro_t0.analysis.mixtures import Seq2SeqBatch
 from metro_t0.errors import UserError
+from metro_t0.modeling.tensor_names import place_of
 
 INACTIVE_SHARE = 0.995
 
 # The linear map whose output the activation function sees: here, and in Hugging Face's T5. ReLU and both GELUs keep
 # the sign of their input, so "above zero" can be read off before the activation.
-PRE_ACTIVATIONS = (
-    re.compile(r"(?:^|\.)(?P<stack>encoder|decoder)\.layers\.(?P<layer>\d+)\.feed_forward\.(?P<name>wi|gate)$"),
-    re.compile(r"(?:^|\.)(?P<stack>encoder|decoder)\.block\.(?P<layer>\d+)\.layer\.\d+\.DenseReluDense\.(?P<name>wi|wi_0)$"),
-)  # fmt: skip
+PRE_ACTIVATIONS = ("feed_forward.wi", "feed_forward.gate")
 STACKS = ("encoder", "decoder")
 LayerKey = tuple[str, int]
 
@@ -84,16 +81,15 @@ class NeuronCounter:
 
 def _pre_activations(module: nn.Module) -> Iterator[tuple[LayerKey, nn.Linear]]:
     """(stack, layer) -> the linear map before the activation; in a gated layer that is the gate."""
-    found: dict[LayerKey, tuple[str, nn.Linear]] = {}
+    found: dict[LayerKey, nn.Linear] = {}
     for name, part in module.named_modules():
-        for pattern in PRE_ACTIVATIONS:
-            match = pattern.search(name)
-            if match and "auxiliary." not in name and isinstance(part, nn.Linear):
-                key = (match["stack"], int(match["layer"]))
-                if key not in found or match["name"] in ("gate", "wi_0"):
-                    found[key] = (match["name"], part)
+        place = place_of(f"{name}.weight")
+        if place and place.layer is not None and place.module in PRE_ACTIVATIONS and isinstance(part, nn.Linear):
+            key = (place.stack, place.layer)
+            if key not in found or place.module == "feed_forward.gate":
+                found[key] = part
     for key in sorted(found, key=lambda key: (STACKS.index(key[0]), key[1])):
-        yield key, found[key][1]
+        yield key, found[key]
 
 
 @torch.inference_mode()

@@ -8,7 +8,6 @@ histograms on a log scale, one slice of one tensor at a time.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from metro_t0.analysis.checkpoints import AnalyzedModel
 from metro_t0.analysis.mixtures import Seq2SeqBatch
 from metro_t0.errors import UserError
+from metro_t0.modeling.tensor_names import place_of
 
 LOWEST, HIGHEST, BINS_PER_DECADE = -20, 4, 20
 """Decades that the histograms cover; what lies outside counts in the outermost bins."""
@@ -29,19 +29,16 @@ EDGES: NDArray[np.float64] = np.linspace(LOWEST, HIGHEST, (HIGHEST - LOWEST) * B
 """log10 of the borders of the bins."""
 SLICE = 1 << 24
 
-LAYER = re.compile(r"(?:^|\.)(encoder|decoder)\.(?:layers|block|relative_biases)\.(\d+)\.")
-KINDS: tuple[tuple[str, re.Pattern[str]], ...] = (
-    ("bias", re.compile(r"\.bias$")),
-    ("norm", re.compile(r"norm\.weight$|layer_norm\.weight$")),
-    ("relative bias", re.compile(r"relative_bias(es)?\.|relative_attention_bias\.")),
-    ("positions", re.compile(r"\.positions\.weight$")),
-    ("embeddings", re.compile(r"\.tokens\.weight$|(^|\.)shared\.weight$|embed_tokens\.weight$")),
-    ("head", re.compile(r"(^|\.)(lm_)?head\.weight$")),
-    ("cross-attention", re.compile(r"\.(cross_attention|EncDecAttention)\.[qkvo]\.weight$")),
-    ("self-attention", re.compile(r"\.(self_attention|SelfAttention)\.[qkvo]\.weight$")),
-    ("feed-forward in", re.compile(r"\.(wi|gate|wi_0|wi_1)\.weight$")),
-    ("feed-forward out", re.compile(r"\.wo\.weight$")),
-)
+KINDS = (
+    "bias", "norm", "relative bias", "positions", "embeddings", "head", "cross-attention", "self-attention",
+    "feed-forward in", "feed-forward out", "other",
+)  # fmt: skip
+KIND_OF_MODULE = {
+    "table": "relative bias", "embeddings.positions": "positions", "embeddings.tokens": "embeddings", "head": "head",
+    "cross_attention": "cross-attention", "self_attention": "self-attention", "feed_forward.wi": "feed-forward in",
+    "feed_forward.gate": "feed-forward in", "feed_forward.wo": "feed-forward out",
+}  # fmt: skip
+"""Module of a layer, or its part before the dot -> kind."""
 
 
 @dataclass(frozen=True, order=True)
@@ -133,11 +130,17 @@ def sensitivity_histograms(module: nn.Module) -> dict[Group, LogHistogram]:
 
 def group_of(name: str) -> Group:
     """The group of a parameter of that name, in this toolkit's or Hugging Face's naming."""
-    kind = next((kind for kind, pattern in KINDS if pattern.search(name)), "other")
-    layer = LAYER.search(name)
-    if layer is None:
+    place = place_of(name)
+    if name.endswith(".bias"):
+        kind = "bias"
+    elif name.endswith("norm.weight"):
+        kind = "norm"
+    else:
+        module = place.module if place else ""
+        kind = KIND_OF_MODULE.get(module) or KIND_OF_MODULE.get(module.partition(".")[0], "other")
+    if place is None or place.layer is None:
         return Group("shared", 0, kind)
-    return Group(layer[1], int(layer[2]) + 1, kind)
+    return Group(place.stack, place.layer + 1, kind)
 
 
 def merged(histograms: Mapping[Group, LogHistogram], **wanted: Any) -> LogHistogram:
@@ -172,4 +175,4 @@ def summary_rows(name: str, histograms: Mapping[Group, LogHistogram]) -> list[di
 def kinds_in(histograms: Sequence[Mapping[Group, LogHistogram]]) -> list[str]:
     """The kinds that occur, in the order of `KINDS`."""
     present = {group.kind for one in histograms for group in one}
-    return [kind for kind in (*(kind for kind, _ in KINDS), "other") if kind in present]
+    return [kind for kind in KINDS if kind in present]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
@@ -88,17 +89,29 @@ def check_weight_files(directory: Path) -> None:
     Raises `UserError` naming the file that is truncated, missing from its index, or holds more than tensors.
     A directory without any is left to transformers, which says so; a name on the Hub has no files here.
     """
+    for file in weight_files(directory):
+        check = _check_safetensors if file.suffix == ".safetensors" else _check_plain
+        check(file)
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The files that hold a directory's weights, of the kind that transformers prefers; none where there are none."""
     for suffix, single in FILES.items():
         if (directory / single).is_file():
-            files = [directory / single]
-        elif (directory / INDEXES[suffix]).is_file():
-            files = _shards(directory / INDEXES[suffix])
-        else:
-            continue
-        for file in files:
-            check = _check_safetensors if suffix == ".safetensors" else _check_plain
-            check(file)
-        return
+            return [directory / single]
+        if (directory / INDEXES[suffix]).is_file():
+            return _shards(directory / INDEXES[suffix])
+    return []
+
+
+def directory_tensors(directory: Path) -> dict[str, Tensor]:
+    """All tensors in a directory's weight files by name. Raises `UserError` where it has none, or one is damaged."""
+    check_weight_files(directory)
+    files = weight_files(directory)
+    if not files:
+        raise UserError(f"{directory}: holds neither {' nor '.join(FILES.values())}")
+    parts = [load_file(file) if file.suffix == ".safetensors" else load_plain(file) for file in files]
+    return {name: tensor for part in parts for name, tensor in part.items()}
 
 
 def _shards(index: Path) -> list[Path]:

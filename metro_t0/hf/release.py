@@ -6,20 +6,18 @@ embeddings, a relative bias in every encoder layer and none in the decoder. Quer
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from metro_t0.checkpoint_files import load_plain
 from metro_t0.errors import UserError
 from metro_t0.files import read_json
+from metro_t0.hf.loading import directory_tensors
 from metro_t0.modeling import ModelConfig
+from metro_t0.modeling.tensor_names import our_name
 
 MODEL_TYPE = "fairseq_t5"
 FILES = ("config.json", "model.safetensors", "pytorch_model.bin", "sp.model", "dict.txt")
@@ -30,7 +28,7 @@ FIRST_POSITION = 2
 # Distance at which the last bucket begins, by number of buckets: base and base++, large++, and the release's
 # architecture default. Their config.json does not hold it.
 MAX_DISTANCES = {32: 128, 64: 128, 128: 256}
-LAYER = re.compile(r"^(encoder|decoder)\.block\.(\d+)\.layer\.(\d)\.(.+)\.(weight|bias)$")
+NOT_RELEASED = ("decoder.relative_biases.", "encoder.last_norm.", "decoder.last_norm.", "head.")
 
 
 def fetch(source: str) -> Path:
@@ -53,7 +51,7 @@ def read_release(directory: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     settings = read_json(directory / "config.json")
     if settings.get("model_type") != MODEL_TYPE:
         raise UserError(f"{directory}/config.json: model_type is {settings.get('model_type')!r}, not {MODEL_TYPE!r}")
-    released = _read_weights(directory)
+    released = directory_tensors(directory)
     if TOKEN_TABLE not in released:
         raise UserError(f"{directory}: no tensor {TOKEN_TABLE}; not a checkpoint of the METRO-T0 release")
     for name in TIED_TO_TOKENS:
@@ -66,55 +64,14 @@ def read_release(directory: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     return _model_config(settings, state, directory), state
 
 
-def _read_weights(directory: Path) -> dict[str, Tensor]:
-    safe, plain = directory / "model.safetensors", directory / "pytorch_model.bin"
-    if safe.is_file():
-        try:
-            return load_file(safe)
-        except SafetensorError as error:
-            raise UserError(f"{safe}: truncated or not a safetensors file ({error})") from None
-    if not plain.is_file():
-        raise UserError(f"{directory}: holds neither {safe.name} nor {plain.name}")
-    weights = load_plain(plain)
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise UserError(f"{plain}: not a table of tensors")
-    return dict(weights)
-
-
 def _our_names(name: str, directory: Path) -> list[str]:
     """Where a released tensor goes; the token table goes to both sides."""
     if name == TOKEN_TABLE:
         return [f"main.{side}.embeddings.tokens.weight" for side in ("encoder", "decoder")]
-    side, _, rest = name.partition(".")
-    outside_of_layers = {
-        "pos_embed.weight": "embeddings.positions.weight",
-        "first_layer_norm.weight": "embeddings.norm.weight",
-        "first_layer_norm.bias": "embeddings.norm.bias",
-    }
-    if side in ("encoder", "decoder") and rest in outside_of_layers:
-        return [f"main.{side}.{outside_of_layers[rest]}"]
-    if match := LAYER.match(name):
-        side, number, part, module, kind = match.groups()
-        if (side, part, module) == ("encoder", "0", "SelfAttention.relative_attention_bias"):
-            return [f"main.encoder.relative_biases.{number}.table.weight"]
-        if module in (known := _layer_modules(side, int(part))):
-            return [f"main.{side}.layers.{number}.{known[module]}.{kind}"]
-    raise UserError(f"{directory}: unknown tensor {name}; not a checkpoint of the METRO-T0 release")
-
-
-def _layer_modules(side: str, part: int) -> dict[str, str]:
-    """Module names within one part of a block -> ours."""
-    parts = (
-        ["self_attention", "feed_forward"]
-        if side == "encoder"
-        else ["self_attention", "cross_attention", "feed_forward"]
-    )
-    if part >= len(parts):
-        return {}
-    ours = parts[part]
-    theirs = {"self_attention": "SelfAttention", "cross_attention": "EncDecAttention", "feed_forward": "DenseReluDense"}
-    inner = ("wi", "wo") if ours == "feed_forward" else tuple("qkvo")
-    return {"layer_norm": f"{ours}_norm"} | {f"{theirs[ours]}.{name}": f"{ours}.{name}" for name in inner}
+    ours = our_name(name)
+    if ours is None or ours.startswith(NOT_RELEASED) or ".gate." in ours or ".wi_" in name:
+        raise UserError(f"{directory}: unknown tensor {name}; not a checkpoint of the METRO-T0 release")
+    return [f"main.{ours}"]
 
 
 def _model_config(settings: dict[str, object], state: dict[str, Tensor], directory: Path) -> ModelConfig:

@@ -12,6 +12,7 @@ from metro_t0.hf.configuration import MetroT5Config
 from metro_t0.hf.export import check_state
 from metro_t0.modeling import ModelConfig
 from metro_t0.modeling.config import VANILLA_T5
+from metro_t0.modeling.tensor_names import THEIR_RELATIVE_BIAS, block_modules
 
 # (activation, gated) -> T5Config.feed_forward_proj; "gated-gelu" is the tanh approximation there.
 FEED_FORWARD = {
@@ -108,23 +109,9 @@ def stock_names(config: ModelConfig) -> dict[str, str]:
     if not config.tied_head:
         names["main.head.weight"] = "lm_head.weight"
     for side, layers in (("encoder", config.encoder_layers), ("decoder", config.decoder_layers)):
-        bias = "block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-        names[f"main.{side}.relative_biases.0.table.weight"] = f"{side}.{bias}"
+        names[f"main.{side}.relative_biases.0.table.weight"] = f"{side}.block.0.layer.{THEIR_RELATIVE_BIAS}.weight"
         names[f"main.{side}.last_norm.weight"] = f"{side}.final_layer_norm.weight"
         for layer in range(layers):
-            for ours, theirs in _layer_names(side == "decoder", config.gated_ffn).items():
+            for ours, theirs in block_modules(side == "decoder", config.gated_ffn).items():
                 names[f"main.{side}.layers.{layer}.{ours}.weight"] = f"{side}.block.{layer}.layer.{theirs}.weight"
-    return names
-
-
-def _layer_names(is_decoder: bool, gated: bool) -> dict[str, str]:
-    names = {f"self_attention.{part}": f"0.SelfAttention.{part}" for part in "qkvo"}
-    names["self_attention_norm"] = "0.layer_norm"
-    if is_decoder:
-        names |= {f"cross_attention.{part}": f"1.EncDecAttention.{part}" for part in "qkvo"}
-        names["cross_attention_norm"] = "1.layer_norm"
-    last = 2 if is_decoder else 1
-    dense = {"gate": "wi_0", "wi": "wi_1", "wo": "wo"} if gated else {"wi": "wi", "wo": "wo"}
-    names |= {f"feed_forward.{ours}": f"{last}.DenseReluDense.{theirs}" for ours, theirs in dense.items()}
-    names["feed_forward_norm"] = f"{last}.layer_norm"
     return names

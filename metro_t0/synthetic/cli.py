@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from metro_t0.analysis import synthetic_commands
 from metro_t0.command import Command, Program
 from metro_t0.common_options import MOST_EXAMPLES, MOST_TOKENS, output_option
 from metro_t0.errors import UserError
 from metro_t0.options import option
-from metro_t0.synthetic import cli_downstream, cli_init
+from metro_t0.synthetic import cli_downstream
 from metro_t0.synthetic.settings import BLOCK, VALID_EXAMPLES, Format, Order, Profile, StreamSettings, order_option
+from metro_t0.transfer import commands as transfer_commands
 
 if TYPE_CHECKING:
     from metro_t0.synthetic.vocabulary import Vocabulary
@@ -143,7 +145,15 @@ class Verify(Command):
         return verify_rows(self.path, read_tsv(self.path), task.name, law, self.order)
 
 
-COMMANDS = (Generate, Inspect, Stats, Verify, *cli_init.COMMANDS, *cli_downstream.COMMANDS)
+COMMANDS = (
+    Generate,
+    Inspect,
+    Stats,
+    Verify,
+    *transfer_commands.COMMANDS,
+    *cli_downstream.COMMANDS,
+    *synthetic_commands.COMMANDS,
+)
 main = Program(PROGRAM, __doc__, COMMANDS, EXAMPLES)
 
 if __name__ == "__main__":

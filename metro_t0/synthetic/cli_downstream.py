@@ -1,4 +1,4 @@
-"""`metro-t0-synthetic downstream`, `plot-norms` and `plot-schemes`: fine-tuning data, and the paper's figures."""
+"""`metro-t0-synthetic downstream`: fine-tuning data."""
 
 from __future__ import annotations
 
@@ -44,47 +44,4 @@ class Downstream(Command):
             print(f"{self.output / SPLITS[split]}.jsonl: {count} examples")
 
 
-@dataclass(frozen=True, kw_only=True)
-class PlotNorms(Command):
-    """Draw the mean weight of every pre-attention norm per layer (figure 6) and write it as CSV."""
-
-    name: ClassVar[str] = "plot-norms"
-    examples: ClassVar[str] = (
-        "example:\n  metro-t0-synthetic plot-norms set=set/checkpoint_best.pt identity=id/checkpoint_best.pt "
-        "--output norms.png\n"
-    )
-    models: tuple[str, ...] = option(
-        help="fairseq checkpoint or Hugging Face directory", positional=True, metavar="LABEL=MODEL"
-    )
-    output: Path = output_option("PNG to write; the CSV lies beside it", "FILE")
-
-    def run(self) -> None:
-        from metro_t0.synthetic.norm_figure import plot_norms
-
-        named = dict(item.split("=", 1) for item in self.models if "=" in item)
-        if len(named) != len(self.models):
-            raise UserError("give every model as LABEL=MODEL, with labels that differ")
-        plot_norms({label: Path(path) for label, path in named.items()}, self.output)
-        print(f"{self.output} and {self.output.with_suffix('.csv')}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlotSchemes(Command):
-    """Draw the gap that synthetic pretraining closes (printed tables), and our starting points beside the printed."""
-
-    name: ClassVar[str] = "plot-schemes"
-    examples: ClassVar[str] = (
-        "example:\n  metro-t0-synthetic plot-schemes results/init_schemes --source set --output schemes.png\n"
-    )
-    runs: Path = option(help="OUTPUT of scripts/benchmarks/init_schemes.py", positional=True, metavar="DIR")
-    source: Literal["lime", "set", "identity"] = option("set", "the checkpoint's task")
-    metric: Literal["accuracy", "exact_match"] = option("accuracy", "of our runs")
-    output: Path = output_option("PNG to write; SVG and CSV lie beside it", "FILE")
-
-    def run(self) -> None:
-        from metro_t0.synthetic.scheme_figure import plot_schemes
-
-        print(" and ".join(map(str, plot_schemes(self.runs, self.output, self.source, self.metric))))
-
-
-COMMANDS = (Downstream, PlotNorms, PlotSchemes)
+COMMANDS = (Downstream,)

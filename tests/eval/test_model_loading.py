@@ -20,7 +20,7 @@ from eval.settings import ModelSettings
 from finetune.scoring import Scorer
 from metro_t0.analysis.checkpoints import load_checkpoint
 from metro_t0.errors import UserError
-from metro_t0.synthetic.weights import read_weights
+from metro_t0.transfer.weight_files import read_weights
 
 WEIGHTS = "model.safetensors"
 

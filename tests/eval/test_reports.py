@@ -135,7 +135,7 @@ def test_comparison_finds_a_real_difference_and_no_other() -> None:
 
 
 def test_paper_table_has_our_row_and_no_average_of_a_part(spec_dir: Path) -> None:
-    table = read_paper_table("T0 Eval", "table2_t0_eval.csv")
+    table = read_paper_table("T0 Eval", "table2_t0_eval")
     assert (spec_dir / "paper_tables" / "table2_t0_eval.csv").read_text().splitlines()[1].split(",")[3] == table.values[
         0
     ][0]

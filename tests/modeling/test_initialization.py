@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from metro_t0.modeling import MetroT5, preset
-from metro_t0.modeling.statistics_init import roles_of
+from metro_t0.transfer.roles import roles_of
 
 D_MODEL, FFN, HEADS, HEAD_DIM, BUCKETS = 256, 512, 8, 32, 32
 # Standard deviation of every kind of tensor, from fan-in and head size.

@@ -10,17 +10,16 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from metro_t0.errors import UserError
 from metro_t0.modeling import MetroT5, preset
-from metro_t0.modeling.statistics_init import (
+from metro_t0.synthetic.cli import main
+from metro_t0.transfer.roles import copy_weights, role_of
+from metro_t0.transfer.statistics import (
     SCHEMES,
     Statistics,
     apply_statistics,
     collect,
     constant_statistics,
-    copy_weights,
     get_scheme,
-    role_of,
 )
-from metro_t0.synthetic.cli import main
 
 COUNTS = {
     "per_param_mean_sd": 130,

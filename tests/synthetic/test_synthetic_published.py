@@ -7,9 +7,9 @@ import json
 
 import pytest
 
+from metro_t0.analysis.scheme_figure import kept_in_runs
+from metro_t0.analysis.synthetic_results import gap_closed, kept_of_full, main_gaps, table
 from metro_t0.synthetic.cli import main
-from metro_t0.synthetic.published import gap_closed, kept_of_full, main_gaps, table
-from metro_t0.synthetic.scheme_figure import kept_in_runs
 
 
 def test_tables_are_whole_and_as_printed():

@@ -2,8 +2,7 @@
 
 A scheme partitions the tensors of a model into groups. Of every group the mean and the standard deviation over all
 its scalars are kept, a few kB in all, and a new model is drawn from them. Groupings are functions of the *role* of
-a tensor, so they hold for any depth and for every naming that `role_of` knows: this project's models and Hugging
-Face's T5.
+a tensor (`transfer.roles`), so they hold for any depth, for this project's models and for Hugging Face's T5.
 
 Token embeddings, output projections, biases and absolute positions are in no group: they stay as the new model has
 them.
@@ -13,107 +12,18 @@ from __future__ import annotations
 
 import difflib
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from metro_t0.errors import UserError
 from metro_t0.randomness import keyed_seed
+from metro_t0.transfer.roles import ATTENTION, MLP, NORMS, Kind, Role, role_of, roles_of
 
-Kind = Literal[
-    "embedding", "head", "q", "k", "v", "o", "attention_norm", "mlp_in", "mlp_gate", "mlp_out", "mlp_norm",
-    "final_norm", "relative_bias",
-]  # fmt: skip
 Assignment = Literal["scale", "mean_sd"]
-
-ATTENTION: tuple[Kind, ...] = ("q", "k", "v", "o")
-MLP: tuple[Kind, ...] = ("mlp_in", "mlp_gate", "mlp_out")
-NORMS: tuple[Kind, ...] = ("attention_norm", "mlp_norm", "final_norm")
-
-
-@dataclass(frozen=True)
-class Role:
-    """What a tensor is: its kind, stack (encoder, decoder or empty), layer (None outside layers) and site.
-
-    site: self, cross or mlp within a layer.
-    """
-
-    kind: Kind
-    stack: str = ""
-    layer: int | None = None
-    site: str = ""
-
-    @property
-    def key(self) -> str:
-        """A name that does not depend on who named the tensors, as in `decoder.3.cross.q`."""
-        return ".".join(str(part) for part in (self.stack, self.layer, self.site, self.kind) if part not in ("", None))
-
-
-OWN_LAYER = re.compile(
-    r"(?:^|\.)(encoder|decoder)\.layers\.(\d+)\."
-    r"(?:(self|cross)_attention\.([qkvo])|(self|cross)_attention_(norm)|feed_forward\.(wi|gate|wo)|feed_forward_(norm))"
-    r"\.weight$"
-)
-OWN_OTHER = re.compile(r"(?:^|\.)(encoder|decoder)\.(?:(last_norm)|relative_biases\.(\d+)\.table)\.weight$")
-HF_LAYER = re.compile(
-    r"^(encoder|decoder)\.block\.(\d+)\.layer\.(\d)\."
-    r"(?:(?:SelfAttention|EncDecAttention)\.([qkvo])|(layer_norm)|DenseReluDense\.(wi_0|wi_1|wi|wo))\.weight$"
-)
-HF_OTHER = re.compile(
-    r"^(encoder|decoder)\.(?:(final_layer_norm)|block\.0\.layer\.0\.SelfAttention\.relative_attention_bias)\.weight$"
-)
-EMBEDDINGS = re.compile(r"(?:^|\.)(?:embeddings\.tokens|shared|embed_tokens)\.weight$")
-HEADS = re.compile(r"(?:^|\.)(?:head|lm_head)\.weight$")
-MLP_KINDS: dict[str, Kind] = {
-    "wi": "mlp_in", "wi_0": "mlp_gate", "gate": "mlp_gate", "wi_1": "mlp_in", "wo": "mlp_out"
-}  # fmt: skip
-
-
-def role_of(name: str) -> Role | None:
-    """The role of a tensor of the main model; None for what no scheme knows (biases, positions, the auxiliary)."""
-    if "auxiliary." in name:
-        return None
-    if EMBEDDINGS.search(name):
-        return Role("embedding")
-    if HEADS.search(name) and "rtd_head" not in name:
-        return Role("head")
-    return _own_role(name) or _hf_role(name)
-
-
-def _own_role(name: str) -> Role | None:
-    if match := OWN_LAYER.search(name):
-        stack, layer, site, projection, norm_site, attention_norm, mlp, _ = match.groups()
-        if projection:
-            return Role(cast(Kind, projection), stack, int(layer), site)
-        if attention_norm:
-            return Role("attention_norm", stack, int(layer), norm_site)
-        return Role(MLP_KINDS[mlp] if mlp else "mlp_norm", stack, int(layer), "mlp")
-    if match := OWN_OTHER.search(name):
-        stack, final, number = match.groups()
-        if final:
-            return Role("final_norm", stack)
-        return Role("relative_bias", stack, int(number))
-    return None
-
-
-def _hf_role(name: str) -> Role | None:
-    if match := HF_OTHER.match(name):
-        stack, final = match.groups()
-        return Role("final_norm", stack) if final else Role("relative_bias", stack, 0)
-    if match := HF_LAYER.match(name):
-        stack, layer, part, projection, norm, mlp = match.groups()
-        sites = ("self", "mlp") if stack == "encoder" else ("self", "cross", "mlp")
-        site = sites[int(part)]
-        if projection:
-            return Role(cast(Kind, projection), stack, int(layer), site)
-        if norm:
-            return Role("mlp_norm" if site == "mlp" else "attention_norm", stack, int(layer), site)
-        return Role(MLP_KINDS[mlp], stack, int(layer), "mlp")
-    return None
 
 
 Grouping = Callable[[Role], str | None]
@@ -227,18 +137,6 @@ class Statistics:
         return cls(scheme, assignment, groups)
 
 
-def roles_of(names: Iterable[str]) -> dict[str, Role]:
-    """Tensor name -> role, for the tensors that have one; of several names of one tensor the first counts."""
-    found: dict[str, Role] = {}
-    seen: set[str] = set()
-    for name in names:
-        role = role_of(name)
-        if role is not None and role.key not in seen:
-            seen.add(role.key)
-            found[name] = role
-    return found
-
-
 def collect(tensors: Mapping[str, Tensor], scheme: Scheme, origin: str) -> Statistics:
     """Statistics of a model's tensors, computed in float64.
 
@@ -343,25 +241,3 @@ def _draw(shape: torch.Size, key: str, group: Group, assignment: Assignment, see
 
 def _is_norm(key: str) -> bool:
     return key.rpartition(".")[2] in NORMS
-
-
-@torch.no_grad()
-def copy_weights(target: Mapping[str, Tensor], source: Mapping[str, Tensor], with_embeddings: bool, origin: str) -> int:
-    """Copy all weights into a model, in place, token embedding and output projection only on request; gives how many.
-
-    Tensors are matched by role, those without a role (biases, positions) by name. Raises `UserError` naming `origin`
-    where a tensor of the model has no counterpart of its shape.
-    """
-    by_key = {role.key: name for name, role in roles_of(source).items()}
-    copied = 0
-    for name, tensor in target.items():
-        role = role_of(name)
-        if role is not None and role.kind in ("embedding", "head") and not with_embeddings:
-            continue
-        found = source.get(by_key.get(role.key, name) if role else name)
-        if found is None or found.shape != tensor.shape:
-            shape = "no such tensor" if found is None else f"shape {tuple(found.shape)}"
-            raise UserError(f"{origin}: {shape} for {name} of shape {tuple(tensor.shape)}; another architecture")
-        tensor.copy_(found)
-        copied += 1
-    return copied

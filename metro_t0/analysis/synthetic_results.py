@@ -1,13 +1,13 @@
 """The printed results of Wu, Li and Liang (2022), and how much of the gap to natural pretraining they close.
 
-`data/paper` holds tables 4 to 9 of the paper, one number per row, as printed (percent).
+`paper_tables` holds tables 4 to 9 of the paper, one number per row, as printed (percent).
 """
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
-from importlib import resources
+
+from metro_t0.paper_tables import printed_table
 
 # Section 3.5 of the paper's appendix: a task counts with its first metric.
 FIRST_METRICS = ("rouge1", "em")
@@ -29,9 +29,8 @@ SCHEMES = {
 
 def table(name: str) -> list[dict[str, str]]:
     """The rows of one printed table, as in `table6_main_five_seeds`."""
-    path = resources.files("metro_t0.synthetic") / "data" / "paper" / f"{name}.csv"
-    with path.open(encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
+    header, rows = printed_table("synthetic_tasks", name)
+    return [dict(zip(header, row, strict=True)) for row in rows]
 
 
 def gap_closed(scores: Mapping[str, float], low: Mapping[str, float], high: Mapping[str, float]) -> float:

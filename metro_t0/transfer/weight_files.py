@@ -6,28 +6,20 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from metro_t0.checkpoint_files import load_plain
-from metro_t0.errors import UserError
 from metro_t0.files import atomic_path
 from metro_t0.hf.checkpoints import PREFIX, read_checkpoint
-from metro_t0.hf.loading import load_seq2seq
-
-SAFETENSORS = "model.safetensors"
-TORCH_WEIGHTS = "pytorch_model.bin"
+from metro_t0.hf.loading import FILES, INDEXES, directory_tensors, load_seq2seq, weight_files
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """All tensors of a model by name. Raises `UserError` where `path` is neither kind, or has not all of them."""
     if path.is_dir():
         load_seq2seq(path)
-        if (path / SAFETENSORS).is_file():
-            return load_file(path / SAFETENSORS)
-        if (path / TORCH_WEIGHTS).is_file():
-            return dict(load_plain(path / TORCH_WEIGHTS))
-        raise UserError(f"{path}: holds neither {SAFETENSORS} nor {TORCH_WEIGHTS}")
+        return directory_tensors(path)
     read_checkpoint(path)
     return {name.removeprefix(PREFIX): tensor for name, tensor in load_plain(path)["model"].items()}
 
@@ -39,10 +31,11 @@ def write_like(template: Path, tensors: dict[str, Tensor], output: Path) -> None
     """
     if template.is_dir():
         output.mkdir(parents=True, exist_ok=True)
+        replaced = {*weight_files(template), *(template / index for index in INDEXES.values())}
         for file in template.iterdir():
-            if file.is_file() and file.name not in (SAFETENSORS, TORCH_WEIGHTS):
+            if file.is_file() and file not in replaced:
                 shutil.copy2(file, output / file.name)
-        with atomic_path(output / SAFETENSORS) as temporary:
+        with atomic_path(output / FILES[".safetensors"]) as temporary:
             save_file(_untied(tensors), temporary, metadata={"format": "pt"})
         return
     state = load_plain(template)

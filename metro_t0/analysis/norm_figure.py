@@ -10,8 +10,8 @@ from torch import Tensor
 from metro_t0.analysis.figures import look, new_figure
 from metro_t0.errors import UserError
 from metro_t0.files import atomic_path, write_text
-from metro_t0.modeling.statistics_init import roles_of
-from metro_t0.synthetic.weights import read_weights
+from metro_t0.transfer.roles import roles_of
+from metro_t0.transfer.weight_files import read_weights
 
 PANELS = (
     (("encoder", "self"), "Encoder pre-attention norm"),

@@ -11,8 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from metro_t0.analysis.figures import look, new_figure, save
+from metro_t0.analysis.synthetic_results import SCHEMES, kept_of_full, main_gaps
 from metro_t0.errors import UserError
-from metro_t0.synthetic.published import SCHEMES, kept_of_full, main_gaps
 
 Scores = Mapping[str, list[float]]  # start -> one value per seed
 

@@ -29,8 +29,8 @@ class InitStats(Command):
     output: Path = output_option("JSON file to write", "FILE")
 
     def run(self) -> None:
-        from metro_t0.modeling.statistics_init import collect, get_scheme
-        from metro_t0.synthetic.weights import read_weights
+        from metro_t0.transfer.statistics import collect, get_scheme
+        from metro_t0.transfer.weight_files import read_weights
 
         scheme = get_scheme(self.scheme)
         statistics = collect(read_weights(self.source), scheme, str(self.source))
@@ -70,8 +70,9 @@ class InitApply(Command):
             raise UserError("--embeddings belongs to --weights; statistics never have token embeddings")
 
     def run(self) -> None:
-        from metro_t0.modeling.statistics_init import Statistics, apply_statistics, constant_statistics, copy_weights
-        from metro_t0.synthetic.weights import read_weights, write_like
+        from metro_t0.transfer.roles import copy_weights
+        from metro_t0.transfer.statistics import Statistics, apply_statistics, constant_statistics
+        from metro_t0.transfer.weight_files import read_weights, write_like
 
         tensors = read_weights(self.model)
         if self.weights is not None:
