@@ -15,7 +15,7 @@ from dataclasses import MISSING, Field, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
-from metro_t0 import __version__
+from metro_t0 import __version__, files
 from metro_t0.errors import UserError, nearest, one_line
 from metro_t0.options import Kind, kinds, parse
 from metro_t0.progress import be_quiet
@@ -229,10 +229,10 @@ def describe(error: BaseException) -> str:
     """One line about an error that is not the program's fault: `FILE: reason`."""
     if isinstance(error, MemoryError):
         return "out of memory"
-    if not isinstance(error, OSError) or error.strerror is None:
+    if not isinstance(error, OSError) or error.errno is None:
         return str(error) or type(error).__name__
-    reason = error.strerror[:1].lower() + error.strerror[1:]
-    return f"{os.fsdecode(error.filename)}: {reason}" if isinstance(error.filename, (str, bytes)) else reason
+    name = error.filename2 or error.filename  # of a rename, what was to be made
+    return f"{os.fsdecode(name)}: {files.describe(error)}" if isinstance(name, (str, bytes)) else files.describe(error)
 
 
 def _flush() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -12,23 +13,36 @@ from pathlib import Path
 from typing import Any
 
 from metro_t0.errors import UserError
+from metro_t0.shapes import expect, parse_json
+
+UMASK = os.umask(0)
+os.umask(UMASK)
+LONGEST_PREFIX = 100
+"""Of a temporary name, so that it is no longer than a file system allows where the final one is not."""
 
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` on success, remove it on any exception.
 
-    The rename is atomic because both names are in one directory. The directory is made if needed.
+    The rename is atomic because both names are in one directory. The directory is made if needed. An `OSError` that
+    names no file, as that of a full disk, gets the name of this one.
     """
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{final.name}.", suffix=".tmp", dir=final.parent)
+    if final.is_dir():
+        raise UserError(f"{final}: is a directory; name a file")
+    handle, name = tempfile.mkstemp(prefix=f".{final.name[:LONGEST_PREFIX]}.", suffix=".tmp", dir=final.parent)
     os.close(handle)
-    os.chmod(name, 0o644)  # mkstemp makes files private; outputs are shared like any other file
+    os.chmod(name, 0o666 & ~UMASK)  # mkstemp makes files private; outputs are shared like any other file
     temporary = Path(name)
     try:
         yield temporary
         os.replace(temporary, final)
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(final)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -44,26 +58,41 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
-    """Read one JSON file. Raises `UserError` where it is missing or is not JSON."""
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a JSON file ({error})") from None
+def read_json(path: str | os.PathLike[str], shape: Any = Any) -> Any:
+    """Read one JSON file. Raises `UserError` where it cannot be read, is not JSON or not of the shape (`expect`)."""
+    return expect(parse_json(_content(path), str(path)), shape, str(path))
 
 
-def read_yaml(path: str | os.PathLike[str]) -> Any:
-    """Read one YAML file of plain data. Raises `UserError` where it cannot be read or is not YAML."""
+def read_yaml(path: str | os.PathLike[str], shape: Any = Any) -> Any:
+    """Read one YAML file of plain data. Raises `UserError` where it cannot be read, is not YAML or not of the shape."""
     import yaml  # most commands read none
 
     try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UserError(f"{path}: {(error.strerror or 'cannot be read').lower()}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = yaml.safe_load(_content(path))
+    except RecursionError:
+        raise UserError(f"{path}: nested too deeply") from None
+    except (yaml.YAMLError, ValueError, OverflowError, TypeError) as error:
         raise UserError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from None
+    return expect(content, shape, str(path))
+
+
+def _content(path: str | os.PathLike[str]) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path}: {describe(error)}") from None
+    except (UnicodeDecodeError, ValueError) as error:  # ValueError: a name that no file can have
+        raise UserError(f"{path}: not UTF-8 text ({error})") from None
+
+
+def describe(error: OSError) -> str:
+    """What the system has against a file, in words; without its name."""
+    if error.errno == errno.ENOENT:
+        return "no such file"
+    if error.errno == errno.EEXIST:
+        return "is a file where a directory is needed"
+    reason = error.strerror or str(error) or type(error).__name__
+    return reason[:1].lower() + reason[1:]
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
