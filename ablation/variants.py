@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
-from metro_t0.errors import UserError, unknown
+from metro_t0.errors import UserError, nearest, unknown
 from metro_t0.files import read_yaml
 
 BUILT_IN = Path(__file__).parent / "variants.yaml"
@@ -54,28 +54,35 @@ def choose(variants: dict[str, Variant], names: Sequence[str]) -> list[Variant]:
     return [variants[name] for name in dict.fromkeys(names)]
 
 
+class Entry(TypedDict):
+    """A variant of the file."""
+
+    title: str
+    options: dict[str, Any]
+    paper: NotRequired[list[float]]
+    """Three numbers."""
+    pretraining: NotRequired[bool]
+    """False: none."""
+    budget: NotRequired[float]
+    """A multiple of the plan's updates."""
+
+
 def _read(path: Path) -> dict[str, Variant]:
-    content = read_yaml(path)
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: give NAME: {{title: TEXT, options: {{task: ...}}}}")
-    return {name: _variant(path, name, entry) for name, entry in content.items()}
+    entries: dict[str, Entry] = read_yaml(path, dict[str, Entry])
+    return {name: _variant(f"{path}: variant {name}", name, entry) for name, entry in entries.items()}
 
 
-def _variant(path: Path, name: str, entry: Any) -> Variant:
-    optional = {"paper", "pretraining", "budget"}
-    if not isinstance(entry, dict) or not {"title", "options"} <= entry.keys() <= {"title", "options"} | optional:
-        raise UserError(
-            f"{path}: variant {name} needs title and options, and may have paper (three numbers), pretraining (false: "
-            "none) and budget (a multiple of the plan's updates)"
-        )
-    if "task" not in (entry["options"] or {}):
-        raise UserError(f"{path}: variant {name}: options need a task (metro_pretraining or t5_pretraining)")
+def _variant(place: str, name: str, entry: Entry) -> Variant:
+    for key in entry.keys() - Entry.__annotations__.keys():
+        raise UserError(f"{place}: unknown field {key}{nearest(key, Entry.__annotations__)}")
+    if name in (".", "..") or "/" in name:
+        raise UserError(f"{place}: is a directory's name below --output, too; write it without slashes")
+    if "task" not in entry["options"]:
+        raise UserError(f"{place}: options need a task (metro_pretraining or t5_pretraining)")
     paper = tuple(entry["paper"]) if "paper" in entry else None
     if paper is not None and len(paper) != len(MIXTURES):
-        raise UserError(f"{path}: variant {name}: paper has {len(paper)} numbers; give one for each of {MIXTURES}")
-    pretraining, budget = entry.get("pretraining", True), entry.get("budget", 1.0)
-    if not isinstance(pretraining, bool):
-        raise UserError(f"{path}: variant {name}: pretraining is {pretraining!r}; give true or false")
-    if not isinstance(budget, int | float) or isinstance(budget, bool) or not 0 < budget < 1000:
-        raise UserError(f"{path}: variant {name}: budget is {budget!r}; give a factor such as 1.5")
-    return Variant(name, entry["title"], dict(entry["options"]), paper, pretraining, float(budget))
+        raise UserError(f"{place}: paper has {len(paper)} numbers; give one for each of {', '.join(MIXTURES)}")
+    budget = entry.get("budget", 1.0)
+    if not 0 < budget < 1000:
+        raise UserError(f"{place}: budget is {budget}; give a factor such as 1.5")
+    return Variant(name, entry["title"], entry["options"], paper, entry.get("pretraining", True), float(budget))

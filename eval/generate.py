@@ -19,8 +19,9 @@ from eval.text_metrics import METRICS, best_over_references, bootstrap_midpoint
 from metro_t0.claims import claimed
 from metro_t0.data.pairs import Pair
 from metro_t0.errors import UserError
-from metro_t0.files import sha256_of, write_json
+from metro_t0.files import decoded, sha256_of, write_json
 from metro_t0.progress import progress
+from metro_t0.shapes import expect, json_value
 
 PREDICTIONS = "predictions.jsonl"
 SETTINGS = "settings.json"
@@ -64,11 +65,8 @@ def read_predictions(output: Path) -> list[dict[str, Any]]:
     if len(whole) < len(data):
         with open(path, "r+b") as stream:
             stream.truncate(len(whole))
-    try:
-        rows = [json.loads(line) for line in whole.decode("utf-8").splitlines()]
-    except ValueError:
-        raise UserError(f"{path}: damaged; remove it to start again") from None
-    return rows
+    places = ((f"{path}: line {number}", line) for number, line in enumerate(decoded(whole, path).split("\n")[:-1], 1))
+    return [expect(json_value(line, place), dict[str, Any], place) for place, line in places]
 
 
 class NanWatch(LogitsProcessor):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-from metro_t0.errors import UserError
-from metro_t0.text_files import parse_json, read_lines
+from metro_t0.shapes import expect, json_value
+from metro_t0.text_files import read_lines
 
 LETTERS = "ABCD"
 
@@ -28,17 +28,25 @@ def question_key(row: Mapping[str, Any]) -> str:
     return "\n".join([row["subject"], row["question"], *row["choices"]])
 
 
+class Passage(TypedDict):
+    """One passage of a line of `metro-t0-eval retrieve`."""
+
+    text: str
+
+
+class PassagesOfQuestion(TypedDict):
+    """One line of `metro-t0-eval retrieve`."""
+
+    key: str
+    passages: list[Passage]
+
+
 def load_passages(path: Path) -> dict[str, list[str]]:
     """Passages per question, best first, as `metro-t0-eval retrieve` writes them (JSONL: key, passages)."""
     passages: dict[str, list[str]] = {}
     for place, line in read_lines(path):
-        try:
-            entry = parse_json(line)
-            passages[entry["key"]] = [str(passage["text"]) for passage in entry["passages"]]
-        except (ValueError, KeyError, TypeError):
-            raise UserError(
-                f"{place}: has no 'key' and 'passages'; make the file with `metro-t0-eval retrieve`"
-            ) from None
+        entry = expect(json_value(line, place), PassagesOfQuestion, place)
+        passages[entry["key"]] = [passage["text"] for passage in entry["passages"]]
     return passages
 
 

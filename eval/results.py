@@ -8,14 +8,15 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from eval.scores import Score, accuracy
 from metro_t0.claims import claimed
 from metro_t0.errors import UserError
 from metro_t0.files import atomic_path, read_json, write_json
+from metro_t0.shapes import expect
 
 RUN_FILE = "run.json"
 PLAN_FILE = "plan.json"
@@ -114,7 +115,7 @@ class ResultsDirectory:
         path = self._result_path(task, template)
         if not path.exists() or (with_predictions and not self.predictions_path(task, template).exists()):
             return False
-        return bool(read_json(path)["template_hash"] == template_hash)
+        return bool(read_json(path, dict[str, Any]).get("template_hash") == template_hash)
 
     def save(self, result: TemplateResult, predictions: Sequence[Prediction] | None) -> None:
         """Write the result, after the predictions if they are given: a result file means that all is there."""
@@ -126,24 +127,27 @@ class ResultsDirectory:
 
     def load(self) -> list[TemplateResult]:
         """All results, by task and template. Raises `UserError` for a directory without any."""
-        names = {f.name for f in fields(TemplateResult)}
+        shapes = get_type_hints(TemplateResult)
+        names = set(shapes)
         paths = sorted((self.path / "results").glob("*/*.json"))
         if not paths:
             raise UserError(f"{self.path}: no results in it; give the --output of an evaluation")
         results = []
         for path in paths:
-            content = read_json(path)
+            content = read_json(path, dict[str, Any])
             if not names <= content.keys():
                 raise UserError(
                     f"{path}: not a result of this version (no {sorted(names - content.keys())[0]!r}); delete it"
                 )
+            for name, shape in shapes.items():
+                expect(content[name], shape, f"{path}: {name}")
             results.append(TemplateResult(**{name: content[name] for name in names}))
         return results
 
     @property
     def plan(self) -> dict[str, list[str]]:
         """Template names of every task of the whole set, in its order."""
-        content: dict[str, list[str]] = read_json(self.path / PLAN_FILE)
+        content: dict[str, list[str]] = read_json(self.path / PLAN_FILE, dict[str, list[str]])
         return content
 
     @plan.setter
@@ -153,7 +157,7 @@ class ResultsDirectory:
     @property
     def run(self) -> dict[str, Any]:
         """Model and settings of the results."""
-        content: dict[str, Any] = read_json(self.path / RUN_FILE)
+        content: dict[str, Any] = read_json(self.path / RUN_FILE, dict[str, Any])
         return content
 
     def predictions_path(self, task: str, template: str) -> Path:

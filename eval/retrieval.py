@@ -19,7 +19,8 @@ from metro_t0.claims import claimed
 from metro_t0.errors import UserError
 from metro_t0.files import atomic_path
 from metro_t0.progress import progress
-from metro_t0.text_files import parse_json, read_lines
+from metro_t0.shapes import expect, field, json_value
+from metro_t0.text_files import read_lines
 
 MANIFEST = "index.json"
 Vectors = NDArray[np.float32]
@@ -40,16 +41,13 @@ def read_collection(path: Path) -> Iterator[Passage]:
     """
     is_json = ".jsonl" in path.suffixes
     for place, text in read_lines(path):
-        try:
-            if is_json:
-                entry = parse_json(text)
-                yield Passage(str(entry.get("id", place.rpartition(":")[2])), str(entry["text"]))
-            else:
-                identifier, passage = text.split("\t", 1)
-                yield Passage(identifier, passage)
-        except (ValueError, KeyError, AttributeError):
-            expected = 'a JSON object with "text"' if is_json else "id, tab, text"
-            raise UserError(f"{place}: is not {expected}") from None
+        if is_json:
+            entry = expect(json_value(text, place), dict[str, Any], place)
+            yield Passage(str(entry.get("id", place.rpartition(":")[2])), field(entry, "text", str, place))
+        elif "\t" in text:
+            yield Passage(*text.split("\t", 1))
+        else:
+            raise UserError(f"{place}: is not id, tab, text")
 
 
 class TextEncoder:
@@ -109,7 +107,7 @@ class ShardedIndex:
         total = 0
         passages = read_collection(self.collection)
         shards = iter(lambda: list(islice(passages, self.shard_size)), [])
-        for number, shard in enumerate(progress(shards, "shards")):
+        for number, shard in enumerate(progress(shards, "encode", unit="shards")):
             total += len(shard)
             path = self._shard_path(number)
             if path.exists():

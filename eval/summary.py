@@ -11,6 +11,7 @@ from typing import Any
 from eval.results import ResultsDirectory, TemplateResult
 from eval.scores import Score, mean_over_tasks, mean_over_templates
 from metro_t0.files import read_json, write_json
+from metro_t0.shapes import field
 
 SUMMARY_FILE = "summary.json"
 
@@ -119,7 +120,7 @@ def summarize_directory(directory: ResultsDirectory, reasons: Mapping[str, str] 
     """
     if reasons is None:
         path = directory.path / SUMMARY_FILE
-        reasons = read_json(path)["missing"] if path.exists() else {}
+        reasons = field(read_json(path, dict[str, Any]), "missing", dict[str, str], str(path)) if path.exists() else {}
     found: dict[str, dict[str, TemplateResult]] = {}
     for result in directory.load():
         found.setdefault(result.task, {})[result.template] = result

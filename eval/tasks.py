@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from eval.mmlu import as_arc
-from metro_t0.errors import UserError
+from metro_t0.errors import UserError, nearest
 from metro_t0.files import read_yaml
 from metro_t0.prompts.datasets import DatasetName
-from metro_t0.prompts.names import nearest
+from metro_t0.shapes import expect
 
 BUILT_IN = Path(__file__).parent / "task_sets"
 ROW_FORMATS = {"mmlu_as_arc": as_arc}
@@ -51,7 +51,7 @@ class TaskSet:
         known = [task.name for task in self.tasks]
         for name in names:
             if name not in known:
-                hint = nearest(name, known) or f"; there are: {', '.join(known)}"
+                hint = nearest(name, known)
                 raise UserError(f"no task {name!r} in {self.name}{hint}")
         return TaskSet(self.name, tuple(t for t in self.tasks if t.name in names), self.built_in)
 
@@ -71,14 +71,34 @@ def task_set_of(name: str) -> TaskSet:
     return load_tasks(Path(name))
 
 
+class TaskEntry(TypedDict):
+    """A task of a task file, the defaults filled in."""
+
+    dataset: str
+    split: str
+    name: NotRequired[str]
+    templates: NotRequired[list[str] | None]
+    templates_of: NotRequired[str | None]
+    where: NotRequired[dict[str, Any] | None]
+    row_format: NotRequired[str | None]
+
+
+class TaskFile(TypedDict):
+    """A task file."""
+
+    tasks: list[Any]
+    name: NotRequired[str]
+    defaults: NotRequired[dict[str, Any] | None]
+
+
 def load_tasks(path: Path, split: str | None = None, built_in: bool = False) -> TaskSet:
     """Read a task file.
 
     The file has `name` (optional), `defaults` (optional, fields that all tasks share) and `tasks`, a list of
     mappings with the fields of `Task`; `dataset` is written NAME or NAME/SUBSET. Raises `UserError`.
     """
-    content = read_yaml(path)
-    if not isinstance(content, dict) or not isinstance(content.get("tasks"), list) or not content["tasks"]:
+    content = read_yaml(path, TaskFile)
+    if not content["tasks"]:
         raise UserError(f"{path}: needs a list 'tasks' of at least one data set, see docs/evaluation.md")
     defaults = content.get("defaults") or {}
     override = {} if split is None else {"split": split}
@@ -100,11 +120,10 @@ def _task(path: Path, entry: Any, defaults: dict[str, Any], override: dict[str, 
     for key in merged:
         if key not in known:
             raise UserError(f"{path}: unknown field {key!r} in 'tasks'{nearest(key, known)}")
-    if not isinstance(merged.get("dataset"), str):
-        raise UserError(f"{path}: a task without 'dataset' (NAME or NAME/SUBSET)")
+    expect(merged, TaskEntry, f"{path}: tasks")
     dataset = dataset_name(merged["dataset"])
     templates = merged.get("templates")
-    if templates is not None and not (isinstance(templates, list) and templates):
+    if templates is not None and not templates:
         raise UserError(f"{path}: 'templates' of {dataset} must be a list of names; leave it out for all templates")
     row_format = merged.get("row_format")
     if row_format is not None and row_format not in ROW_FORMATS:
@@ -114,7 +133,7 @@ def _task(path: Path, entry: Any, defaults: dict[str, Any], override: dict[str, 
         name=str(merged.get("name", dataset)),
         dataset=dataset,
         split=str(merged["split"]),
-        templates=None if templates is None else tuple(map(str, templates)),
+        templates=None if templates is None else tuple(templates),
         templates_of=None if templates_of is None else dataset_name(templates_of),
         where=merged.get("where"),
         row_format=row_format,

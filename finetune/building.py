@@ -96,7 +96,7 @@ class Builder:
     def _finished(self, planned: PlannedDataset) -> dict[str, Any] | None:
         """The record of an earlier build of the same templates, if all its files are there."""
         path = self._record_path(planned.dataset)
-        record: dict[str, Any] = read_json(path) if path.is_file() else {}
+        record: dict[str, Any] = read_json(path, dict[str, Any]) if path.is_file() else {}
         if record.get("templates") != planned.fingerprint:
             return None
         built = [self.output / TRAIN / t["name"] for t in record["tasks"] if t["status"] == BUILT]

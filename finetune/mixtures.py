@@ -6,14 +6,15 @@ import csv
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from finetune.settings import CapRule
-from metro_t0.errors import UserError
+from metro_t0.errors import UserError, nearest
 from metro_t0.files import read_json, read_yaml
 from metro_t0.prompts.hub import parse_dataset_name
-from metro_t0.prompts.names import DatasetName, nearest
+from metro_t0.prompts.names import DatasetName
 from metro_t0.prompts.templates import templated_datasets
+from metro_t0.shapes import expect
 
 DIRECTORY = Path(__file__).parent / "mixtures"
 INDEX = DIRECTORY / "mixtures.yaml"
@@ -40,7 +41,7 @@ def load_mixture(name: str, templates_dir: Path | None = None) -> Mixture:
     Raises `UserError` for an unknown name (with the nearest) or a malformed file.
     """
     if name.endswith((".yaml", ".yml")):
-        return _parse(Path(name).stem, _read_yaml(Path(name)), Path(name))
+        return _parse(Path(name).stem, read_yaml(name), Path(name))
     index = mixture_index()
     if name in index:
         return _parse(name, index[name], INDEX)
@@ -55,7 +56,8 @@ def load_mixture(name: str, templates_dir: Path | None = None) -> Mixture:
 
 def mixture_index() -> dict[str, Any]:
     """The named mixtures, as written in `mixtures.yaml`."""
-    return _read_yaml(INDEX)
+    index: dict[str, Any] = read_yaml(INDEX, dict[str, Any])
+    return index
 
 
 def choose_datasets(mixture: Mixture, only: Iterable[str]) -> tuple[DatasetName, ...]:
@@ -81,20 +83,40 @@ def cap_per_task(rule: CapRule, num_rows: int, num_templates: int) -> int | None
     return MAX_EXAMPLES_PER_DATASET // num_templates
 
 
+class Entry(TypedDict):
+    """A mixture of the file."""
+
+    title: NotRequired[str]
+    train: NotRequired[list[str] | None]
+    train_groups: NotRequired[list[str]]
+    exclusions: NotRequired[str]
+
+
+class Exclusions(TypedDict, total=False):
+    """A file of exclusions."""
+
+    excluded_tasks: list[str]
+    validation_excluded_tasks: list[str]
+    validation_skipped_datasets: list[str]
+
+
 def _parse(name: str, entry: Any, source: Path) -> Mixture:
-    if not isinstance(entry, dict) or not ("train" in entry) ^ ("train_groups" in entry):
+    given: Entry = expect(entry, Entry, f"{source}: mixture {name}")
+    if ("train" in given) == ("train_groups" in given):
         raise UserError(f"{source}: mixture {name} needs one of the fields 'train' and 'train_groups'")
-    if "train" in entry:
-        train = tuple(parse_dataset_name(str(dataset)) for dataset in entry["train"] or ())
+    if "train" in given:
+        train = tuple(parse_dataset_name(dataset) for dataset in given["train"] or ())
     else:
-        train = tuple(_datasets_of_groups(set(entry["train_groups"])))
+        train = tuple(_datasets_of_groups(set(given["train_groups"])))
     if not train:
         raise UserError(f"{source}: mixture {name} is empty; list data sets under 'train'")
     _refuse_shared_names(train, source)
-    exclusions = read_json(source.parent / entry["exclusions"]) if "exclusions" in entry else {}
+    exclusions: Exclusions = (
+        read_json(source.parent / given["exclusions"], Exclusions) if "exclusions" in given else Exclusions()
+    )
     return Mixture(
         name=name,
-        title=str(entry.get("title", name)),
+        title=given.get("title", name),
         train=train,
         excluded_tasks=frozenset(exclusions.get("excluded_tasks", ())),
         validation_excluded_tasks=frozenset(exclusions.get("validation_excluded_tasks", ())),
@@ -117,10 +139,3 @@ def _datasets_of_groups(groups: set[str]) -> Iterable[DatasetName]:
         for row in csv.DictReader(stream):
             if row["do_train"] in groups:
                 yield DatasetName(row["HF_name"], row["subset"] or None)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    content = read_yaml(path)
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: must hold a mapping with the field 'train'")
-    return content

@@ -118,12 +118,12 @@ def claimed(
         path = directory / file
         before = {each.name for each in directory.iterdir()} - {LOCK_NAME, Path(file).parts[0]}
         owned = path.is_file() and _has_any(directory, worth)
-        if owned and replace and differences(read_json(path), settings):
+        if owned and replace and differences(read_json(path, dict[str, Any]), settings):
             for old in [old for each in worth for old in directory.glob(each)]:
                 old.unlink()
             owned = False
         if owned:
-            check_owner(directory, read_json(path), settings, remedy, ignore)
+            check_owner(directory, read_json(path, dict[str, Any]), settings, remedy, ignore)
         else:
             write_json(path, dict(settings))
         try:

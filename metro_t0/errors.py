@@ -6,7 +6,7 @@ import difflib
 import unicodedata
 from collections.abc import Iterable
 
-MOST_LISTED = 12
+MOST_LISTED = 30
 
 
 class UserError(Exception):

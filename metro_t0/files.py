@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from metro_t0.errors import UserError
-from metro_t0.shapes import expect, parse_json
+from metro_t0.shapes import expect, json_value
 
 UMASK = os.umask(0)
 os.umask(UMASK)
@@ -60,15 +60,18 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 def read_json(path: str | os.PathLike[str], shape: Any = Any) -> Any:
     """Read one JSON file. Raises `UserError` where it cannot be read, is not JSON or not of the shape (`expect`)."""
-    return expect(parse_json(_content(path), str(path)), shape, str(path))
+    return expect(json_value(_content(path), str(path)), shape, str(path))
 
 
-def read_yaml(path: str | os.PathLike[str], shape: Any = Any) -> Any:
-    """Read one YAML file of plain data. Raises `UserError` where it cannot be read, is not YAML or not of the shape."""
+def read_yaml(path: str | os.PathLike[str], shape: Any = Any, loader: Any = None) -> Any:
+    """Read one YAML file of plain data. Raises `UserError` where it cannot be read, is not YAML or not of the shape.
+
+    loader: a subclass of yaml.SafeLoader that knows more tags.
+    """
     import yaml  # most commands read none
 
     try:
-        content = yaml.safe_load(_content(path))
+        content = yaml.load(_content(path), loader or yaml.SafeLoader)
     except RecursionError:
         raise UserError(f"{path}: nested too deeply") from None
     except (yaml.YAMLError, ValueError, OverflowError, TypeError) as error:
@@ -78,11 +81,20 @@ def read_yaml(path: str | os.PathLike[str], shape: Any = Any) -> Any:
 
 def _content(path: str | os.PathLike[str]) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
+        content = Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"{path}: {describe(error)}") from None
-    except (UnicodeDecodeError, ValueError) as error:  # ValueError: a name that no file can have
-        raise UserError(f"{path}: not UTF-8 text ({error})") from None
+    except ValueError:
+        raise UserError(f"{os.fspath(path)!r}: no name of a file") from None
+    return decoded(content, path)
+
+
+def decoded(content: bytes, path: str | os.PathLike[str]) -> str:
+    """The text of a file's bytes, without a byte order mark. Raises `UserError` where they are not UTF-8."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
 
 
 def describe(error: OSError) -> str:

@@ -12,13 +12,12 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from metro_t0.command import Parser, run
-from metro_t0.errors import UserError
+from metro_t0.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -133,10 +132,8 @@ def find_config(config: str) -> tuple[Path, str]:
         return config_directory() / group, stem
     if found:
         raise UserError(f"config {config!r} is in several groups; say which: {', '.join(found)}")
-    stems = {name.partition("/")[2]: name for name in names}
-    close = get_close_matches(config.rpartition("/")[2], stems, 3)
-    hint = f"did you mean {', '.join(stems[stem] for stem in close)}?" if close else "metro-t0-train --list shows them"
-    raise UserError(f"no shipped config {config!r}; {hint}")
+    near = nearest(config.rpartition("/")[2], {name.partition("/")[2] for name in names})
+    raise UserError(f"no shipped config {config!r}{near or '; metro-t0-train --list shows them'}")
 
 
 def compose_config(directory: Path, name: str) -> DictConfig:

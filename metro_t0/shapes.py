@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NotRequired, Required, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 from metro_t0.errors import UserError
+from metro_t0.text_files import parse_json
 
 NAMES = {
     dict: "a mapping",
@@ -23,27 +24,19 @@ NAMES = {
     bool: "true or false",
 }
 LONGEST_SHOWN = 60
-LONE_SURROGATE = "\\ud"
 
 
-def parse_json(text: str | bytes, place: str) -> Any:
+def json_value(text: str | bytes, place: str) -> Any:
     """One JSON value. place: the file, or file and line. Raises `UserError` for whatever is none.
 
     NaN and infinities, which no JSON has, are refused only where a shape asks for a number.
     """
     try:
-        value = json.loads(text)
-        if (LONE_SURROGATE if isinstance(text, str) else LONE_SURROGATE.encode()) in text:
-            json.dumps(value, ensure_ascii=False).encode()
-        return value
-    except RecursionError:
-        raise UserError(f"{place}: nested too deeply") from None
-    except UnicodeEncodeError:
-        raise UserError(f"{place}: holds half of a surrogate pair, which is no text") from None
+        return parse_json(text)
     except UnicodeDecodeError as error:
         raise UserError(f"{place}: not UTF-8 text (byte {error.start})") from None
     except ValueError as error:
-        raise UserError(f"{place}: not JSON ({str(error).partition(';')[0]})") from None
+        raise UserError(f"{place}: not a JSON file ({str(error).partition(';')[0]})") from None
 
 
 def expect(value: Any, shape: Any, place: str) -> Any:
@@ -77,7 +70,7 @@ def _expect_fields(value: Any, shape: Any, place: str) -> None:
     for name, hint in get_type_hints(shape, include_extras=True).items():
         if name in value:
             expect(value[name], hint, f"{place}: {name}")
-        elif name in shape.__required_keys__:
+        elif get_origin(hint) is Required or (shape.__total__ and get_origin(hint) is not NotRequired):
             raise UserError(f"{place}: has no field {name}, which must be {_name(hint)}")
 
 

@@ -154,8 +154,11 @@ def parse_json(text: str | bytes) -> Any:
     """One JSON value whose strings are whole text. Raises ValueError where it is not JSON, or a string holds a NUL."""
     if isinstance(text, bytes):
         text = text.decode("utf-8")  # json itself would guess at the encoding
-    value = json.loads(text)
-    return _whole(value) if "\\u" in text else value
+    try:
+        value = json.loads(text)
+        return _whole(value) if "\\u" in text else value
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def _whole(value: Any) -> Any:

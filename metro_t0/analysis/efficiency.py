@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import matplotlib
 from matplotlib.ticker import EngFormatter, MaxNLocator
@@ -14,6 +14,7 @@ from metro_t0.analysis.figures import STYLE, look, new_figure, save
 from metro_t0.analysis.training_log import read_log
 from metro_t0.errors import UserError
 from metro_t0.files import read_json, read_yaml
+from metro_t0.shapes import field
 
 COSTS = {"hours": "pretraining wall time (hours)", "tokens": "pretraining tokens"}
 
@@ -51,25 +52,41 @@ def read_runs(path: Path) -> list[Point]:
     return points
 
 
-def _runs(path: Path) -> dict[str, Any]:
-    content = read_yaml(path)
-    runs = content.get("runs") if isinstance(content, dict) else None
-    if not isinstance(runs, dict) or not runs:
+class Run(TypedDict):
+    """A run of runs.yaml."""
+
+    log: str
+    checkpoints: dict[int, str]
+
+
+class Average(TypedDict):
+    """The average of a summary.json."""
+
+    value: float
+    standard_error: float | None
+    label: str
+
+
+def _runs(path: Path) -> dict[str, Run]:
+    runs: dict[str, Run] = field(read_yaml(path, dict[str, Any]), "runs", dict[str, Run], str(path))
+    if not runs:
         raise UserError(f"{path}: give runs: {{NAME: {{log: FILE, checkpoints: {{UPDATES: DIRECTORY}}}}}}")
     for name, run in runs.items():
-        if not isinstance(run, dict) or set(run) != {"log", "checkpoints"} or not isinstance(run["checkpoints"], dict):
-            raise UserError(f"{path}: run {name} needs exactly log: FILE and checkpoints: {{UPDATES: DIRECTORY}}")
+        if unknown := set(run) - {"log", "checkpoints"}:
+            raise UserError(f"{path}: run {name}: unknown field {min(unknown)}; it has log and checkpoints")
     return runs
 
 
-def _points(path: Path, name: str, run: Mapping[str, Any]) -> list[Point]:
+def _points(path: Path, name: str, run: Run) -> list[Point]:
     log = read_log(path.parent / run["log"])
     points = []
-    for updates, directory in sorted((int(key), value) for key, value in run["checkpoints"].items()):
-        average = read_json(path.parent / directory / "summary.json")["average"]
+    for updates, directory in sorted(run["checkpoints"].items()):
+        summary = path.parent / directory / "summary.json"
+        average: Average = field(read_json(summary, dict[str, Any]), "average", Average, str(summary))
         hours, tokens = cost_at(log, updates)
-        error = average["standard_error"]
-        points.append(Point(name, updates, hours, tokens, average["value"], error, average["label"]))
+        points.append(
+            Point(name, updates, hours, tokens, average["value"], average["standard_error"], average["label"])
+        )
     return points
 
 

@@ -78,7 +78,7 @@ def _record(line: str) -> dict[str, Any] | None:
         return None
     try:
         values = json.loads(line[begin:])
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return None
     counters = [key for key in values if key.endswith("num_updates")] if isinstance(values, dict) else []
     if not counters:

@@ -111,7 +111,7 @@ def _finished(output: Path, plan: dict[str, Any], overwrite: bool) -> dict[str, 
     path = output / INFO_NAME
     if not path.is_file() or overwrite:
         return None
-    info = read_json(path)
+    info: dict[str, Any] = read_json(path, dict[str, Any])
     before = info.get("plan")
     check_owner(output, before if isinstance(before, dict) else {"format": info.get("format")}, plan, REMEDY)
     return info

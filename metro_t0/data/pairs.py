@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from metro_t0.errors import UserError
-from metro_t0.text_files import COMPRESSIONS, parse_json, read_lines
+from metro_t0.shapes import expect, field, json_value
+from metro_t0.text_files import COMPRESSIONS, read_lines
 
 FORMATS = (".jsonl", ".tsv")
 SUFFIXES = tuple(f"{kind}{packing}" for kind in FORMATS for packing in ("", *COMPRESSIONS))
@@ -41,16 +43,12 @@ def _tsv_pair(line: str, place: str) -> Pair:
 
 
 def _json_pair(line: str, place: str) -> Pair:
-    try:
-        row = parse_json(line)
-        references = row["references"] if "references" in row else [row["target"]]
-        return _checked(row["source"], references, place)
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f'{place}: not {{"source": text, "target": text}} (or "references": a list)') from None
+    row = expect(json_value(line, place), dict[str, Any], place)
+    references = field(row, "references", list[str], place, None)
+    return _checked(field(row, "source", str, place), references or [field(row, "target", str, place)], place)
 
 
-def _checked(source: object, references: object, place: str) -> Pair:
-    texts = [source, *references] if isinstance(references, list) else []
-    if len(texts) < 2 or not all(isinstance(text, str) and text.strip() for text in texts):
+def _checked(source: str, references: list[str], place: str) -> Pair:
+    if not all(text.strip() for text in (source, *references)):
         raise UserError(f"{place}: source and target must be texts that are not empty")
-    return Pair(str(source), tuple(map(str, texts[1:])))
+    return Pair(source, tuple(references))

@@ -15,8 +15,7 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-from metro_t0.data.names import unknown_name
-from metro_t0.errors import UserError
+from metro_t0.errors import UserError, unknown
 
 NAME = "python-docs"
 DEFAULT_MAX_MB = 24.0
@@ -70,7 +69,7 @@ def check_spec(spec: str) -> float:
     if not match:
         raise UserError(f"{spec}: write builtin:{NAME} or builtin:{NAME}?max_mb=24")
     if match["name"] != NAME:
-        raise UserError(unknown_name("embedded corpus", match["name"], [NAME]))
+        raise unknown("embedded corpus", match["name"], [NAME])
     return float(match["max_mb"] or DEFAULT_MAX_MB)
 
 

@@ -163,7 +163,7 @@ def _largest_difference(a: Tensor, b: Tensor) -> float:
 
 
 def _load(directory: Path) -> PreTrainedModel:
-    if read_json(directory / "config.json").get("model_type") not in ("metro_t5", "t5"):
+    if read_json(directory / "config.json", dict[str, Any]).get("model_type") not in ("metro_t5", "t5"):
         raise UserError(f"{directory}/config.json: not a model that this command wrote (model_type metro_t5 or t5)")
     return load_seq2seq(directory, exact=True, dtype="auto")
 
@@ -206,7 +206,7 @@ def _save_pretraining_parts(checkpoint: Checkpoint, directory: Path) -> None:
 def _with_pretraining_parts(
     config: ModelConfig, main: dict[str, Tensor], directory: Path
 ) -> tuple[ModelConfig, dict[str, Tensor]]:
-    full = ModelConfig.from_dict(read_json(directory / PRETRAINING_CONFIG))
+    full = ModelConfig.from_dict(read_json(directory / PRETRAINING_CONFIG, dict[str, Any]))
     parts = load_file(directory / PRETRAINING_WEIGHTS)
     with torch.device("meta"):
         names = MetroT5(full, pad_id=1).state_dict().keys()

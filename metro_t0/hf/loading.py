@@ -24,6 +24,7 @@ import metro_t0.hf  # noqa: F401  registers the model type of this project with 
 from metro_t0.checkpoint_files import load_plain
 from metro_t0.errors import UserError
 from metro_t0.files import read_json
+from metro_t0.shapes import field
 
 INDEXES = {".safetensors": "model.safetensors.index.json", ".bin": "pytorch_model.bin.index.json"}
 FILES = {".safetensors": "model.safetensors", ".bin": "pytorch_model.bin"}
@@ -115,10 +116,7 @@ def directory_tensors(directory: Path) -> dict[str, Tensor]:
 
 
 def _shards(index: Path) -> list[Path]:
-    content = read_json(index)
-    table = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(table, dict) or not all(isinstance(file, str) for file in table.values()):
-        raise UserError(f"{index}: 'weight_map' must say which file each tensor is in")
+    table: dict[str, str] = field(read_json(index, dict[str, Any]), "weight_map", dict[str, str], str(index))
     files = [index.parent / file for file in sorted(set(table.values()))]
     for file in files:
         if not file.is_file():

@@ -7,6 +7,7 @@ embeddings, a relative bias in every encoder layer and none in the decoder. Quer
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
@@ -48,7 +49,7 @@ def read_release(directory: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
 
     Raises `UserError` where the directory is of another kind, a name is unknown, or embeddings are not tied.
     """
-    settings = read_json(directory / "config.json")
+    settings = read_json(directory / "config.json", dict[str, Any])
     if settings.get("model_type") != MODEL_TYPE:
         raise UserError(f"{directory}/config.json: model_type is {settings.get('model_type')!r}, not {MODEL_TYPE!r}")
     released = directory_tensors(directory)

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any, Literal, get_args, get_type_hints
 
-from metro_t0.errors import UserError
+from metro_t0.errors import UserError, unknown
 
 NormPlacement = Literal["post", "pre"]
 NormKind = Literal["layer", "rms"]
@@ -150,7 +149,7 @@ class ModelConfig:
         """
         types = {f.name: type(f.default) for f in dataclasses.fields(cls)}
         for name in values.keys() - types.keys():
-            raise UserError(f"unknown model field {name}{_nearest(name, set(types))}")
+            raise unknown("model field", name, types)
         return cls(**{name: _plain(value, types[name]) for name, value in values.items()})
 
 
@@ -180,11 +179,6 @@ def _check_literals(config: ModelConfig) -> None:
         value = getattr(config, name)
         if value not in choices:
             raise UserError(f"model field {name} is {value!r}; choose one of {', '.join(choices)}")
-
-
-def _nearest(name: str, known: set[str]) -> str:
-    near = get_close_matches(name, sorted(known), n=3)
-    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 BASE = ModelConfig()
@@ -226,7 +220,5 @@ PRESETS["t5_base"] = PRESETS["base"].replace(**VANILLA_T5)
 def preset(name: str, **changes: Any) -> ModelConfig:
     """A preset by name, with some fields changed. Raises `UserError` naming the nearest presets."""
     if name not in PRESETS:
-        raise UserError(
-            f"unknown architecture {name!r}{_nearest(name, set(PRESETS)) or '; one of ' + ', '.join(PRESETS)}"
-        )
+        raise unknown("architecture", name, PRESETS)
     return PRESETS[name].replace(**changes)

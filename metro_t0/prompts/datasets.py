@@ -8,11 +8,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from metro_t0.errors import UserError
+from metro_t0.errors import UserError, nearest
 from metro_t0.prompts.drift import DriftError, local_conversion
 from metro_t0.prompts.hub import hub_sources
 from metro_t0.prompts.hub_rows import hub_rows, hub_splits
-from metro_t0.prompts.names import EMBEDDED_NAME, DatasetName, nearest
+from metro_t0.prompts.names import EMBEDDED_NAME, DatasetName
 from metro_t0.prompts.rows import JsonLines, ParquetRows, Row
 
 __all__ = [
@@ -143,7 +143,7 @@ def _split_files(dataset: DatasetName, data_dir: Path) -> dict[str, Path]:
 
 def _check_split(dataset: DatasetName, split: str, splits: Sequence[str], place: str) -> None:
     if split not in splits:
-        hint = nearest(split, splits) or f"; it has: {', '.join(splits)}"
+        hint = nearest(split, splits)
         raise UserError(f"{place}no split {split!r} of {dataset}{hint}")
 
 

@@ -13,8 +13,8 @@ from functools import cache
 import numpy as np
 
 from metro_t0.data.python_docs import documents
-from metro_t0.errors import UserError
-from metro_t0.prompts.names import DatasetName, nearest
+from metro_t0.errors import UserError, nearest
+from metro_t0.prompts.names import DatasetName
 from metro_t0.prompts.rows import Row
 from metro_t0.randomness import keyed_generator, keyed_seed
 
@@ -40,7 +40,7 @@ def embedded_rows(dataset: DatasetName, split: str) -> Sequence[Row]:
     """All rows of one split. Raises `UserError` for an unknown data set or split."""
     maker = _maker(dataset)
     if split not in SPLITS:
-        raise UserError(f"no split {split!r} of {dataset}{nearest(split, SPLITS) or f'; it has: {SPLITS}'}")
+        raise UserError(f"no split {split!r} of {dataset}{nearest(split, SPLITS)}")
     return _rows(maker, str(dataset), split)
 
 
@@ -114,7 +114,7 @@ MAKERS: dict[str, RowMaker] = {
 
 def _maker(dataset: DatasetName) -> RowMaker:
     if dataset.subset not in MAKERS:
-        hint = nearest(dataset.subset or "", MAKERS) or f"; there are: {', '.join(MAKERS)}"
+        hint = nearest(dataset.subset or "", MAKERS)
         raise UserError(f"no embedded data set {dataset}{hint}")
     return MAKERS[dataset.subset]
 

@@ -12,9 +12,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from metro_t0.errors import UserError
+from metro_t0.errors import UserError, nearest
 from metro_t0.files import read_yaml
-from metro_t0.prompts.names import DatasetName, nearest
+from metro_t0.prompts.names import DatasetName
 
 TABLE = Path(__file__).parent / "hub_sources.yaml"
 CONVERT_BRANCH = "refs/convert/parquet"

@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from metro_t0.errors import UserError
+from metro_t0.errors import UserError, nearest
 from metro_t0.prompts.drift import Conversion, DriftError, check_rows, conversion
 from metro_t0.prompts.hub import HubPlace, HubSource, hub_source
-from metro_t0.prompts.names import DatasetName, nearest
+from metro_t0.prompts.names import DatasetName
 from metro_t0.prompts.rows import ParquetRows, Row
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def hub_rows(dataset: DatasetName, split: str) -> HubRows:
     split_there = next((name for name in names if name in found.builder.info.splits), None)
     if split_there is None:
         splits = hub_splits(dataset)
-        hint = nearest(split, splits) or f"; it has: {', '.join(splits)}"
+        hint = nearest(split, splits)
         raise UserError(f"data set {dataset} (hub id {found.place.title}): no split {split!r}{hint}")
     loaded = found.builder.as_dataset(split=split_there)
     files = tuple(file["filename"] for file in loaded.cache_files)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from metro_t0.data.pairs import read_pairs
 from metro_t0.data.token_files import IdLimit, TokenFile, idx_path
-from metro_t0.errors import UserError
+from metro_t0.errors import UserError, nearest
 from metro_t0.files import read_json, sha256_of
-from metro_t0.prompts.names import nearest
 from metro_t0.randomness import keyed_generator
 from metro_t0.tokenization import Tokenizer
 from metro_t0.tokenization.vocabulary import Vocabulary
@@ -60,6 +60,21 @@ class TaskExamples:
         return np.concatenate(passes)[start - first * total :][: self.cap]
 
 
+class TaskEntry(TypedDict):
+    """What mixture.json says of a task."""
+
+    name: str
+    dataset: str
+    subset: str | None
+    cap: int | None
+
+
+class MixtureFile(TypedDict):
+    """mixture.json."""
+
+    tasks: list[TaskEntry]
+
+
 def load_mixture(directory: Path, split: str) -> list[TaskExamples]:
     """The tasks of a built mixture; `split` is "train" or "valid".
 
@@ -70,7 +85,7 @@ def load_mixture(directory: Path, split: str) -> list[TaskExamples]:
         raise UserError(f"{path}: no such file; make the directory with metro-t0-prompts build")
     limit = _id_limit(directory)
     tasks = []
-    for entry in read_json(path)["tasks"]:
+    for entry in read_json(path, MixtureFile)["tasks"]:
         if split == VALID and not idx_path(directory / VALID / f"{entry['name']}.source").is_file():
             continue  # not every task has held-out examples
         dataset = entry["dataset"] if entry["subset"] is None else f"{entry['dataset']}_{entry['subset']}"

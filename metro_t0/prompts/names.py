@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 EMBEDDED_NAME = "embedded"
@@ -30,9 +28,3 @@ class DatasetName:
 def task_name(dataset: DatasetName, template: str) -> str:
     """T0's name of one template of one data set: whatever is no word character, digit or dot becomes `_`."""
     return re.sub(r"[^\w.]+", "_", f"{dataset.task_prefix}_{template}")
-
-
-def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
-    """A clause `; nearest: a, b` for error messages, or nothing where no known name is near."""
-    near = difflib.get_close_matches(name, list(known), n=count, cutoff=0.4)
-    return f"; nearest: {', '.join(near)}" if near else ""

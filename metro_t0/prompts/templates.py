@@ -8,13 +8,14 @@ from __future__ import annotations
 import importlib.util
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import yaml
 
-from metro_t0.errors import UserError
+from metro_t0.errors import UserError, nearest
+from metro_t0.files import read_yaml
 from metro_t0.prompts import MAX_VARIABLE_LENGTH
-from metro_t0.prompts.names import EMBEDDED_NAME, DatasetName, nearest, task_name
+from metro_t0.prompts.names import EMBEDDED_NAME, DatasetName, task_name
 from metro_t0.prompts.rendering import (
     HiddenLabelError,
     MissingColumnError,
@@ -22,6 +23,7 @@ from metro_t0.prompts.rendering import (
     RenderError,
     Template,
 )
+from metro_t0.shapes import expect, field
 
 __all__ = [
     "DatasetName",
@@ -86,7 +88,7 @@ def find_template(templates: dict[str, Template], name: str) -> Template:
     if name in templates:
         return templates[name]
     dataset = next(iter(templates.values())).dataset
-    hint = nearest(name, templates) or f"; it has: {', '.join(templates)}"
+    hint = nearest(name, templates)
     raise UserError(f"no template {name!r} for {dataset}{hint}")
 
 
@@ -130,36 +132,35 @@ def _template_file(dataset: DatasetName, templates_dir: Path | None) -> Path:
     raise UserError(f"{', '.join(map(str, directories))}: no templates for data set {dataset}{hint}")
 
 
-def _read_entries(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_DataLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a template file ({' '.join(str(error).split())})") from None
-    entries = content.get("templates") if isinstance(content, dict) else None
-    if not isinstance(entries, dict) or not entries:
+class TemplateEntry(TypedDict):
+    """What a template file says of a template."""
+
+    name: str
+    jinja: str
+    answer_choices: NotRequired[str | None]
+    metadata: NotRequired[dict[str, Any] | None]
+
+
+def _read_entries(path: Path) -> dict[str, TemplateEntry]:
+    content = field(read_yaml(path, dict[Any, Any], _DataLoader), "templates", dict, str(path))
+    if not content:
         raise UserError(f"{path}: field 'templates' must be a mapping of at least one template")
+    entries: dict[str, TemplateEntry] = expect(content, dict[str, TemplateEntry], f"{path}: template")
     return entries
 
 
 def _parse_template(
-    path: Path, key: str, entry: Any, dataset: DatasetName, max_variable_length: int | None
+    path: Path, key: str, entry: TemplateEntry, dataset: DatasetName, max_variable_length: int | None
 ) -> Template:
-    if not isinstance(entry, dict):
-        raise UserError(f"{path}: template {key} is not a mapping (tag !Template)")
-    for field in ("name", "jinja"):
-        if not isinstance(entry.get(field), str):
-            raise UserError(f"{path}: template {key} needs a text field {field!r}")
-    choices = entry.get("answer_choices")
-    if not isinstance(choices, str | None):
-        raise UserError(f"{path}: field 'answer_choices' of template {key} must be text or null")
     metadata = entry.get("metadata") or {}
+    metrics = field(metadata, "metrics", list[str] | None, f"{path}: template {key}", None)
     return Template(
         name=entry["name"],
         dataset=str(dataset),
         jinja=entry["jinja"],
-        answer_choices=choices,
+        answer_choices=entry.get("answer_choices"),
         original_task=bool(metadata.get("original_task")),
         choices_in_prompt=bool(metadata.get("choices_in_prompt")),
-        metrics=tuple(metadata.get("metrics") or ()),
+        metrics=tuple(metrics or ()),
         max_variable_length=max_variable_length,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from metro_t0.data.pairs import Pair
-from metro_t0.errors import UserError
+from metro_t0.errors import UserError, unknown
 from metro_t0.files import atomic_path
 from metro_t0.prompts.datasets import load_rows
 
@@ -75,8 +74,7 @@ TASKS: dict[str, Downstream] = {
 def get_downstream(name: str) -> Downstream:
     """The task of that name. Raises `UserError` with the nearest names."""
     if name not in TASKS:
-        near = difflib.get_close_matches(name, TASKS, n=2)
-        raise UserError(f"unknown downstream task {name!r}; did you mean {' or '.join(near or TASKS)}?")
+        raise unknown("downstream task", name, TASKS)
     return TASKS[name]
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from metro_t0.files import atomic_path, read_json, write_json, write_text
 from metro_t0.progress import progress
 from metro_t0.synthetic.law import Law
 from metro_t0.synthetic.ragged import Examples
-from metro_t0.synthetic.settings import BLOCK, Format, Order, StreamSettings
+from metro_t0.synthetic.settings import BLOCK, Format, Order, Profile, StreamSettings
 from metro_t0.synthetic.stream import Mixture, Split, TaskStream
 from metro_t0.synthetic.tasks import get_task, task_law
 from metro_t0.synthetic.vocabulary import Vocabulary, load_vocabulary
@@ -230,12 +230,26 @@ class Opened:
         return [split for split in found if (self.files.directory / split).is_dir()]
 
 
+class Manifest(TypedDict):
+    """What a manifest.json is read for."""
+
+    format: Format
+    vocabulary_name: str
+    vocabulary: dict[str, Any]
+    profile: Profile
+    order: Order
+    length_min: int
+    length_max: int
+    prefixes: dict[str, list[int]]
+    tasks: dict[str, float]
+
+
 def open_directory(directory: Path, vocabulary_name: str | None) -> Opened:
     """Read the manifest. Raises `UserError` where it is missing, or was made with another vocabulary.
 
     vocabulary_name: where the vocabulary lies, if the manifest's own name for it (t5, compact:N) does not say.
     """
-    manifest: dict[str, Any] = read_json(directory / MANIFEST)
+    manifest = read_json(directory / MANIFEST, Manifest)
     name, _, limit = manifest["vocabulary_name"].partition("/")
     if vocabulary_name is None and name.startswith("dictionary:"):
         raise UserError(f"{directory}: made with a tokenizer's vocabulary; name its directory with --vocabulary")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from metro_t0.errors import UserError
+from metro_t0.errors import UserError, unknown
 from metro_t0.synthetic import dyck, functions, lime, nonsense, query_samplers, samplers, set_samplers
 from metro_t0.synthetic.law import Law, Sampler
 from metro_t0.synthetic.settings import Order, Profile
@@ -111,9 +110,7 @@ def get_task(name: str) -> Task:
     by_authors = {task.authors_name: task for task in TASKS.values() if task.authors_name}
     task = TASKS.get(name) or by_authors.get(name)
     if task is None:
-        near = difflib.get_close_matches(name, dict.fromkeys([*TASKS, *GROUPS, *by_authors]), n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"the tasks are {', '.join([*TASKS, *GROUPS])}"
-        raise UserError(f"unknown synthetic task {name!r}; {hint}")
+        raise unknown("synthetic task", name, [*TASKS, *GROUPS, *by_authors])
     return task
 
 

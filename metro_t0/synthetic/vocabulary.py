@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -10,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from metro_t0.errors import UserError
+from metro_t0.errors import UserError, nearest
 from metro_t0.files import read_json
 from metro_t0.synthetic.ragged import Ragged
 
@@ -276,6 +275,5 @@ def load_vocabulary(name: str, task_names: Iterable[str], num_tokens: int | None
         return compact_vocabulary(int(argument), added or task_names).limited(num_tokens)
     if Path(name).is_dir():
         return tokenizer_vocabulary(Path(name), task_names).limited(num_tokens)
-    near = difflib.get_close_matches(name, ["t5", "compact:1000"], n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    hint = nearest(name, ["t5", "compact:1000"])
     raise UserError(f"vocabulary {name}: neither t5, t5:DIRECTORY, compact:N nor a tokenizer directory{hint}")

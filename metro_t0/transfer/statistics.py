@@ -10,7 +10,6 @@ them.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from metro_t0.errors import UserError
+from metro_t0.errors import UserError, unknown
 from metro_t0.randomness import keyed_seed
 from metro_t0.transfer.roles import ATTENTION, MLP, NORMS, Kind, Role, role_of, roles_of
 
@@ -88,9 +87,7 @@ SCHEMES: dict[str, Scheme] = {
 def get_scheme(name: str) -> Scheme:
     """The scheme of that name. Raises `UserError` with the nearest names."""
     if name not in SCHEMES:
-        near = difflib.get_close_matches(name, SCHEMES, n=2)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"the schemes are {', '.join(SCHEMES)}"
-        raise UserError(f"unknown initialization scheme {name!r}; {hint}")
+        raise unknown("initialization scheme", name, SCHEMES)
     return SCHEMES[name]
 
 

@@ -259,7 +259,7 @@ def test_rows_whose_target_is_no_choice_are_counted(model_directories: dict[str,
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["t0", "--only", "rtee"], "no task 'rtee' in t0; nearest: rte"),
+        (["t0", "--only", "rtee"], "no task 'rtee' in t0; did you mean rte"),
         (["t0", "--device", "cuda:99"], "--device cuda:99: not usable here"),
         (["t0", "--limit", "0"], "--limit: 0 must be at least 1"),
     ],
@@ -280,14 +280,14 @@ def test_bad_options(
 @pytest.mark.parametrize(
     ("tasks", "message"),
     [
-        ("tasks: [super_glue/rtte]", "no templates for data set super_glue/rtte; nearest:"),
+        ("tasks: [super_glue/rtte]", "no templates for data set super_glue/rtte; did you mean"),
         (
             "tasks: [{dataset: super_glue/rte, templates: [must be tru]}]",
-            "no template 'must be tru' for super_glue/rte; nearest: must be true",
+            "no template 'must be tru' for super_glue/rte; did you mean must be true",
         ),
         (
             "tasks: [{dataset: super_glue/rte, templats: [x]}]",
-            "unknown field 'templats' in 'tasks'; nearest: templates",
+            "unknown field 'templats' in 'tasks'; did you mean templates",
         ),
         (
             "tasks: [{dataset: super_glue/copa, templates: [cause_effect], split: tset}]",

@@ -105,8 +105,8 @@ def test_roundtrip_references_forgive_what_the_vocabulary_lacks(model_directory,
     ("name", "text", "message"),
     [
         ("a.tsv", "one\ttwo\nthree\n", "a.tsv:2: has 0 tabs"),
-        ("a.jsonl", '{"source": "x"}\n', "a.jsonl:1: not"),
-        ("a.jsonl", '{"source": "x", "references": []}\n', "must be texts that are not empty"),
+        ("a.jsonl", '{"source": "x"}\n', "a.jsonl:1: has no field target"),
+        ("a.jsonl", '{"source": "x", "references": []}\n', "has no field target"),
         ("a.jsonl", "", "no examples"),
     ],
 )

@@ -110,7 +110,7 @@ def test_command_writes_what_mmlu_reads(
     ("name", "content", "message"),
     [
         ("a.tsv", "1\tone\nno tab\n", "a.tsv:2: is not id, tab, text"),
-        ("a.jsonl", '{"text": "x"}\n{"txt": 1}\n', "a.jsonl:2: is not a JSON object"),
+        ("a.jsonl", '{"text": "x"}\n{"txt": 1}\n', "a.jsonl:2: has no field text, which must be text"),
     ],
 )
 def test_bad_collections_name_the_line(tmp_path: Path, name: str, content: str, message: str) -> None:

@@ -175,7 +175,7 @@ def test_rows_that_cannot_be_rendered_are_counted(tmp_path: Path, data_dir: Path
     ("changes", "message"),
     [
         ({"mixture": "t1"}, "unknown mixture 't1'"),
-        ({"only": "color"}, "no such data set in mixture both; nearest: colors"),
+        ({"only": "color"}, "no such data set in mixture both; did you mean colors"),
         ({"tokenizer": "nowhere"}, "nowhere"),
         ({"data-dir": "nowhere"}, "no such directory"),
         ({"limit": 0}, "--limit: 0 must be at least 1"),

@@ -101,7 +101,7 @@ def test_a_single_data_set_and_a_file_are_mixtures_too(tmp_path: Path) -> None:
 def test_only_chooses_by_name_or_subset() -> None:
     mixture = load_mixture("t0")
     assert [str(d) for d in choose_datasets(mixture, ["glue", "imdb"])] == ["glue/mrpc", "glue/qqp", "imdb"]
-    with pytest.raises(UserError, match="nearest: glue/mrpc"):
+    with pytest.raises(UserError, match="did you mean glue/mrpc"):
         choose_datasets(mixture, ["glue/mrp"])
 
 
@@ -121,5 +121,5 @@ def test_malformed_files(tmp_path: Path, content: str, message: str) -> None:
 
 
 def test_unknown_mixtures_give_the_nearest() -> None:
-    with pytest.raises(UserError, match=r"unknown mixture 't0\+\+\+'.*nearest: t0\+\+"):
+    with pytest.raises(UserError, match=r"unknown mixture 't0\+\+\+'.*did you mean t0\+\+"):
         load_mixture("t0+++")

@@ -170,7 +170,7 @@ def test_validation_sets_by_name(prompted: Path) -> None:
 @pytest.mark.parametrize(
     ("split", "changes", "message"),
     [
-        ("valid_color", {}, "no held-out examples of 'color'; nearest: colors"),
+        ("valid_color", {}, "no held-out examples of 'color'; did you mean colors"),
         ("test", {}, "must be train, valid or valid_NAME"),
         ("train", {"max_source_positions": 20}, "--max-source-positions is 20: raise it"),
         ("train", {"max_target_positions": 2}, "--max-target-positions is 2"),

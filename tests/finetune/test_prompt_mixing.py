@@ -72,7 +72,7 @@ def test_mixtures_are_read_as_built(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no task has valid examples"):
         load_mixture(tmp_path, "valid")
     assert choose_tasks([loaded], "d/s") == choose_tasks([loaded], "a") == [loaded]
-    with pytest.raises(UserError, match="no held-out examples of 'd_t'; nearest: d_s"):
+    with pytest.raises(UserError, match="no held-out examples of 'd_t'; did you mean d_s"):
         choose_tasks([loaded], "d_t")
 
 

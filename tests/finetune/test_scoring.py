@@ -108,7 +108,7 @@ def test_the_command_prints_a_table(
     assert "mean of 2 tasks" in capsys.readouterr().out
     assert output.stat().st_size > 100
     assert main(["score", "--model", str(directory), "--prompted", str(data), "--only", "colros"]) == 2
-    assert "nearest: colors" in capsys.readouterr().err
+    assert "did you mean colors" in capsys.readouterr().err
 
 
 def test_another_dictionary_is_refused(scored: tuple[Path, Path], tmp_path: Path) -> None:

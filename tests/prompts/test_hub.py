@@ -335,7 +335,7 @@ def test_configurations_of_p3_cost_little_after_the_first(tmp_path: Path) -> Non
 
 
 def test_unknown_names() -> None:
-    with pytest.raises(UserError, match=r"unknown data set rotten_tomato .*nearest: rotten_tomatoes"):
+    with pytest.raises(UserError, match=r"unknown data set rotten_tomato .*did you mean rotten_tomatoes"):
         hub_source(DatasetName("rotten_tomato"))
     assert hub_source(DatasetName("someone/something", "x")) == HubSource((HubPlace("someone/something", "x"),))
     assert hub_source(DatasetName("someone", "something")) == HubSource((HubPlace("someone/something"),))

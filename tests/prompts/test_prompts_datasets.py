@@ -70,9 +70,9 @@ def test_bad_lines_are_left_out_and_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (("glue", "mrpcc", "train"), r"no data set glue/mrpcc .*nearest: glue/mrpc"),
-        (("glue", "mrpc", "trian"), r"no split 'trian' of glue/mrpc; nearest: train"),
-        (("glue", "mrpc", "dev_r1"), r"no split 'dev_r1' of glue/mrpc; it has: test, train, validation"),
+        (("glue", "mrpcc", "train"), r"no data set glue/mrpcc .*did you mean glue/mrpc"),
+        (("glue", "mrpc", "trian"), r"no split 'trian' of glue/mrpc; did you mean train"),
+        (("glue", "mrpc", "dev_r1"), r"no split 'dev_r1' of glue/mrpc; choose one of test, train, validation"),
     ],
 )
 def test_unknown_names_locally(local: Path, call: tuple[str, str, str], message: str) -> None:

@@ -48,7 +48,7 @@ def test_no_passage_is_in_two_splits() -> None:
 
 
 def test_unknown_names() -> None:
-    with pytest.raises(UserError, match="no embedded data set embedded/next_par; nearest: next_part"):
+    with pytest.raises(UserError, match="no embedded data set embedded/next_par; did you mean next_part"):
         load_rows("embedded", "next_par", "train")
     with pytest.raises(UserError, match="no split 'dev'"):
         load_rows("embedded", "next_part", "dev")

@@ -178,11 +178,11 @@ def test_a_users_own_directory_of_templates(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("templates: [", "not a template file"),
-        ("dataset: x", "field 'templates'"),
-        ("templates: {k: {name: n}}", "text field 'jinja'"),
-        ("templates: {k: 3}", "is not a mapping"),
-        ("templates: {k: !!python/object/apply:os.system ['true']}", "not a template file"),
+        ("templates: [", "not a YAML file"),
+        ("dataset: x", "has no field templates, which must be a mapping"),
+        ("templates: {k: {name: n}}", "template: k: has no field jinja, which must be text"),
+        ("templates: {k: 3}", "template: k: must be a mapping, is 3"),
+        ("templates: {k: !!python/object/apply:os.system ['true']}", "not a YAML file"),
         ("templates: {k: {name: n, jinja: x, answer_choices: [a]}}", "answer_choices"),
     ],
 )
@@ -195,9 +195,9 @@ def test_malformed_files_are_one_line(tmp_path: Path, content: str, message: str
 
 
 def test_unknown_names_give_the_nearest() -> None:
-    with pytest.raises(UserError, match="nearest: super_glue/rte"):
+    with pytest.raises(UserError, match="did you mean super_glue/rte"):
         load_templates("super_glue", "rtee")
-    with pytest.raises(UserError, match="nearest: GPT-3 style"):
+    with pytest.raises(UserError, match="did you mean GPT-3 style"):
         find_template(load_templates("super_glue", "rte"), "GPT3 style")
 
 
