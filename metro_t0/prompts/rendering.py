@@ -18,7 +18,7 @@ from jinja2.runtime import Context
 from jinja2.sandbox import SecurityError
 
 from metro_t0.errors import UserError
-from metro_t0.prompts import MAX_VARIABLE_LENGTH
+from metro_t0.prompts import MAX_VARIABLE_LENGTH, limits
 from metro_t0.prompts.sandbox import DRAWS, SHORTEN, Draws, HiddenLabel, PromptEnvironment
 
 SEPARATOR = "|||"
@@ -179,10 +179,14 @@ class Template:
     def _run(self, compiled: jinja2.Template, variables: dict[str, Any]) -> str:
         try:
             # What compiled.render(variables) does, without copying names into a new dictionary one by one.
+            limits.start()
             context = Context(ENVIRONMENT, variables, None, compiled.blocks)
-            return "".join(compiled.root_render_func(context))
+            with limits.time_limit():
+                return limits.joined(compiled.root_render_func(context))
         except HiddenLabel:
             raise self._hidden_label() from None
+        except limits.TooMuch as error:
+            raise UserError(f"{self.title}: asks for too much ({error}); it will not be run") from None
         except SecurityError as error:
             raise UserError(f"{self.title}: reaches outside the sandbox ({error}); it will not be run") from None
         except Exception as error:  # a template is a program: whatever it raises is its own failure on this row

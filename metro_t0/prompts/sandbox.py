@@ -11,21 +11,22 @@ from collections.abc import Sequence
 from typing import Any
 
 from jinja2 import Environment, nodes, pass_context, pass_environment
+from jinja2.exceptions import TemplateAssertionError
 from jinja2.filters import do_int, do_truncate
 from jinja2.runtime import Context, Undefined
 from jinja2.sandbox import SandboxedEnvironment, SecurityError
 from markupsafe import soft_str
 
+from metro_t0.prompts import limits
 from metro_t0.randomness import keyed_seed
-
-LONGEST_REPEAT = 1_000_000
-LARGEST_EXPONENT = 64
 
 # The name under which `choice` finds its keys among the variables. Jinja identifiers hold no spaces, so that
 # no template can read or replace it.
 DRAWS = "draws of choice"
 # The name of the filter `shorten`.
 SHORTEN = "shorten"
+# The filter through which every loop runs.
+COUNTED = "counted turns"
 # Filters that stand in a subscript for a constant and for `int`, see `PromptEnvironment._parse`.
 WRITTEN_INDEX = "written index"
 CLASS_NUMBER = "class number"
@@ -91,24 +92,28 @@ def highlight(text: str) -> str:
 @pass_environment
 def shorten(environment: Environment, value: Any, length: int) -> str:
     """The same as Jinja's `value | string | truncate(length)`, quicker for what is short enough."""
-    text = value if value.__class__ is str else soft_str(value)
+    text = value if value.__class__ is str else soft_str(limits.checked(value))
     return text if len(text) <= length else do_truncate(environment, text, length)
 
 
 class PromptEnvironment(SandboxedEnvironment):
-    """Jinja's sandbox with promptsource's filters, which refuses loudly and bounds `*` and `**`.
+    """Jinja's sandbox with promptsource's filters, which refuses loudly and bounds what a template may spend.
 
     The stock sandbox turns a forbidden attribute into an undefined value that prints as nothing; here it raises.
     The mutable sandbox is used because some of promptsource's templates collect into lists of their own.
     """
 
-    intercepted_binops = frozenset({"*", "**"})
+    intercepted_binops = frozenset({"+", "*", "**", "%"})
+    code_generator_class = limits.Generator
 
     def __init__(self) -> None:
         super().__init__()
+        del self.globals["lipsum"]  # makes text without end
+        self.filters = {name: limits.bounded(name, run) for name, run in self.filters.items()}
         self.globals.update(zip=zip)
         self.filters.update(choice=choice, most_frequent=most_frequent, highlight=highlight)
         self.filters[SHORTEN] = shorten
+        self.filters[COUNTED] = limits.counted
         self.filters[WRITTEN_INDEX] = WrittenIndex
         self.filters[CLASS_NUMBER] = class_number
 
@@ -119,6 +124,11 @@ class PromptEnvironment(SandboxedEnvironment):
         take for the last choice.
         """
         tree = super()._parse(source, name, filename)
+        for loop in list(tree.find_all(nodes.For)):
+            if loop.recursive:
+                raise TemplateAssertionError("recursive loops are not allowed in prompts", loop.lineno)
+            loop.iter = nodes.Filter(loop.iter, COUNTED, [], [], None, None)
+            loop.iter.set_environment(self)
         for subscript in tree.find_all(nodes.Getitem):
             index = subscript.arg
             if isinstance(index, nodes.Neg) and isinstance(index.node, nodes.Const):
@@ -146,11 +156,16 @@ class PromptEnvironment(SandboxedEnvironment):
         raise SecurityError(f"access to attribute {attribute!r} of a {type(obj).__name__}")
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """Evaluate `*` or `**` unless the result would be too large to hold."""
-        if operator == "**" and abs(right) > LARGEST_EXPONENT:
-            raise SecurityError(f"exponent above {LARGEST_EXPONENT}")
-        if operator == "*":
-            for sequence, times in ((left, right), (right, left)):
-                if isinstance(sequence, str | list | tuple) and len(sequence) * times > LONGEST_REPEAT:
-                    raise SecurityError(f"repetition to more than {LONGEST_REPEAT:,} items")
-        return super().call_binop(context, operator, left, right)
+        """Evaluate an operation, unless its result would be too large."""
+        limits.check_operation(operator, left, right)
+        return limits.checked(super().call_binop(context, operator, left, right))
+
+    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
+        """Call a function, a method or a macro as the sandbox does: a step, within the bounds of sizes."""
+        limits.spend(limits.STEP)
+        limits.check_call(__obj, args, kwargs)
+        return limits.checked(super().call(__context, __obj, *args, **kwargs))
+
+    joined = staticmethod(limits.joined)
+    concat = staticmethod(limits.joined)
+    checked = staticmethod(limits.checked)
