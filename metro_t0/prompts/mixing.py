@@ -104,7 +104,7 @@ def _id_limit(directory: Path) -> IdLimit | None:
     if not dict_path.is_file():
         return None
     settings = directory / SETTINGS_FILE
-    built_with = read_json(settings).get("tokenizer_fingerprint") if settings.is_file() else None
+    built_with = read_json(settings, dict[str, Any]).get("tokenizer_fingerprint") if settings.is_file() else None
     if built_with not in (None, sha256_of(dict_path)):
         raise UserError(f"{dict_path}: is not the one that the mixture was built with; restore it, or build again")
     return IdLimit(len(Vocabulary.read(dict_path)), dict_path)
