@@ -61,7 +61,7 @@ class MetroCriterion(FairseqCriterion):
     def __init__(self, cfg: Any, task: Any) -> None:
         super().__init__(task)
         self.options = LossOptions(**{f.name: getattr(cfg, f.name) for f in fields(LossOptions)})
-        self.weights = {o.name: getattr(cfg, f"{o.name}_weight") * task.loss_scale(o.name) for o in OBJECTIVES}
+        self.weights = {o.name: getattr(cfg, f"{o.name}_weight") * task.loss_scale(o.positions) for o in OBJECTIVES}
         with clear_errors():
             self.until = {o.name: _last_update(o.name, getattr(cfg, f"{o.name}_until"), cfg) for o in OBJECTIVES}
             task.check_losses(self.options)

@@ -23,7 +23,7 @@ from metro_t0.errors import UserError
 from metro_t0.modeling import ModelConfig
 from metro_t0.modeling.pretraining import PretrainingBatch
 from metro_t0.objectives.batches import MetroBatches, SpanCorruptionBatches, check_target, pad_rows
-from metro_t0.objectives.losses import LossOptions
+from metro_t0.objectives.losses import LossOptions, Positions
 from metro_t0.objectives.masking import MaskingConfig, Stream, Vocabulary
 from metro_t0.randomness import keyed_generator
 
@@ -247,8 +247,11 @@ class PretrainingTask(OneDictionaryTask):
         """Positions that fairseq divides the summed loss by."""
         return len(batch.clm_targets)
 
-    def loss_scale(self, objective: str) -> float:
-        """What the sum of a loss is multiplied by, so that `sample_size` fits it; see `criterions.metro`."""
+    def loss_scale(self, positions: Positions) -> float:
+        """What the sum of a loss over such positions is multiplied by, so that `sample_size` fits it.
+
+        See `criterions.metro`.
+        """
         return 1.0
 
     def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **settings: Any) -> None:
@@ -303,10 +306,11 @@ class MetroPretrainingTask(PretrainingTask):
         assert batch.masked_positions is not None
         return len(batch.masked_positions)
 
-    def loss_scale(self, objective: str) -> float:
+    def loss_scale(self, positions: Positions) -> float:
         """Means over all positions are scaled by the mask ratio."""
-        over_all_positions = {"rtd", "clm"} if str(self.cfg.decoding_target) == "all_tokens" else {"rtd"}
-        return self.cfg.mask_ratio if objective in over_all_positions else 1.0
+        all_predicted = str(self.cfg.decoding_target) == "all_tokens"
+        over_all = positions == "source" or (positions == "predicted" and all_predicted)
+        return self.cfg.mask_ratio if over_all else 1.0
 
     def make_batches(self, is_train: bool) -> MetroBatches:
         """Validation also looks at unmasked positions, for their accuracy."""
@@ -344,10 +348,10 @@ class T5PretrainingTask(PretrainingTask):
             return inputs
         return {name: value for name, value in inputs.items() if name not in MASKS}
 
-    def loss_scale(self, objective: str) -> float:
+    def loss_scale(self, positions: Positions) -> float:
         """The ratio of the positions that are expected, so that each loss is near its mean (see `sample_size`)."""
         counts = self.make_batches(is_train=True).expected_counts()
-        return counts["clm"] / counts[objective] if counts.get(objective) else 1.0
+        return counts["predicted"] / counts[positions] if counts[positions] else 1.0
 
     def make_batches(self, is_train: bool) -> SpanCorruptionBatches:
         """The same in training and validation."""

@@ -172,11 +172,11 @@ class SpanCorruptionBatches:
         }
 
     def expected_counts(self) -> dict[str, float]:
-        """Positions of each loss per word of text, on average and without special tokens: what `loss_scale` needs."""
+        """Positions that losses are means over, per word of text, on average and without special tokens."""
         spans, other = self.masking.mask_ratio, 1 - self.masking.mask_ratio
         sentinels = spans / self.masking.mean_span_length
-        clm = spans + sentinels if self.target == "spans" else 1.0
-        return {"clm": clm, "mlm": self.replaced_ratio * other, "rtd": other + sentinels}
+        predicted = spans + sentinels if self.target == "spans" else 1.0
+        return {"predicted": predicted, "masked": self.replaced_ratio * other, "source": other + sentinels}
 
 
 def corrupt_spans(tokens: Ids, chosen: Flags, first_sentinel: int) -> tuple[Ids, Ids]:

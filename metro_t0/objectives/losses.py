@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -101,6 +102,9 @@ class LossOptions:
     )
 
 
+Positions = Literal["masked", "source", "predicted"]
+
+
 @dataclass(frozen=True)
 class Objective:
     """One loss and everything that belongs to it. Its head is in `modeling.heads`, switched on by a model field."""
@@ -112,6 +116,8 @@ class Objective:
     weight: float
     """Weight of the mean loss (paper section 5)."""
     help: str
+    positions: Positions
+    """What the loss is a mean over: the auxiliary's masks, all real source tokens, or what the decoder predicts."""
     is_on: Callable[[PretrainingOutput], bool]
     """Whether the model computed what the loss needs."""
     loss: Callable[[PretrainingBatch, PretrainingOutput, LossOptions], LossPart]
@@ -129,6 +135,7 @@ OBJECTIVES = (
         title="Auxiliary MLM loss (nats)",
         weight=1.0,
         help="weight of the auxiliary's masked LM loss",
+        positions="masked",
         is_on=lambda output: output.mlm_logits is not None,
         loss=lambda batch, output, options: mlm_loss(batch, output),
         metrics=mlm_metrics,
@@ -142,6 +149,7 @@ OBJECTIVES = (
         title="RTD loss (nats)",
         weight=50.0,
         help="weight of the replaced token detection loss",
+        positions="source",
         is_on=lambda output: output.rtd_logits is not None,
         loss=lambda batch, output, options: rtd_loss(output),
         metrics=rtd_metrics,
@@ -158,6 +166,7 @@ OBJECTIVES = (
         title="CLM loss (nats)",
         weight=1.0,
         help="weight of the corrective LM loss",
+        positions="predicted",
         is_on=lambda output: True,
         loss=lambda batch, output, options: clm_loss(batch, output, options.weighted_clm),
         metrics=clm_metrics,

@@ -32,7 +32,7 @@ from metro_t0.synthetic.law import (
 from metro_t0.synthetic.ragged import Examples, Index, Ragged, Tokens, exclusive_sum
 
 
-def _independent(draws: Draws, law: Law, n: int) -> tuple[Ragged, Index, Index]:
+def independent(draws: Draws, law: Law, n: int) -> tuple[Ragged, Index, Index]:
     """Sources of U{low..high} independent tokens: (sources, where the inputs start, their lengths)."""
     lengths = draws.between(law.low, law.high, n)
     frame = Frame(law, (lengths,))
@@ -40,33 +40,33 @@ def _independent(draws: Draws, law: Law, n: int) -> tuple[Ragged, Index, Index]:
 
 
 def identity(draws: Draws, law: Law, n: int) -> Examples:
-    source, starts, lengths = _independent(draws, law, n)
+    source, starts, lengths = independent(draws, law, n)
     return Examples(source, Ragged(source.values, starts, lengths))
 
 
 def reverse(draws: Draws, law: Law, n: int) -> Examples:
-    source, starts, lengths = _independent(draws, law, n)
+    source, starts, lengths = independent(draws, law, n)
     mirrored = len(source.values) - starts - lengths
     return Examples(source, Ragged(source.values[::-1], mirrored, lengths))
 
 
 def duplicate(draws: Draws, law: Law, n: int) -> Examples:
-    source, starts, lengths = _independent(draws, law, n)
+    source, starts, lengths = independent(draws, law, n)
     return Examples(source, Ragged(np.repeat(source.values, 2), 2 * starts, 2 * lengths))
 
 
 def first_token(draws: Draws, law: Law, n: int) -> Examples:
-    source, starts, lengths = _independent(draws, law, n)
+    source, starts, lengths = independent(draws, law, n)
     return Examples(source, Ragged(source.values, starts, np.ones_like(lengths)))
 
 
 def last_token(draws: Draws, law: Law, n: int) -> Examples:
-    source, starts, lengths = _independent(draws, law, n)
+    source, starts, lengths = independent(draws, law, n)
     return Examples(source, Ragged(source.values, starts + lengths - 1, np.ones_like(lengths)))
 
 
 def length(draws: Draws, law: Law, n: int) -> Examples:
-    source, _, lengths = _independent(draws, law, n)
+    source, _, lengths = independent(draws, law, n)
     return Examples(source, numbers(law, lengths))
 
 

@@ -42,10 +42,11 @@ def test_the_auxiliary_fills_words_outside_of_the_spans_and_the_decoder_is_that_
     assert (masked[changed] == LAST_SENTINEL).all()
     assert (source != LAST_SENTINEL).all()
     # What the criterion scales the sums by is the ratio of these counts.
-    counts = {"clm": len(both.clm_targets), "mlm": len(changed), "rtd": int((source != WORDS.pad_id).sum())}
+    counts = {"masked": len(changed), "source": int((source != WORDS.pad_id).sum())}
     expected = batches(0.15).expected_counts()
-    for name in ("mlm", "rtd"):
-        assert counts["clm"] / counts[name] == pytest.approx(expected["clm"] / expected[name], rel=0.06), name
+    for name, count in counts.items():
+        scale = expected["predicted"] / expected[name]
+        assert len(both.clm_targets) / count == pytest.approx(scale, rel=0.06), name
 
 
 def test_mlm_and_rtd_end_at_their_update_and_cost_nothing_afterwards(
