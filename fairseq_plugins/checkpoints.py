@@ -24,6 +24,7 @@ from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 from omegaconf import OmegaConf
 
+from fairseq_plugins import run as runs
 from fairseq_plugins.errors import clear_errors
 from metro_t0.checkpoint_files import check_readable
 
@@ -41,10 +42,10 @@ def install() -> None:
     def load_checkpoint_to_cpu(path: str, *arguments: Any, **settings: Any) -> Any:
         with clear_errors():
             if is_model_directory(path):
-                return state_of_directory(Path(path))
+                return with_average(state_of_directory(Path(path)))
             if Path(path).exists():
                 check_readable(Path(path), REMEDY)
-        return original(path, *arguments, **settings)
+        return with_average(original(path, *arguments, **settings))
 
     load_checkpoint_to_cpu.mended = True  # type: ignore[attr-defined]
     checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
@@ -53,6 +54,14 @@ def install() -> None:
     # Asked before a checkpoint is read.
     PathManager.isfile = staticmethod(lambda path: is_file(path) or is_model_directory(path))
     PathManager.copy = staticmethod(functools.partial(copy_whole, copy))
+
+
+def with_average(state: Any) -> Any:
+    """The state; where --store-ema begins with it, its weights are the first average (fairseq wants to, and fails)."""
+    run = runs.current
+    if run is not None and run.cfg.ema.store_ema and "ema" not in state["extra_state"]:
+        state["extra_state"]["ema"] = state["model"]
+    return state
 
 
 def is_model_directory(path: str | Path) -> bool:

@@ -1,7 +1,7 @@
 """A checkpoint belongs to the options it was trained with: a run with others is refused, naming what differs.
 
-More updates, another number of processes or workers, another batch size or precision are no difference. What is meant
-says so: fairseq's --reset-optimizer (other objective, optimizer, schedule), --reset-lr-scheduler (other schedule),
+More updates, another number of processes or workers, another batch size are no difference. What is meant says so:
+fairseq's --reset-optimizer (other objective, optimizer, schedule, precision), --reset-lr-scheduler (other schedule),
 --reset-dataloader (other data), --finetune-from-model (anything), or our own --accept-changed-options.
 """
 
@@ -19,7 +19,13 @@ from fairseq_plugins.run import OWN_SECTIONS, Run
 from metro_t0.errors import UserError
 from metro_t0.modeling.config import fields_of
 
-COMPARED = {"optimization": ("lr", "clip_norm"), "checkpoint": ("finetune_from_model",), "dataset": ("train_subset",)}
+COMPARED = {
+    "optimization": ("lr", "clip_norm"),
+    "checkpoint": ("finetune_from_model",),
+    "dataset": ("train_subset",),
+    # fairseq stores another optimizer state with each of them.
+    "common": ("fp16", "bf16", "amp", "memory_efficient_fp16", "memory_efficient_bf16"),
+}
 """fairseq's own options that say what is learnt from what."""
 LENGTH_OF_RUN = {"lr_scheduler": {"total_num_update", "max_update"}, "criterion": {"max_update"}}
 ONLY_THIS_RUN = {
@@ -30,7 +36,7 @@ ONLY_THIS_RUN = {
 }
 """Fields that say how a run goes, not what is learnt."""
 MEANT_BY = {
-    "reset_optimizer": ("criterion", "optimizer", "lr_scheduler", "optimization"),
+    "reset_optimizer": ("criterion", "optimizer", "lr_scheduler", "optimization", "common"),
     "reset_lr_scheduler": ("lr_scheduler", "optimization"),
     "reset_dataloader": ("task", "dataset"),
 }

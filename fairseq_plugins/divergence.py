@@ -70,9 +70,11 @@ class FirstNoNumber:
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         for handle in self.handles:
             handle.remove()
-        if not FirstNoNumber.found:
-            wrong = [name for name, p in self.model.named_parameters() if p.grad is not None and not _finite(p.grad)]
-            FirstNoNumber.found = f"the gradient of {wrong[-1]}" if wrong else ""
+        gradients = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
+        if not FirstNoNumber.found and gradients:
+            wrong = [name for name, gradient in gradients.items() if not _finite(gradient)]
+            largest = max(gradients, key=lambda name: float(gradients[name].abs().max()))
+            FirstNoNumber.found = f"the gradient of {wrong[-1]}" if wrong else f"the norm of the gradient, by {largest}"
 
     @staticmethod
     def _look(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
@@ -112,7 +114,7 @@ def report(trainer: Any, cause: str) -> None:
 
     updates = trainer.get_num_updates()
     # Where the forward pass fails, the weights that this many updates made are no good, however finite.
-    limit = updates if FirstNoNumber.found.startswith("the gradient") else updates - 1
+    limit = updates - 1 if FirstNoNumber.found.startswith(("the output", "the weight")) else updates
 
     def fail() -> None:
         raise UserError(

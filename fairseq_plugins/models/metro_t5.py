@@ -15,6 +15,7 @@ from fairseq.models import BaseFairseqModel, register_model
 from torch import Tensor
 
 from fairseq_plugins.errors import clear_errors
+from fairseq_plugins.generation import DecoderView, EncoderView
 from fairseq_plugins.optim.muon import HIDDEN_MATRICES
 from fairseq_plugins.starting_point import StartingPointConfig, start
 from metro_t0.errors import UserError
@@ -103,6 +104,20 @@ class MetroT5Model(BaseFairseqModel):
         mask = padding_mask(source != self.metro.pad_id)
         decoded, _ = self.metro.main(source, inputs["prev_output_tokens"], mask)
         return self.metro.main.logits(decoded), {}
+
+    @property
+    def encoder(self) -> EncoderView:
+        """For fairseq's search."""
+        return EncoderView(self.metro.main, self.metro.pad_id)
+
+    @property
+    def decoder(self) -> DecoderView:
+        """For fairseq's search."""
+        return DecoderView(self.metro.main)
+
+    def max_decoder_positions(self) -> int:
+        """Longest target."""
+        return self.metro.config.max_positions
 
     def get_normalized_probs(self, net_output: tuple[Tensor, Any], log_probs: bool, sample: Any = None) -> Tensor:
         """(Log-)probabilities in fp32, (B, T, V)."""

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from fairseq import utils
-from fairseq.data import ConcatDataset, Dictionary, FairseqDataset
+from fairseq.data import ConcatDataset, Dictionary
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.tasks import register_task
 from omegaconf import II
 
 from fairseq_plugins.errors import clear_errors
-from fairseq_plugins.tasks.source_target import OneDictionaryTask
+from fairseq_plugins.tasks.source_target import OneDictionaryTask, WholeDataset
 from fairseq_plugins.tasks.token_blocks import TokenBlocks, token_files
 from metro_t0.data.record import check_dictionary
 from metro_t0.data.token_files import IdLimit
@@ -99,7 +99,7 @@ class T5PretrainingConfig(PretrainingConfig):
     )
 
 
-class BlockDataset(FairseqDataset):
+class BlockDataset(WholeDataset):
     """Blocks of tokens, turned into batches of an objective when they are collated.
 
     Masks depend on (seed, epoch, index of the block) alone: not on workers, batch size or a restart. With `epoch=0`

@@ -7,19 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fairseq.data import Dictionary, FairseqDataset
+from fairseq.data import Dictionary
 from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import register_task
 from omegaconf import II
 
 from fairseq_plugins.errors import clear_errors
-from fairseq_plugins.tasks.source_target import OneDictionaryTask, source_target_batch
+from fairseq_plugins.generation import Pieces
+from fairseq_plugins.tasks.source_target import SourceTargetTask, WholeDataset, source_target_batch
 from metro_t0.data.pairs import SUFFIXES
 from metro_t0.errors import UserError
 from metro_t0.modeling import ModelConfig
 from metro_t0.prompts.mixing import TRAIN, VALID, TaskExamples, choose_tasks, load_mixture, load_pairs
 from metro_t0.randomness import keyed_generator
 from metro_t0.tokenization import Tokenizer
+from metro_t0.tokenization.tokenizer import TOKENIZER_NAME
 
 logger = logging.getLogger(__name__)
 LENGTH_BUCKET = 8
@@ -44,7 +46,7 @@ class PromptFinetuningConfig(FairseqDataclass):
     seed: int = II("common.seed")
 
 
-class PromptedDataset(FairseqDataset):
+class PromptedDataset(WholeDataset):
     """The examples of several tasks, indexed one task after the other.
 
     `ordered_indices` gives those that the epoch uses: all of a task, or as many as its cap, chosen by (seed, epoch).
@@ -123,7 +125,7 @@ class PromptedDataset(FairseqDataset):
 
 
 @register_task("prompt_finetuning", dataclass=PromptFinetuningConfig)
-class PromptFinetuningTask(OneDictionaryTask):
+class PromptFinetuningTask(SourceTargetTask):
     """Cross-entropy on prompted targets, from a pretrained main model or from scratch (paper section 4)."""
 
     def __init__(self, cfg: PromptFinetuningConfig, dictionary: Dictionary) -> None:
@@ -131,6 +133,7 @@ class PromptFinetuningTask(OneDictionaryTask):
         self.directory = Path(cfg.data)
         self.dictionary = dictionary
         self.dict_path = self.directory / "dict.txt"
+        self.decoder_start, self.source_start = dictionary.eos(), [dictionary.bos()]
         for number in range(cfg.tokens_per_sample):
             dictionary.add_symbol(f"<sen{number:03d}>")
 
@@ -142,6 +145,13 @@ class PromptFinetuningTask(OneDictionaryTask):
             if not path.is_file():
                 raise UserError(f"{path}: no such file; make the directory with metro-t0-prompts build")
         return cls(cfg, Dictionary.load(str(path)))
+
+    def build_bpe(self, args: Any) -> Any:
+        """For fairseq-generate and fairseq-interactive: the tokenizer of the data directory where it has one."""
+        if args is not None or not (self.directory / TOKENIZER_NAME).is_file():
+            return super().build_bpe(args)
+        with clear_errors():
+            return Pieces(Tokenizer.load(self.directory), self.dictionary)
 
     def adapt_model(self, config: ModelConfig) -> ModelConfig:
         """The main model alone: the auxiliary, RTD head and CLM additions belong to pretraining."""

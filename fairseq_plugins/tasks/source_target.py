@@ -10,7 +10,10 @@ from fairseq.data.iterators import EpochBatchIterator
 from fairseq.tasks import FairseqTask
 
 from fairseq_plugins.differences import data_files
+from fairseq_plugins.errors import clear_errors
 from fairseq_plugins.finished import patience_so_far, restore_patience
+from fairseq_plugins.generation import Sources
+from metro_t0.errors import UserError
 from metro_t0.objectives.batches import pad_rows
 
 
@@ -47,6 +50,53 @@ class OneDictionaryTask(FairseqTask):
     def set_checkpoint_dict(self, state: dict[str, Any]) -> None:
         """The inverse."""
         restore_patience(state)
+
+    def build_generator(self, models: Any, args: Any, **settings: Any) -> Any:
+        """fairseq's search, for tasks whose batches have a source and a target."""
+        if isinstance(self, SourceTargetTask):
+            return super().build_generator(models, args, **settings)
+        with clear_errors():
+            raise UserError(
+                f"{self.cfg._name} has nothing to generate: give --task prompt_finetuning (or synthetic_pretraining) "
+                "and data with sources and targets; fairseq-validate measures the losses of pretraining"
+            )
+
+
+class SourceTargetTask(OneDictionaryTask):
+    """A task that fairseq-generate and fairseq-interactive serve, too."""
+
+    decoder_start: int
+    """First token of the decoder."""
+    source_start: list[int]
+    """What stands before every source."""
+
+    def inference_step(
+        self, generator: Any, models: Any, sample: Any, prefix_tokens: Any = None, constraints: Any = None
+    ) -> Any:
+        """fairseq's search, beginning as the decoder was trained to begin."""
+        with torch.no_grad():
+            given = {"prefix_tokens": prefix_tokens, "constraints": constraints, "bos_token": self.decoder_start}
+            return generator.generate(models, sample, **given)
+
+    def build_dataset_for_inference(self, src_tokens: Any, src_lengths: Any, **settings: Any) -> FairseqDataset:
+        """What fairseq-interactive was given."""
+        return Sources(src_tokens, self.source_start, self.dictionary.pad())
+
+
+class WholeDataset(FairseqDataset):
+    """A data set that loses nothing when fairseq makes batches of it.
+
+    fairseq leaves out the last batch where its size is no multiple of --required-batch-size-multiple, 8 by default:
+    up to 7 examples of every epoch and validation, or all of a small one.
+    """
+
+    def batch_by_size(self, indices: np.ndarray, *arguments: Any, **settings: Any) -> list[np.ndarray]:
+        """fairseq's batches, and what it left out as the last."""
+        if not len(indices):
+            return []
+        batches = list(super().batch_by_size(indices, *arguments, **settings))
+        used = sum(map(len, batches))
+        return batches if used == len(indices) else [*batches, np.asarray(indices[used:])]
 
 
 def source_target_batch(

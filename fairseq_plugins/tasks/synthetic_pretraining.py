@@ -14,7 +14,7 @@ from fairseq.tasks import register_task
 from omegaconf import II
 
 from fairseq_plugins.errors import clear_errors
-from fairseq_plugins.tasks.source_target import OneDictionaryTask, source_target_batch
+from fairseq_plugins.tasks.source_target import SourceTargetTask, WholeDataset, source_target_batch
 from metro_t0.errors import UserError
 from metro_t0.files import write_text
 from metro_t0.modeling import ModelConfig
@@ -63,7 +63,7 @@ class SyntheticPretrainingConfig(FairseqDataclass):
     save_dir: str = II("checkpoint.save_dir")
 
 
-class SyntheticDataset(FairseqDataset):
+class SyntheticDataset(WholeDataset):
     """Epoch e (from 1) is examples (e - 1) * size .. e * size - 1 of the stream; epoch 0 the validation set."""
 
     def __init__(self, mixture: Mixture, split: Split, size: int, longest: int, epoch: int) -> None:
@@ -121,7 +121,7 @@ class SyntheticDataset(FairseqDataset):
 
 
 @register_task("synthetic_pretraining", dataclass=SyntheticPretrainingConfig)
-class SyntheticPretrainingTask(OneDictionaryTask):
+class SyntheticPretrainingTask(SourceTargetTask):
     """Sequence-to-sequence pretraining on a mixture of synthetic tasks (Wu, Li and Liang 2022)."""
 
     def __init__(self, cfg: SyntheticPretrainingConfig, vocabulary: Vocabulary, mixture: Mixture) -> None:
@@ -129,6 +129,8 @@ class SyntheticPretrainingTask(OneDictionaryTask):
         self.vocabulary, self.mixture = vocabulary, mixture
         self.dict_path = self._dict_path()
         self.dictionary = self._dictionary()
+        self.decoder_start = vocabulary.decoder_start
+        self.source_start = [] if vocabulary.bos is None else [vocabulary.bos]
         self._updates = 0
 
     @classmethod
