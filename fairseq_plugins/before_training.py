@@ -19,6 +19,7 @@ from fairseq_plugins import run as runs
 from fairseq_plugins.checkpoints import REMEDY, is_model_directory
 from fairseq_plugins.differences import check_options
 from fairseq_plugins.errors import agree
+from fairseq_plugins.ranges import check_numbers
 from fairseq_plugins.run import Run
 from metro_t0.checkpoint_files import check_readable, peek
 from metro_t0.errors import UserError
@@ -59,7 +60,8 @@ def begin(cfg: Any) -> None:
 
 
 def check(run: Run) -> None:
-    """Raise `UserError` where directories or the checkpoint to start from are not what the options say."""
+    """Raise `UserError` where numbers, directories or the checkpoint to start from cannot be meant."""
+    check_numbers(run)
     options = run.cfg.checkpoint
     for option, path in (("save_dir", options.save_dir), ("tensorboard_logdir", run.cfg.common.tensorboard_logdir)):
         if path and os.path.lexists(path) and not os.path.isdir(path):

@@ -46,22 +46,30 @@ MEANT_BY = {
 def check_options(state: dict[str, Any], run: Run, path: str) -> None:
     """Raise `UserError` where the options in a checkpoint (its field cfg) differ from the run's."""
     trained = state.get("cfg")
-    if not isinstance(trained, dict) or getattr(run.cfg.model, "accept_changed_options", False):
+    if not isinstance(trained, dict):
         return
+    accepted = bool(getattr(run.cfg.model, "accept_changed_options", False))
     meant = {
         section for option, sections in MEANT_BY.items() if getattr(run.cfg.checkpoint, option) for section in sections
     }
-    found = [
-        f"{run.option(section, field)} ({_shown(before)} there, {_shown(now)} here)"
+    found = {
+        f"{run.option(section, field)} ({_shown(before)} there, {_shown(now)} here)": _needs_reset(section, field)
         for section, field, before, now in differences(trained, run.cfg)
         if section not in meant and not (field == "data" and _moved(state, now))
-    ]
+    }
+    if accepted:
+        found = {difference: True for difference, needs_reset in found.items() if needs_reset}
     if found:
+        say = ("checkpoint", "reset_optimizer") if any(found.values()) else ("model", "accept_changed_options")
         raise UserError(
             f"{path} was trained with other options: {', '.join(found)}; choose another "
-            f"{run.option('checkpoint', 'save_dir')}, or say that it is meant with "
-            f"{run.option('model', 'accept_changed_options')}"
+            f"{run.option('checkpoint', 'save_dir')}, or say that it is meant with {run.option(*say)}"
         )
+
+
+def _needs_reset(section: str, field: str) -> bool:
+    """True where fairseq could not load the optimizer's state."""
+    return section == "common" or (section in ("criterion", "optimizer") and field == "_name")
 
 
 def data_files(paths: str) -> list[list[Any]]:

@@ -41,8 +41,18 @@ UNTIL = "updates after which the {} loss no longer counts; below 1: share of --m
 MetroCriterionConfig = make_dataclass(
     "MetroCriterionConfig",
     [
-        *((f"{o.name}_weight", float, field(default=o.weight, metadata={"help": o.help})) for o in OBJECTIVES),
-        *((f"{o.name}_until", float, field(default=0.0, metadata={"help": UNTIL.format(o.name)})) for o in OBJECTIVES),
+        *(
+            (
+                f"{o.name}_weight",
+                float,
+                field(default=o.weight, metadata={"help": o.help, "at_least": 0, "at_most": 1_000_000}),
+            )
+            for o in OBJECTIVES
+        ),
+        *(
+            (f"{o.name}_until", float, field(default=0.0, metadata={"help": UNTIL.format(o.name), "at_least": 0}))
+            for o in OBJECTIVES
+        ),
         ("max_update", int, II("optimization.max_update")),
         *((f.name, bool, field(default=f.default, metadata=dict(f.metadata))) for f in fields(LossOptions)),
     ],

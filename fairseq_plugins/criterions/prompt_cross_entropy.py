@@ -23,8 +23,13 @@ from metro_t0.objectives.cross_entropy import token_losses
 class PromptCrossEntropyConfig(FairseqDataclass):
     """Options of `--criterion prompt_cross_entropy`."""
 
-    label_smoothing: float = field(default=0.0, metadata={"help": "probability spread evenly over the vocabulary"})
-    z_loss: float = field(default=0.0, metadata={"help": "weight of log(sum of exp of the logits) squared, per token"})
+    label_smoothing: float = field(
+        default=0.0, metadata={"help": "probability spread evenly over the vocabulary", "at_least": 0, "below": 1}
+    )
+    z_loss: float = field(
+        default=0.0,
+        metadata={"help": "weight of log(sum of exp of the logits) squared, per token", "at_least": 0, "at_most": 1000},
+    )
 
 
 @register_criterion("prompt_cross_entropy", dataclass=PromptCrossEntropyConfig)

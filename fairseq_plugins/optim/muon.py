@@ -40,12 +40,19 @@ class MuonConfig(FusedAdamWConfig):
 
     muon_lr: float = field(
         default=0.02,
-        metadata={"help": "peak learning rate of the hidden matrices; follows the scheduler in proportion to --lr"},
+        metadata={
+            "help": "peak learning rate of the hidden matrices; follows the scheduler in proportion to --lr",
+            "at_least": 0,
+        },
     )
-    muon_momentum: float = field(default=0.95, metadata={"help": "momentum of the hidden matrices"})
+    muon_momentum: float = field(
+        default=0.95, metadata={"help": "momentum of the hidden matrices", "at_least": 0, "below": 1}
+    )
     muon_plain_momentum: bool = field(default=False, metadata={"help": "plain instead of Nesterov momentum"})
-    muon_weight_decay: float = field(default=0.0, metadata={"help": "decoupled weight decay of the hidden matrices"})
-    muon_steps: int = field(default=5, metadata={"help": "Newton-Schulz iterations"})
+    muon_weight_decay: float = field(
+        default=0.0, metadata={"help": "decoupled weight decay of the hidden matrices", "at_least": 0, "at_most": 1000}
+    )
+    muon_steps: int = field(default=5, metadata={"help": "Newton-Schulz iterations", "at_least": 1, "at_most": 100})
     muon_adjust_lr: AdjustLr = field(  # type: ignore[valid-type]
         default="original",
         metadata={

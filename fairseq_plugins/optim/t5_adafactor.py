@@ -23,10 +23,12 @@ from transformers.optimization import Adafactor
 class T5AdafactorConfig(FairseqDataclass):
     """Options of `--optimizer t5_adafactor`; the defaults are the recipe's."""
 
-    clip_threshold: float = field(default=1.0, metadata={"help": "largest root mean square of an update"})
-    decay_exponent: float = field(default=0.8, metadata={"help": "second-moment decay at step t is 1 - t ** -exponent"})
+    clip_threshold: float = field(default=1.0, metadata={"help": "largest root mean square of an update", "above": 0})
+    decay_exponent: float = field(
+        default=0.8, metadata={"help": "second-moment decay at step t is 1 - t ** -exponent", "above": 0, "at_most": 10}
+    )
     scale_parameter: bool = field(default=True, metadata={"help": "multiply steps by the parameter's scale"})
-    weight_decay: float = field(default=0.0, metadata={"help": "weight decay"})
+    weight_decay: float = field(default=0.0, metadata={"help": "weight decay", "at_least": 0, "at_most": 1000})
     lr: list[float] = II("optimization.lr")
 
 

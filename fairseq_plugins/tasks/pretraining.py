@@ -49,7 +49,8 @@ class PretrainingConfig(FairseqDataclass):
         },
     )
     tokens_per_sample: int = field(
-        default=512, metadata={"help": "length of a block, <s> included; also the sentinels"}
+        default=512,
+        metadata={"help": "length of a block, <s> included; also the sentinels", "at_least": 4, "at_most": 65_536},
     )
     sample_break_mode: ChoiceEnum(["none", "complete", "complete_doc", "eos"]) = field(  # type: ignore[valid-type]
         default="complete_doc", metadata={"help": "how blocks respect lines and documents, as in fairseq"}
@@ -94,7 +95,9 @@ class T5PretrainingConfig(PretrainingConfig):
         default=0.0,
         metadata={
             "help": "share of the tokens outside of spans that an auxiliary replaces, for the encoder to detect "
-            "(SpacTor-T5: 0.15; with --mlm-until and --rtd-until); 0: T5, without auxiliary and RTD"
+            "(SpacTor-T5: 0.15; with --mlm-until and --rtd-until); 0: T5, without auxiliary and RTD",
+            "at_least": 0,
+            "below": 1,
         },
     )
 
@@ -331,8 +334,6 @@ class T5PretrainingTask(PretrainingTask):
 
     def adapt_model(self, config: ModelConfig) -> ModelConfig:
         """The main model alone, unless tokens are to be replaced."""
-        if not 0.0 <= self.cfg.replaced_ratio < 1.0:
-            raise UserError(f"replaced_ratio is {self.cfg.replaced_ratio}; it must be in [0, 1)")
         if self.cfg.replaced_ratio and not config.auxiliary_layers:
             raise UserError("replaced_ratio needs an auxiliary: give --auxiliary-layers, and --rtd encoder")
         self.model_config = config if self.cfg.replaced_ratio else config.without_pretraining()

@@ -39,10 +39,19 @@ class PromptFinetuningConfig(FairseqDataclass):
         },
     )
     tokens_per_sample: int = field(
-        default=512, metadata={"help": "sentinels after the dictionary: as many as the pretraining had"}
+        default=512,
+        metadata={
+            "help": "sentinels after the dictionary: as many as the pretraining had",
+            "at_least": 4,
+            "at_most": 65_536,
+        },
     )
-    max_source_positions: int = field(default=512, metadata={"help": "longest source, <s> and </s> included"})
-    max_target_positions: int = field(default=256, metadata={"help": "longest target, </s> included"})
+    max_source_positions: int = field(
+        default=512, metadata={"help": "longest source, <s> and </s> included", "at_least": 2, "at_most": 1_048_576}
+    )
+    max_target_positions: int = field(
+        default=256, metadata={"help": "longest target, </s> included", "at_least": 1, "at_most": 1_048_576}
+    )
     seed: int = II("common.seed")
 
 

@@ -15,7 +15,6 @@ from omegaconf import II
 
 from fairseq_plugins.errors import clear_errors
 from fairseq_plugins.tasks.source_target import SourceTargetTask, WholeDataset, source_target_batch
-from metro_t0.errors import UserError
 from metro_t0.files import write_text
 from metro_t0.modeling import ModelConfig
 from metro_t0.synthetic.iterable import ExampleReader
@@ -38,26 +37,44 @@ class SyntheticPretrainingConfig(FairseqDataclass):
     vocabulary: str = field(
         default="???", metadata={"help": "t5, t5:DIRECTORY, compact:N, or the directory of a tokenizer"}
     )
-    num_tokens: int = field(default=0, metadata={"help": "draw sequences from that many tokens only; 0: from all"})
+    num_tokens: int = field(
+        default=0, metadata={"help": "draw sequences from that many tokens only; 0: from all", "at_least": 0}
+    )
     task_profile: ChoiceEnum(["authors", "paper"]) = field(  # type: ignore[valid-type]
         default="authors", metadata={"help": "law of the examples, where the paper and the authors' data differ"}
     )
-    length_min: int = field(default=10, metadata={"help": "shortest input, separators included"})
-    length_max: int = field(default=220, metadata={"help": "longest input"})
+    length_min: int = field(
+        default=10, metadata={"help": "shortest input, separators included", "at_least": 1, "at_most": 100_000}
+    )
+    length_max: int = field(default=220, metadata={"help": "longest input", "at_least": 1, "at_most": 100_000})
     task_prefix: ChoiceEnum(["profile", "yes", "no"]) = field(  # type: ignore[valid-type]
         default="profile", metadata={"help": "the task's name in front of every source"}
     )
     order: ChoiceEnum(["first_occurrence", "cpython_set", "sorted"]) = field(  # type: ignore[valid-type]
         default="first_occurrence", metadata={"help": "order of the outputs of set operations"}
     )
-    epoch_examples: int = field(default=1_000_000, metadata={"help": "examples that fairseq counts as one epoch"})
-    valid_examples: int = field(default=2560, metadata={"help": "examples of one validation (up to 10240)"})
+    epoch_examples: int = field(
+        default=1_000_000,
+        metadata={"help": "examples that fairseq counts as one epoch", "at_least": 1, "at_most": 2**31},
+    )
+    valid_examples: int = field(
+        default=2560, metadata={"help": "examples of one validation", "at_least": 1, "at_most": VALID_EXAMPLES}
+    )
     accuracy_target: float = field(
         default=99.0,
-        metadata={"help": "percent of validation tokens; the first checkpoint that reaches it is the best"},
+        metadata={
+            "help": "percent of validation tokens; the first checkpoint that reaches it is the best",
+            "at_least": 0,
+            "at_most": 100,
+        },
     )
     tokens_per_sample: int = field(
-        default=512, metadata={"help": "sentinels after a tokenizer's dictionary, as in the other tasks"}
+        default=512,
+        metadata={
+            "help": "sentinels after a tokenizer's dictionary, as in the other tasks",
+            "at_least": 4,
+            "at_most": 65_536,
+        },
     )
     seed: int = II("common.seed")
     save_dir: str = II("checkpoint.save_dir")
@@ -137,10 +154,6 @@ class SyntheticPretrainingTask(SourceTargetTask):
     def setup_task(cls, cfg: SyntheticPretrainingConfig, **settings: Any) -> "SyntheticPretrainingTask":
         """Choose vocabulary and mixture."""
         with clear_errors():
-            if not 1 <= cfg.valid_examples <= VALID_EXAMPLES:
-                raise UserError(f"valid_examples is {cfg.valid_examples}; it must be 1 .. {VALID_EXAMPLES}")
-            if cfg.epoch_examples < 1:
-                raise UserError(f"epoch_examples is {cfg.epoch_examples}; it must be positive")
             vocabulary = load_vocabulary(cfg.vocabulary, parse_rates(cfg.tasks), cfg.num_tokens or None)
             prefix = {"profile": None, "yes": True, "no": False}[str(cfg.task_prefix)]
             settings_of_stream = StreamSettings(

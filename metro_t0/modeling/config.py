@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_type_hints
 
 from metro_t0.errors import UserError, unknown
+from metro_t0.options import out_of_range
 
 NormPlacement = Literal["post", "pre"]
 NormKind = Literal["layer", "rms"]
@@ -29,38 +30,44 @@ Scope = Literal["model", "pretraining", "run"]
 """What a field describes: the main model, which is exported; what only pretraining has beside it; how one run goes."""
 
 
-def _field(default: Any, text: str, scope: Scope = "model") -> Any:
-    return field(default=default, metadata={"help": text, "scope": scope})
+def _field(default: Any, text: str, scope: Scope = "model", **bounds: float) -> Any:
+    return field(default=default, metadata={"help": text, "scope": scope, **bounds})
 
 
-def _pretraining(default: Any, text: str, without: Any) -> Any:
+def _pretraining(default: Any, text: str, without: Any, **bounds: float) -> Any:
     """A field of pretraining alone; `without` is its value in the main model alone."""
-    return field(default=default, metadata={"help": text, "scope": "pretraining", "without": without})
+    return field(default=default, metadata={"help": text, "scope": "pretraining", "without": without, **bounds})
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """Architecture of the main encoder-decoder, its pretraining heads and the auxiliary (paper tables 5 and 6)."""
 
-    vocab_size: int = _field(0, "rows of the token embedding, specials and sentinels included; the task sets it")
-    d_model: int = _field(768, "width of the residual stream")
-    ffn_dim: int = _field(3072, "inner width of the feed-forward layers")
-    num_heads: int = _field(12, "attention heads")
-    head_dim: int = _field(64, "features per attention head")
-    encoder_layers: int = _field(12, "layers of the main encoder")
-    decoder_layers: int = _field(12, "layers of the main decoder")
-    max_positions: int = _field(1024, "longest sequence; rows of the absolute position tables")
+    vocab_size: int = _field(
+        0, "rows of the token embedding, specials and sentinels included; the task sets it", at_least=0
+    )
+    d_model: int = _field(768, "width of the residual stream", at_least=1, at_most=65_536)
+    ffn_dim: int = _field(3072, "inner width of the feed-forward layers", at_least=1, at_most=1_048_576)
+    num_heads: int = _field(12, "attention heads", at_least=1, at_most=1024)
+    head_dim: int = _field(64, "features per attention head", at_least=1, at_most=4096)
+    encoder_layers: int = _field(12, "layers of the main encoder", at_least=0, at_most=1000)
+    decoder_layers: int = _field(12, "layers of the main decoder", at_least=0, at_most=1000)
+    max_positions: int = _field(
+        1024, "longest sequence; rows of the absolute position tables", at_least=1, at_most=1_048_576
+    )
 
     norm_placement: NormPlacement = _field("post", "x = norm(x + f(x)) (post) or x = x + f(norm(x)) (pre)")
     norm_kind: NormKind = _field("layer", "LayerNorm, or T5's RMSNorm without bias")
-    norm_eps: float = _field(1e-5, "epsilon of the norms")
+    norm_eps: float = _field(1e-5, "epsilon of the norms", at_least=1e-12, at_most=1)
     embedding_norm: bool = _field(True, "normalize token + position embeddings")
     absolute_positions: bool = _field(True, "learned absolute positions in encoder, decoder and auxiliary")
     relative_positions: Sides = _field("encoder", "where a learned relative bias is added to attention scores")
     relative_bias_shared: bool = _field(False, "one relative bias per stack (T5) instead of one per layer")
     relative_rule: BucketRule = _field("symmetric", "how distances fall into buckets")
-    relative_buckets: int = _field(32, "buckets of the relative bias")
-    relative_max_distance: int = _field(128, "distance from which the last bucket is used")
+    relative_buckets: int = _field(32, "buckets of the relative bias", at_least=8, at_most=1024)
+    relative_max_distance: int = _field(
+        128, "distance from which the last bucket is used", at_least=8, at_most=1_048_576
+    )
     bias: bool = _field(True, "bias vectors in linear layers")
     activation: Activation = _field("relu", "feed-forward activation")
     gated_ffn: bool = _field(False, "gated feed-forward (T5 1.1)")
@@ -68,12 +75,16 @@ class ModelConfig:
     tied_head: bool = _field(True, "the vocabulary projection is the token embedding")
     scale_head: bool = _field(False, "scale decoder output by d_model ** -0.5 before the tied projection (T5)")
 
-    dropout: float = _field(0.1, "dropout of embeddings and residual branches")
-    attention_dropout: float = _field(0.1, "dropout of attention probabilities")
-    activation_dropout: float = _field(0.0, "dropout inside the feed-forward layers")
+    dropout: float = _field(0.1, "dropout of embeddings and residual branches", at_least=0, below=1)
+    attention_dropout: float = _field(0.1, "dropout of attention probabilities", at_least=0, below=1)
+    activation_dropout: float = _field(0.0, "dropout inside the feed-forward layers", at_least=0, below=1)
 
     auxiliary_layers: int = _pretraining(
-        4, "layers of the auxiliary masked LM; 0 for none (T5 baseline, fine-tuning)", without=0
+        4,
+        "layers of the auxiliary masked LM; 0 for none (T5 baseline, fine-tuning)",
+        without=0,
+        at_least=0,
+        at_most=1000,
     )
     auxiliary_sharing: AuxiliarySharing = _pretraining(
         "embeddings",
@@ -99,20 +110,20 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _check_literals(self)
-        for name in ("d_model", "ffn_dim", "num_heads", "head_dim", "max_positions"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"model field {name} is {getattr(self, name)}; it must be positive")
-        for name in ("encoder_layers", "decoder_layers", "auxiliary_layers"):
-            if getattr(self, name) < 0:
-                raise UserError(f"model field {name} is {getattr(self, name)}; it must be 0 or more")
-        for name in ("dropout", "attention_dropout", "activation_dropout"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise UserError(f"model field {name} is {getattr(self, name)}; it must be in [0, 1)")
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if type(f.default) in (int, float) and (problem := out_of_range(value, f.metadata)):
+                raise UserError(f"model field {f.name} is {value}; it {problem}")
         self._check_combinations()
 
     def _check_combinations(self) -> None:
-        if self.relative_buckets % 4 or self.relative_buckets < 8:
-            raise UserError(f"model field relative_buckets is {self.relative_buckets}; use a multiple of 4, 8 or more")
+        if self.relative_buckets % 4:
+            raise UserError(f"model field relative_buckets is {self.relative_buckets}; it must be a multiple of 4")
+        if self.relative_max_distance <= self.relative_buckets // 2:
+            raise UserError(
+                f"model field relative_max_distance is {self.relative_max_distance}; it must be above half of "
+                f"relative_buckets ({self.relative_buckets})"
+            )
         if self.relative_rule == "symmetric" and self.relative_positions == "both":
             raise UserError("model field relative_rule: symmetric buckets look both ways, so a decoder bias needs t5")
         if self.auxiliary_layers == 0 and self.rtd != "none":

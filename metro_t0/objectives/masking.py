@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from metro_t0.errors import UserError
+from metro_t0.options import out_of_range
 from metro_t0.randomness import keyed_generator, keyed_seed, position_uniforms
 
 Ids = NDArray[np.int64]
@@ -20,15 +21,28 @@ Flags = NDArray[np.bool_]
 class MaskingConfig:
     """The auxiliary's masking (paper section A.2): i.i.d., 15%, every masked token becomes [MASK]."""
 
-    mask_ratio: float = field(default=0.15, metadata={"help": "share of the non-special tokens that is masked"})
+    mask_ratio: float = field(
+        default=0.15,
+        metadata={"help": "share of the non-special tokens that is masked", "at_least": 0.001, "at_most": 0.999},
+    )
     mask_pattern: Literal["iid", "span"] = field(
         default="iid",
         metadata={"help": "independent tokens, or contiguous spans with T5's span lengths (ablation)"},
     )
-    mean_span_length: float = field(default=3.0, metadata={"help": "mean length of a masked or corrupted span"})
-    keep_ratio: float = field(default=0.0, metadata={"help": "share of the masked tokens left unchanged (BERT: 0.1)"})
+    mean_span_length: float = field(
+        default=3.0, metadata={"help": "mean length of a masked or corrupted span", "at_least": 1, "at_most": 100_000}
+    )
+    keep_ratio: float = field(
+        default=0.0,
+        metadata={"help": "share of the masked tokens left unchanged (BERT: 0.1)", "at_least": 0, "at_most": 1},
+    )
     random_ratio: float = field(
-        default=0.0, metadata={"help": "share of the masked tokens replaced by a random token (BERT: 0.1)"}
+        default=0.0,
+        metadata={
+            "help": "share of the masked tokens replaced by a random token (BERT: 0.1)",
+            "at_least": 0,
+            "at_most": 1,
+        },
     )
     fixed_mask_count: bool = field(
         default=False,
@@ -36,12 +50,12 @@ class MaskingConfig:
     )
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.mask_ratio < 1.0:
-            raise UserError(f"mask_ratio is {self.mask_ratio}; it must lie strictly between 0 and 1")
-        if self.mean_span_length < 1.0:
-            raise UserError(f"mean_span_length is {self.mean_span_length}; it must be 1 or more")
-        if min(self.keep_ratio, self.random_ratio) < 0 or self.keep_ratio + self.random_ratio > 1:
-            raise UserError("keep_ratio and random_ratio must be 0 or more and add up to at most 1")
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(f.default, float) and (problem := out_of_range(value, f.metadata)):
+                raise UserError(f"{f.name} is {value}; it {problem}")
+        if self.keep_ratio + self.random_ratio > 1:
+            raise UserError("keep_ratio and random_ratio must add up to at most 1")
 
 
 @dataclass(frozen=True)

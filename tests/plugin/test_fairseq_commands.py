@@ -79,17 +79,19 @@ def lines(output: str, kind: str) -> dict[int, str]:
 
 
 @torch.no_grad()
-def expected(model: PreTrainedModel, tokenizer: Tokenizer, source: str, **settings: Any) -> list[int]:
+def expected(model: PreTrainedModel, tokenizer: Tokenizer, source: str) -> list[int]:
     """Tokens that transformers generates, up to 12 and without the end."""
     ids = torch.tensor([[tokenizer.bos_id, *tokenizer.encode(source), tokenizer.eos_id]])
-    (made,) = model.generate(ids, max_new_tokens=12, suppress_tokens=[tokenizer.pad_id], **settings).tolist()
+    (made,) = model.generate(
+        ids, min_new_tokens=4, max_new_tokens=12, suppress_tokens=[tokenizer.pad_id], **settings
+    ).tolist()
     return [token for token in made[1:] if token not in (tokenizer.eos_id, tokenizer.pad_id)]
 
 
 def test_generate_gives_the_tokens_of_the_converted_model(
     command: Callable[..., str], prompts: Path, checkpoint: Path, converted: PreTrainedModel
 ) -> None:
-    options = f"{PROMPTS} --gen-subset valid --beam 1 --min-len 0 --max-len-b 12 --batch-size 2".split()
+    options = f"{PROMPTS} --gen-subset valid --beam 1 --min-len 4 --max-len-b 12 --batch-size 2".split()
     output = command("generate", prompts, *options, "--path", checkpoint)
     tokenizer = Tokenizer.load(prompts)
     made, texts = lines(output, "H"), lines(output, "D")
@@ -105,7 +107,7 @@ def test_generate_gives_the_tokens_of_the_converted_model(
 def test_interactive_answers_what_is_typed(
     command: Callable[..., str], prompts: Path, checkpoint: Path, converted: PreTrainedModel
 ) -> None:
-    options = f"{PROMPTS} --beam 1 --min-len 0 --max-len-b 12 --buffer-size 4 --batch-size 4".split()
+    options = f"{PROMPTS} --beam 1 --min-len 4 --max-len-b 12 --buffer-size 4 --batch-size 4".split()
     output = command("interactive", prompts, *options, "--path", checkpoint, typed="\n".join(SOURCES) + "\n")
     tokenizer = Tokenizer.load(prompts)
     for number, text in lines(output, "D").items():
@@ -150,7 +152,7 @@ def test_pretraining_says_which_command_generates(
 @pytest.mark.parametrize("precision", ["", "--ema-fp32", "--bf16 --ema-fp32"])
 def test_the_stored_average_is_one_of_every_weight(precision: str, train: Train, tmp_path: Path) -> None:
     averaged = f"--store-ema --ema-decay 0.5 {precision} --save-interval-updates 1"
-    train(f"--save-dir {tmp_path} --max-update 1")  # an average may begin later
+    train(f"--save-dir {tmp_path} --max-update 1 {precision.replace('--ema-fp32', '')}")  # it may begin later
     train(f"--save-dir {tmp_path} --max-update 3 {averaged}")
     train(f"--save-dir {tmp_path} --max-update 4 {averaged}")
     read = [torch.load(next(tmp_path.glob(f"checkpoint_*_{n}.pt")), weights_only=True) for n in (2, 3, 4)]

@@ -214,7 +214,7 @@ def test_validation_keeps_its_masks(train: Train, tmp_path: Path, capfd: pytest.
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--mask-ratio 1.5", "--mask-ratio is 1.5; it must lie strictly between 0 and 1"),
+        ("--mask-ratio 1.5", "--mask-ratio is 1.5; it must be at most 0.999"),
         ("--mask-ratio 0", "--mask-ratio is 0.0"),
         ("--tokens-per-sample 700", "sequences of 700 tokens do not fit --max-positions 512"),
         ("--auxiliary-layers 0 --rtd none", "needs an auxiliary"),
