@@ -82,9 +82,7 @@ def lines(output: str, kind: str) -> dict[int, str]:
 def expected(model: PreTrainedModel, tokenizer: Tokenizer, source: str) -> list[int]:
     """Tokens that transformers generates, up to 12 and without the end."""
     ids = torch.tensor([[tokenizer.bos_id, *tokenizer.encode(source), tokenizer.eos_id]])
-    (made,) = model.generate(
-        ids, min_new_tokens=4, max_new_tokens=12, suppress_tokens=[tokenizer.pad_id], **settings
-    ).tolist()
+    (made,) = model.generate(ids, min_new_tokens=4, max_new_tokens=12, suppress_tokens=[tokenizer.pad_id]).tolist()
     return [token for token in made[1:] if token not in (tokenizer.eos_id, tokenizer.pad_id)]
 
 
