@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from metro_t0.data.sources import Unit
-from metro_t0.data.units import Split, encode_unit, load_unit, save_unit
+from metro_t0.data.units import Counts, Split, encode_unit, load_unit, save_unit
 from metro_t0.errors import UserError
 from metro_t0.tokenization import Tokenizer
 from metro_t0.tokenization.training import BpeSettings, train_bpe
@@ -68,6 +68,12 @@ def test_items_are_lines_and_an_empty_one_after_each_document(tokenizer: Tokeniz
     assert (part.counts.documents, part.counts.items, part.counts.tokens) == (2, 5, sum(map(len, expected)))
     assert part.counts.characters == len("red green") + len("\u200b") + len("blue") + len("green")
     assert part.counts.unknown == 0
+
+
+def test_counts_of_parts_add_up() -> None:
+    counts = Counts(1, 2, 3, 4, 5)
+    counts.add(Counts(10, 20, 30, 40, 50))
+    assert counts == Counts(11, 22, 33, 44, 55)
 
 
 def test_unknown_tokens_are_counted(tokenizer: Tokenizer) -> None:
