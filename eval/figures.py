@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from eval.summary import Summary, TaskSummary
+from metro_t0.analysis.figures import COLORS, STYLE, Look, look, new_figure
 from metro_t0.files import atomic_path, write_text
 
-# Okabe and Ito's palette: told apart with any color vision.
-COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
-MARKERS = "osD^vP"
-SVG_SALT = "metro-t0"
+INK, PAPER, GRID = "#1b1f24", "#ffffff", STYLE["grid.color"]
+ON_A_PAGE = {INK: "currentColor", PAPER: "var(--paper, #fff)", GRID: "var(--line, #ddd)"}
+ON_A_PAGE |= {color: f"var(--series-{number}, {color})" for number, color in enumerate(COLORS)}
+"""Colors that a page in dark mode has to change, and how it does: the variables are set in report.html."""
+REPORT_STYLE = STYLE | {
+    "text.color": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "axes.edgecolor": INK,
+    "axes.grid.axis": "x", "axes.axisbelow": True,
+}  # fmt: skip
+ON_A_PAGE = {color.upper(): on_page for color, on_page in ON_A_PAGE.items()}
+HEX = re.compile("#[0-9a-fA-F]{6}")
+BASELINES = (("chance", "--"), ("majority", ":"))
 
 
 def dot_plot(summaries: Sequence[Summary]) -> Figure:
@@ -25,63 +35,47 @@ def dot_plot(summaries: Sequence[Summary]) -> Figure:
 
     A bar marks the median over templates, dashes chance, dots the majority baseline.
     """
-    names = task_names(summaries)
-    figure, axes = _task_axes(len(names), len(summaries), names)
-    for position, name in enumerate(names):
-        for number, summary in enumerate(summaries):
-            task = find_task(summary, name)
-            if task is None:
-                continue
-            y = position + _offset(number, len(summaries))
-            values = [100 * score.value for score in task.template_scores()]
-            color, marker = COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)]
-            heights = [y] * len(values)
-            axes.scatter(values, heights, color=color, marker=marker, s=22, alpha=0.55, linewidths=0, zorder=3)
-            axes.plot([100 * task.median] * 2, [y - 0.16, y + 0.16], color="black", linewidth=2, zorder=4)
-        _baselines(axes, position, next(t for s in summaries if (t := find_task(s, name))))
+    figure, axes, names = _task_axes(summaries)
+    for number, position, task in _tasks(summaries, names):
+        y, style = position + _offset(number, len(summaries)), look(number)
+        values = [100 * score.value for score in task.template_scores()]
+        _scatter(axes, values, [y] * len(values), style, alpha=0.55)
+        axes.plot([100 * task.median] * 2, [y - 0.16, y + 0.16], color=INK, linewidth=2, zorder=4)
+    _baselines(axes, summaries, names)
     for number, summary in enumerate(summaries):
-        axes.scatter(
-            [], [], color=COLORS[number % len(COLORS)], marker=MARKERS[number % len(MARKERS)], label=summary.model
-        )
-    axes.plot([], [], color="black", linewidth=2, label="median over templates")
-    _legend(axes)
-    return figure
+        _scatter(axes, [], [], look(number), label=summary.model)
+    axes.plot([], [], color=INK, linewidth=2, label="median over templates")
+    return _finished(figure)
 
 
 def bar_plot(summaries: Sequence[Summary]) -> Figure:
     """Mean accuracy per task and model; the whisker spans the templates (as figure 5 of the paper)."""
-    names = task_names(summaries)
-    figure, axes = _task_axes(len(names), len(summaries), names)
+    figure, axes, names = _task_axes(summaries)
     height = 0.8 / len(summaries)
+    for number, position, task in _tasks(summaries, names):
+        y, style, mean = position + _offset(number, len(summaries)), look(number), 100 * task.score.value
+        spread = [100 * score.value for score in task.template_scores()]
+        whisker = np.array([[max(mean - min(spread), 0.0)], [max(max(spread) - mean, 0.0)]])
+        axes.barh(y, mean, height, color=style.color, alpha=0.85)
+        axes.errorbar(mean, y, xerr=whisker, color=INK, elinewidth=1, capsize=2, zorder=4)
+        _scatter(axes, [mean], [y], style, edgecolors=PAPER)
+    _baselines(axes, summaries, names)
     for number, summary in enumerate(summaries):
-        tasks = [(position, task) for position, name in enumerate(names) if (task := find_task(summary, name))]
-        means = np.array([100 * task.score.value for _, task in tasks])
-        spread = [[100 * s.value for s in task.template_scores()] for _, task in tasks]
-        whiskers = np.abs(np.array([[min(v) for v in spread], [max(v) for v in spread]]) - means)
-        axes.barh(
-            [position + _offset(number, len(summaries)) for position, _ in tasks],
-            means,
-            height,
-            xerr=whiskers,
-            color=COLORS[number % len(COLORS)],
-            error_kw={"elinewidth": 1, "capsize": 2},
-            label=summary.model,
-        )
-    for position, name in enumerate(names):
-        _baselines(axes, position, next(t for s in summaries if (t := find_task(s, name))))
-    _legend(axes)
-    return figure
+        _scatter(axes, [], [], look(number), label=summary.model)
+    return _finished(figure)
 
 
 def save_figure(figure: Figure, directory: Path, name: str) -> str:
-    """Write NAME.png and NAME.svg and return the SVG element, to be placed in a page."""
-    with matplotlib.rc_context({"svg.hashsalt": SVG_SALT}):
+    """Write NAME.png and NAME.svg and return the SVG element for a page, in whose ink and paper it is drawn."""
+    with matplotlib.rc_context(REPORT_STYLE):
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})
-    with atomic_path(directory / f"{name}.png") as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
-    write_text(directory / f"{name}.svg", buffer.getvalue())
-    return buffer.getvalue()[buffer.getvalue().index("<svg") :]
+        with atomic_path(directory / f"{name}.png") as temporary:
+            figure.savefig(temporary, format="png", dpi=150)
+    text = buffer.getvalue()
+    write_text(directory / f"{name}.svg", text)
+    text = HEX.sub(lambda match: ON_A_PAGE.get(match[0].upper(), match[0]), text)
+    return text[text.index("<svg") :]
 
 
 def task_names(summaries: Sequence[Summary]) -> list[str]:
@@ -94,31 +88,42 @@ def find_task(summary: Summary, name: str) -> TaskSummary | None:
     return next((task for task in summary.tasks if task.name == name), None)
 
 
-def _task_axes(num_tasks: int, num_models: int, names: Sequence[str]) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(8, 1.4 + num_tasks * (0.25 + 0.16 * num_models)), layout="constrained")
-    axes = figure.subplots()
-    axes.set_yticks(range(num_tasks), names)
-    axes.set_ylim(num_tasks - 0.5, -0.5)
+def _tasks(summaries: Sequence[Summary], names: Sequence[str]) -> Iterable[tuple[int, int, TaskSummary]]:
+    """(number of the model, row of the task, task), where the model has it."""
+    for number, summary in enumerate(summaries):
+        for position, name in enumerate(names):
+            if (task := find_task(summary, name)) is not None:
+                yield number, position, task
+
+
+def _task_axes(summaries: Sequence[Summary]) -> tuple[Figure, Axes, list[str]]:
+    names = task_names(summaries)
+    with matplotlib.rc_context(REPORT_STYLE):
+        figure = new_figure(8, 1.4 + len(names) * (0.25 + 0.16 * len(summaries)))
+        axes = figure.subplots()
+    axes.set_yticks(range(len(names)), names, parse_math=False)
+    axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlim(0, 100)
     axes.set_xlabel("accuracy (%)")
-    axes.grid(axis="x", color="#dddddd", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    return figure, axes, names
 
 
-def _baselines(axes: Axes, position: int, task: TaskSummary) -> None:
-    first = position == 0
-    for value, style, label in ((task.chance, "--", "chance"), (task.majority, ":", "majority")):
-        axes.plot(
-            [100 * value] * 2,
-            [position - 0.42, position + 0.42],
-            style,
-            color="#555555",
-            linewidth=1.3,
-            zorder=2,
-            label=label if first else None,
-        )
+def _scatter(axes: Axes, x: Sequence[float], y: Sequence[float], style: Look, **settings: object) -> None:
+    given = {"linewidths": 0 if "edgecolors" not in settings else 0.8, "s": 24, "zorder": 5, **settings}
+    axes.scatter(x, y, color=None, facecolors=style.color, marker=style.marker, **given)
+
+
+def _baselines(axes: Axes, summaries: Sequence[Summary], names: Sequence[str]) -> None:
+    """In front of bars and dots, with an edge of paper, so that they are seen on either."""
+    edge = [patheffects.Stroke(linewidth=3.2, foreground=PAPER), patheffects.Normal()]
+    for position, name in enumerate(names):
+        task = next(task for summary in summaries if (task := find_task(summary, name)))
+        for baseline, dashes in BASELINES:
+            value = 100 * getattr(task, baseline)
+            axes.plot(
+                [value] * 2, [position - 0.42, position + 0.42], dashes, color=INK, linewidth=1.5, zorder=6,
+                path_effects=edge, label=None if position else baseline,
+            )  # fmt: skip
 
 
 def _offset(number: int, count: int) -> float:
@@ -126,5 +131,9 @@ def _offset(number: int, count: int) -> float:
     return (number - (count - 1) / 2) * 0.8 / count
 
 
-def _legend(axes: Axes) -> None:
-    axes.figure.legend(loc="outside upper center", ncols=4, fontsize=8, frameon=False)
+def _finished(figure: Figure) -> Figure:
+    with matplotlib.rc_context(REPORT_STYLE):
+        legend = figure.legend(loc="outside upper center", ncols=4)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    return figure

@@ -18,13 +18,14 @@ from eval.tables import (
     NO_VALUE,
     NOTE,
     PAPER_TABLES,
-    markdown,
     paper_rows,
+    partial_note,
     read_paper_table,
     results_markdown,
     task_rows,
 )
 from metro_t0.files import write_json, write_text
+from metro_t0.tables import markdown_table
 
 TEMPLATE_FILE = "report.html"
 
@@ -38,6 +39,8 @@ class ShownTable:
     rows: list[list[str]]
     num_ours: int = 0
     """Rows at the end that are measured, not printed in the paper."""
+    note: str = ""
+    """Text under the table."""
 
 
 def write_report(directory: Path, summaries: Sequence[Summary]) -> Path:
@@ -52,7 +55,7 @@ def write_report(directory: Path, summaries: Sequence[Summary]) -> Path:
     }
     text = results_markdown(summaries)
     if comparisons:
-        tables = (f"### {t.title}\n\n{markdown(t.header, t.rows)}\n" for t in comparison_tables(comparisons))
+        tables = (f"### {t.title}\n\n{markdown_table(t.header, t.rows)}" for t in comparison_tables(comparisons))
         text += "\n" + "\n".join(tables)
         write_json(directory / "comparison.json", comparison_json(comparisons))
     write_text(directory / "table.md", text)
@@ -76,12 +79,20 @@ def render_page(
     )
     return environment.get_template(TEMPLATE_FILE).render(
         summaries=summaries,
-        note=NOTE,
-        tables=[ShownTable("Scores", *task_rows(summaries)), *comparison_tables(comparisons), *paper_tables(summaries)],
+        tables=[
+            ShownTable("Scores", *task_rows(summaries), note=notes(summaries)),
+            *comparison_tables(comparisons),
+            *paper_tables(summaries),
+        ],
         figures={caption: Markup(svg) for caption, svg in figures.items()},
         confusions=confusions(summaries),
         samples=Markup(json.dumps(samples(summaries), ensure_ascii=False).replace("<", "\\u003c")),
     )
+
+
+def notes(summaries: Sequence[Summary]) -> str:
+    """What stands under the table of scores."""
+    return ". ".join(part for part in (partial_note(summaries), NOTE) if part)
 
 
 def paper_tables(summaries: Sequence[Summary]) -> list[ShownTable]:
@@ -89,7 +100,8 @@ def paper_tables(summaries: Sequence[Summary]) -> list[ShownTable]:
     shown = []
     for title, file in PAPER_TABLES.get(summaries[0].task_set, ()):
         table = read_paper_table(title, file)
-        shown.append(ShownTable(title, *paper_rows(summaries, table), num_ours=len(summaries)))
+        note = partial_note(summaries)
+        shown.append(ShownTable(title, *paper_rows(summaries, table), num_ours=len(summaries), note=note))
     return shown
 
 

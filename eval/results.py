@@ -20,6 +20,7 @@ from metro_t0.shapes import expect
 
 RUN_FILE = "run.json"
 PLAN_FILE = "plan.json"
+MOST_NAME_CHARACTERS, PLAIN_CHARACTERS = 120, 80
 
 
 @dataclass(frozen=True)
@@ -177,4 +178,9 @@ def read_predictions(path: Path) -> list[Prediction]:
 def file_name(name: str) -> str:
     """A file name for any task or template name; a hash keeps apart names that differ in odd characters only."""
     plain = re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII).strip("_")
-    return plain if plain == name else f"{plain[:80]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    plain = re.sub(r"^\.+", "_", plain)[:MOST_NAME_CHARACTERS]  # no hidden file, no step out of the directory
+    return (
+        plain
+        if plain and plain == name
+        else f"{plain[:PLAIN_CHARACTERS]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    )

@@ -8,13 +8,18 @@ from dataclasses import dataclass
 
 from eval.scores import Score
 from eval.summary import Summary
+from metro_t0.intervals import wilson_interval
 from metro_t0.paper_tables import printed_table
+from metro_t0.tables import markdown_table
 
 NO_VALUE = "-"
+PARTIAL = "*"
+AVERAGES = ("average", "mmlu")
+"""Columns of the paper's tables that hold the average of the set."""
 NOTE = (
     "Accuracy in percent, +- one standard error. A choice's score is the sum of its tokens' log-probabilities "
     "(their mean where length-normalized); a task's score is the mean over its templates. Chance: uniform guess; "
-    "majority: always the most frequent answer."
+    "majority: always the most frequent answer. Where all rows are right or all are wrong: the 95% Wilson interval."
 )
 
 
@@ -55,7 +60,7 @@ def read_paper_table(title: str, file: str) -> PaperTable:
 
 def results_markdown(summaries: Sequence[Summary]) -> str:
     """All tables of the results of one or more models on one task set."""
-    parts = [task_table(summaries), NOTE]
+    parts = [task_table(summaries), partial_note(summaries), NOTE]
     for title, file in PAPER_TABLES.get(summaries[0].task_set, ()):
         parts.append(paper_layout(summaries, read_paper_table(title, file)))
     parts.append(missing_note(summaries))
@@ -66,29 +71,27 @@ def task_table(summaries: Sequence[Summary]) -> str:
     """One row per task and the average, in Markdown."""
     header, rows = task_rows(summaries)
     rows[-1] = [f"**{cell}**" if cell else "" for cell in rows[-1]]
-    return markdown(header, rows)
+    return markdown_table(header, rows).rstrip()
 
 
 def task_rows(summaries: Sequence[Summary]) -> tuple[list[str], list[list[str]]]:
-    """Header, and one row per task (baselines, then accuracy +- standard error per model); the last is the average."""
+    """Header, and one row per task: accuracy +- standard error per model, then baselines and sizes; last the average.
+
+    Averages over different parts of the set are marked, see `partial_note`.
+    """
     names = list(dict.fromkeys(task.name for summary in summaries for task in summary.tasks))
-    header = ["task", "templates", "n", "chance", "majority", *(summary.model for summary in summaries)]
+    header = ["task", *(summary.model for summary in summaries), "majority", "chance", "n", "templates"]
     rows = []
     for name in names:
         found = [next((t for t in summary.tasks if t.name == name), None) for summary in summaries]
         first = next(task for task in found if task is not None)
-        facts = [
-            str(len(first.results)),
-            str(first.score.n),
-            f"{100 * first.chance:.2f}",
-            f"{100 * first.majority:.2f}",
-        ]
-        rows.append([name, *facts, *(NO_VALUE if task is None else percent(task.score) for task in found)])
+        facts = [f"{100 * first.majority:.2f}", f"{100 * first.chance:.2f}"]
+        facts += [str(first.score.n), str(len(first.results))]
+        rows.append([name, *(NO_VALUE if task is None else percent(task.score) for task in found), *facts])
     labels = list(dict.fromkeys(summary.average_label for summary in summaries))
-    average = [percent(summary.average) for summary in summaries]
-    if len(labels) > 1:
-        average = [f"{value} ({summary.average_label})" for value, summary in zip(average, summaries, strict=True)]
-    rows.append([labels[0] if len(labels) == 1 else "mean", "", "", "", "", *average])
+    alike = len(labels) == 1
+    average = [percent(s.average) + ("" if alike or s.is_complete else PARTIAL) for s in summaries]
+    rows.append([labels[0] if alike else "mean", *average, "", "", "", ""])
     return header, rows
 
 
@@ -97,26 +100,36 @@ def paper_layout(summaries: Sequence[Summary], table: PaperTable) -> str:
     header, rows = paper_rows(summaries, table)
     for row in rows[-len(summaries) :]:
         row[1] = f"**{row[1]}**"
-    return f"### {table.title}\n\n{markdown(header, rows)}"
+    parts = [f"### {table.title}", markdown_table(header, rows, left=(1,)).rstrip(), partial_note(summaries)]
+    return "\n\n".join(part for part in parts if part)
 
 
 def paper_rows(summaries: Sequence[Summary], table: PaperTable) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the paper's table, ours last. Our average stands only where the whole set was scored."""
-    header = ["", "model", "params", *table.columns]
+    """Header and rows of the paper's table, ours last; the average is the first of its numbers.
+
+    Our average over a part of the set is marked, see `partial_note`.
+    """
+    columns = [c for c in table.columns if c in AVERAGES] + [c for c in table.columns if c not in AVERAGES]
+    header = ["", "model", "params", *columns]
     rows = []
     for i, cells in enumerate(zip(table.models, table.params, table.values, strict=True)):
         model, params, values = cells
         repeated = i > 0 and table.groups[i - 1] == table.groups[i]
-        rows.append(["" if repeated else table.groups[i], model, params, *values])
+        by_column = dict(zip(table.columns, values, strict=True))
+        rows.append(["" if repeated else table.groups[i], model, params, *(by_column[c] for c in columns)])
     for number, summary in enumerate(summaries):
-        average = f"{100 * summary.average.value:.2f}"
-        if not summary.is_complete:
-            average += f" ({summary.average_label})"
+        average = NO_VALUE if math.isnan(summary.average.value) else f"{100 * summary.average.value:.2f}"
         by_column = {task.name: f"{100 * task.score.value:.2f}" for task in summary.tasks}
-        by_column |= {"average": average, "mmlu": average}
-        values = [by_column.get(column, NO_VALUE) for column in table.columns]
+        by_column |= dict.fromkeys(AVERAGES, average if summary.is_complete else average + PARTIAL)
+        values = [by_column.get(column, NO_VALUE) for column in columns]
         rows.append(["" if number else "Measured here", summary.model, "", *values])
     return header, rows
+
+
+def partial_note(summaries: Sequence[Summary]) -> str:
+    """What the marked averages are means over; empty where none is marked."""
+    parts = [f"{summary.model}: {summary.average_label}" for summary in summaries if not summary.is_complete]
+    return f"{PARTIAL} not the average of the set: {'; '.join(parts)}" if parts else ""
 
 
 def missing_note(summaries: Sequence[Summary]) -> str:
@@ -128,21 +141,13 @@ def missing_note(summaries: Sequence[Summary]) -> str:
 
 
 def percent(score: Score) -> str:
-    """`65.18 +- 1.20`; `-` for a mean over nothing."""
+    """`65.18 +- 1.20`; `-` for a mean over nothing; where all rows are right or all wrong, the 95% Wilson interval."""
     if math.isnan(score.value):
         return NO_VALUE
-    error = "" if score.standard_error is None else f" +- {100 * score.standard_error:.2f}"
-    return f"{100 * score.value:.2f}{error}"
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; numbers to the right, the first column to the left."""
-    escaped = [[cell.replace("|", "\\|") for cell in row] for row in [header, *rows]]
-    widths = [max(3, *(len(row[i]) for row in escaped)) for i in range(len(header))]
-    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in escaped]
-    rule = (
-        "|"
-        + "|".join((":" if i == 0 else "-") + "-" * w + ("-" if i == 0 else ":") for i, w in enumerate(widths))
-        + "|"
-    )
-    return "\n".join([lines[0], rule, *lines[1:]])
+    value = f"{100 * score.value:.2f}"
+    if score.standard_error is None:
+        return value
+    if score.standard_error == 0 and score.value in (0.0, 1.0):  # all rows alike: no error is not what that shows
+        low, high = wilson_interval(score.value, score.n)
+        return f"{value} ({100 * low:.0f} to {100 * high:.0f})"
+    return f"{value} +- {100 * score.standard_error:.2f}"

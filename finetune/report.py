@@ -8,6 +8,7 @@ from finetune.building import BuildReport
 from finetune.examples import READ, RENDERED, SKIPPED, SOURCE_CUT, TARGET_CUT
 from finetune.task_files import BUILT
 from metro_t0.errors import printable
+from metro_t0.intervals import wilson_interval
 from metro_t0.tables import print_table
 
 if TYPE_CHECKING:  # scoring loads torch, which building does not need
@@ -40,10 +41,11 @@ def _build_cells(task: dict[str, Any]) -> list[str]:
 
 
 def print_scores(scores: list[TaskScore]) -> None:
-    """One line per task: exact match with its standard error, the majority baseline, token accuracy; and the means."""
+    """One line per task: exact match with its 95% interval, the majority baseline, token accuracy; and the means."""
     rows = []
     for score in scores:
-        exact = f"{100 * score.exact_match:.1f} ± {100 * score.standard_error:.1f}"
+        low, high = wilson_interval(score.exact_match, score.examples)
+        exact = f"{100 * score.exact_match:.1f} ({100 * low:.1f} to {100 * high:.1f})"
         rows.append((score.name, f"{score.examples:,}", exact, *_percent(score.majority, score.token_accuracy)))
     means = [
         sum(values) / len(scores)
@@ -51,7 +53,7 @@ def print_scores(scores: list[TaskScore]) -> None:
     ]
     rows.append((f"mean of {len(scores)} tasks", f"{sum(s.examples for s in scores):,}", *_percent(*means)))
     header = ("task", "examples", "exact match", "majority", "tokens")
-    print_table(header, rows, title="Held-out examples, percent", last=1)
+    print_table(header, rows, title="Held-out examples, percent (95% Wilson interval)", last=1)
 
 
 def _percent(*shares: float) -> list[str]:

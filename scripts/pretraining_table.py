@@ -20,6 +20,7 @@ from metro_t0.command import Parser, run
 from metro_t0.errors import UserError
 from metro_t0.files import write_text
 from metro_t0.objectives.losses import TITLES
+from metro_t0.tables import markdown_table
 
 
 def table_rows(records: list[dict[str, Any]], dict_path: Path) -> tuple[list[str], list[list[str]]]:
@@ -57,8 +58,7 @@ def main() -> int:
             table.add_row(*row)
         Console().print(table)
         if options.output:
-            lines = [header, ["---"] * len(header), *rows]
-            write_text(options.output, "".join("| " + " | ".join(line) + " |\n" for line in lines))
+            write_text(options.output, markdown_table(header, rows))
 
     return run("pretraining_table", body)
 

@@ -15,11 +15,10 @@ from typing import Any
 import matplotlib
 import torch
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 
 from metro_t0.analysis.checkpoints import AnalyzedModel
-from metro_t0.analysis.figures import STYLE, look, new_figure, save
+from metro_t0.analysis.figures import STYLE, look, new_figure, number_layers, save
 from metro_t0.analysis.mixtures import Seq2SeqBatch
 from metro_t0.errors import UserError
 from metro_t0.modeling.tensor_names import place_of
@@ -137,8 +136,7 @@ def plot_activations(rows: Sequence[Mapping[str, Any]], output: Path) -> list[Pa
 
 def _draw(axes: Axes, stack: str, names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
     axes.set_title(stack.capitalize(), loc="left")
-    axes.set_xlabel("layer")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    number_layers(axes, [row["layer"] for row in rows])
     for number, name in enumerate(names):
         points = [(row["layer"], row["under_activated_percent"]) for row in rows if row["checkpoint"] == name]
         style = look(number)

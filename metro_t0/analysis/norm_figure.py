@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import matplotlib
+from matplotlib.axes import Axes
 from torch import Tensor
 
-from metro_t0.analysis.figures import look, new_figure
+from metro_t0.analysis.figures import BASELINE_COLOR, STYLE, look, new_figure, number_layers
 from metro_t0.errors import UserError
 from metro_t0.files import atomic_path, write_text
 from metro_t0.transfer.roles import roles_of
@@ -35,20 +37,13 @@ def plot_norms(models: Mapping[str, Path], output: Path) -> None:
     for label, path in models.items():
         if not means[label]:
             raise UserError(f"{path}: no attention norms of an encoder-decoder in it")
-    figure = new_figure(5, 7)
-    axes = figure.subplots(len(PANELS), 1)
-    for (place, title), axis in zip(PANELS, axes, strict=True):
-        axis.axhline(1.0, color="0.6", linestyle=":", label="random")
-        for number, (label, found) in enumerate(means.items()):
-            style = look(number)
-            axis.plot(range(len(found[place])), found[place], marker="o", color=style.color, label=label)
-        axis.set_title(title, fontsize=9)
-        axis.set_ylabel("mean weight")
-        axis.set_ylim(bottom=0)
-    axes[-1].set_xlabel("layer")
-    axes[0].legend(fontsize=8)
-    with atomic_path(output) as temporary:
-        figure.savefig(temporary, dpi=150, format="png")
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(5, 7)
+        for (place, title), axes in zip(PANELS, figure.subplots(len(PANELS), 1), strict=True):
+            _draw(axes, title, {label: found[place] for label, found in means.items()})
+        figure.axes[0].legend()
+        with atomic_path(output) as temporary:
+            figure.savefig(temporary, format="png")
     rows = [
         f"{label},{stack},{site},{layer},{mean:.6f}"
         for label, found in means.items()
@@ -56,3 +51,14 @@ def plot_norms(models: Mapping[str, Path], output: Path) -> None:
         for layer, mean in enumerate(values)
     ]
     write_text(output.with_suffix(".csv"), "\n".join(["model,stack,site,layer,mean", *rows]) + "\n")
+
+
+def _draw(axes: Axes, title: str, means: Mapping[str, list[float]]) -> None:
+    axes.axhline(1.0, color=BASELINE_COLOR, linestyle=":", label="random")
+    for number, (label, values) in enumerate(means.items()):
+        style = look(number)
+        axes.plot(range(len(values)), values, marker=style.marker, color=style.color, label=label)
+    axes.set_title(title, loc="left")
+    axes.set_ylabel("mean weight")
+    axes.set_ylim(bottom=0)
+    number_layers(axes, range(max(map(len, means.values()))))

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 
-from metro_t0.analysis.figures import look, new_figure, save
+from metro_t0.analysis.figures import BASELINE_COLOR, STYLE, look, new_figure, save
 from metro_t0.analysis.synthetic_results import SCHEMES, kept_of_full, main_gaps
 from metro_t0.errors import UserError
 
@@ -50,14 +51,6 @@ def plot_schemes(directory: Path, output: Path, source: str, metric: str) -> lis
     """Both panels as PNG and SVG with the numbers as CSV (panel, name, origin, percent, sd)."""
     gaps = {name: gap for name, gap in main_gaps().items() if name not in ("random_init", "pretrained_t5")}
     printed, ours = kept_of_full(source), kept_in_runs(read_runs(directory, metric))
-    figure = new_figure(9, 4)
-    left, right = figure.subplots(1, 2)
-    order = sorted(gaps, key=gaps.__getitem__)
-    left.barh(order, [gaps[name] for name in order], color=look(0).color)
-    left.set_xlabel("gap to T5 closed, mean of six tasks (%)")
-    left.set_title("Printed results")
-    _draw_schemes(right, printed, ours)
-    right.set_title(f"Kept of full transfer ({source})")
     rows: list[dict[str, Any]] = [
         {"panel": "gap closed", "name": name, "origin": "paper", "percent": f"{gap:.1f}", "sd": ""}
         for name, gap in gaps.items()
@@ -67,7 +60,16 @@ def plot_schemes(directory: Path, output: Path, source: str, metric: str) -> lis
         if name in ours:
             mean, sd = ours[name]
             rows.append({"panel": "kept", "name": name, "origin": "ours", "percent": f"{mean:.1f}", "sd": f"{sd:.1f}"})
-    return save(figure, output, rows)
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(9, 4)
+        left, right = figure.subplots(1, 2)
+        order = sorted(gaps, key=gaps.__getitem__)
+        left.barh(order, [gaps[name] for name in order], color=look(0).color)
+        left.set_xlabel("gap to T5 closed, mean of six tasks (%)")
+        left.set_title("Printed results", loc="left")
+        _draw_schemes(right, printed, ours)
+        right.set_title(f"Kept of full transfer ({source})", loc="left")
+        return save(figure, output, rows)
 
 
 def _draw_schemes(axes: Axes, printed: Mapping[str, float], ours: Mapping[str, tuple[float, float]]) -> None:
@@ -79,7 +81,7 @@ def _draw_schemes(axes: Axes, printed: Mapping[str, float], ours: Mapping[str, t
     axes.barh(
         np.array(measured) - 0.2, means, 0.4, xerr=deviations, color=look(1).color, label="ours", error_kw={"lw": 1}
     )
-    axes.axvline(0, color="0.4", lw=0.8)
+    axes.axvline(0, color=BASELINE_COLOR, lw=0.8)
     axes.set_yticks(places, names)
     axes.set_xlabel("of the gain over random (%)")
     axes.legend()

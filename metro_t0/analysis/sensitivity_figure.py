@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from metro_t0.analysis.figures import STYLE, look, new_figure, save, write_csv
+from metro_t0.analysis.figures import STYLE, look, new_figure, number_layers, save, write_csv
 from metro_t0.analysis.sensitivity import (
     EDGES,
     Group,
@@ -54,7 +54,8 @@ def _draw_distribution(axes: Axes, checkpoints: Checkpoints) -> None:
         whole = merged(groups)
         share = 100 * whole.counts / whole.number
         filled[1:] |= share[1:] > 0.01  # the lowest bin holds underflow, which would stretch the axis
-        axes.stairs(share, EDGES, color=look(number).color, linewidth=1.4, label=f"{name} ({_zeros(whole)})")
+        style, label = look(number), f"{name} ({_zeros(whole)})"
+        axes.stairs(share, EDGES, color=style.color, linestyle=style.dashes, linewidth=1.4, label=label)
     bins = np.flatnonzero(filled)
     if len(bins):
         axes.set_xlim(EDGES[bins[0]], EDGES[bins[-1] + 1])
@@ -92,6 +93,7 @@ def _draw_kinds(axes: Axes, checkpoints: Checkpoints) -> None:
 
 def _draw_layers(axes: Axes, checkpoints: Checkpoints, stack: str) -> None:
     """Median per layer, quartiles as a band; zeros are left out."""
+    shown: list[int] = []
     for number, groups in enumerate(checkpoints.values()):
         layers = sorted({group.layer for group in groups if group.stack == stack})
         ones = [merged(groups, stack=stack, layer=layer).without_zeros for layer in layers]
@@ -101,8 +103,8 @@ def _draw_layers(axes: Axes, checkpoints: Checkpoints, stack: str) -> None:
         style = look(number)
         axes.plot(layers, middle, color=style.color, marker=style.marker, markersize=4)
         axes.fill_between(layers, low, high, color=style.color, alpha=0.12, linewidth=0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        shown += layers
+    number_layers(axes, shown)
     axes.yaxis.set_major_formatter(POWER_OF_TEN)
     axes.set_title(f"{stack.capitalize()} by layer: median, quartiles", loc="left")
-    axes.set_xlabel("layer")
     axes.set_ylabel(AXIS)

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from metro_t0.analysis.figures import BASELINE_COLOUR, STYLE, Look, look, new_figure, save
+from metro_t0.analysis.figures import BASELINE_COLOR, STYLE, Look, look, marker_spacing, new_figure, save
 from metro_t0.errors import UserError
 from metro_t0.objectives.losses import OBJECTIVES, TITLES
 
@@ -201,7 +201,7 @@ def _draw_panel(
             if points:
                 _draw_series(axes, points, look(number), split, f"{run} {split}" if len(runs) > 1 else split)
     if baseline is not None:
-        axes.axhline(baseline, color=BASELINE_COLOUR, linestyle="--", linewidth=1.2, label="trivial baseline")
+        axes.axhline(baseline, color=BASELINE_COLOR, linestyle="--", linewidth=1.2, label="trivial baseline")
     axes.set_xlim(left=0)
     if "loss" not in metric:  # a share: from 0 up to what is reached, so that small ones stay legible
         highest = max(0.01, *(float(np.max(np.asarray(line.get_ydata()))) for line in axes.lines))
@@ -222,7 +222,9 @@ def _draw_legend(figure: Figure, used: Sequence[Axes], empty: Sequence[Axes], co
 
 def _draw_series(axes: Axes, points: Sequence[tuple[float, float]], style: Look, split: str, label: str) -> None:
     updates, values = zip(*points, strict=True)
+    line: dict[str, Any] = {"color": style.color, "marker": style.marker, "label": label}
+    line["markevery"] = marker_spacing(len(points))
     if split == "train":
-        axes.plot(updates, values, color=style.color, alpha=0.45, linewidth=1.2, label=label)
+        axes.plot(updates, values, alpha=0.45, linewidth=1.2, markersize=2.5, **line)
     else:
-        axes.plot(updates, values, color=style.color, marker=style.marker, markersize=3.5, linewidth=1.4, label=label)
+        axes.plot(updates, values, linewidth=1.4, markersize=4, **line)

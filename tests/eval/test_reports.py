@@ -15,11 +15,14 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from eval.cli import main
+from eval.figures import bar_plot, save_figure
+from eval.report import render_page
 from eval.results import ResultsDirectory, TemplateResult, file_name
 from eval.scores import Score, accuracy, chance, majority, mean_over_tasks, mean_over_templates
 from eval.significance import bootstrap_difference, compare, mcnemar_exact
 from eval.summary import Summary, TaskSummary, summarize_directory
-from eval.tables import markdown, paper_rows, read_paper_table
+from eval.tables import paper_rows, partial_note, percent, read_paper_table
+from metro_t0.intervals import wilson_interval
 
 outcome_strings = st.text("01", min_size=2, max_size=30)
 
@@ -141,15 +144,36 @@ def test_paper_table_has_our_row_and_no_average_of_a_part(spec_dir: Path) -> Non
     ][0]
     assert table.columns[-1] == "average"
     whole = summary_of("m", {name: ["1100"] for name in table.columns[:-1]})
-    assert paper_rows([whole], table)[1][-1] == ["Measured here", "m", "", *["50.00"] * 12]
+    header, rows = paper_rows([whole], table)
+    assert header[:5] == ["", "model", "params", "average", "rte"]
+    assert rows[-1] == ["Measured here", "m", "", *["50.00"] * 12]
+    assert partial_note([whole]) == ""
     part = Summary(whole.run, whole.tasks[:3], {"wic": "no data"})
-    assert paper_rows([part], table)[1][-1][-1] == "50.00 (mean over 3 of 4)"
+    assert paper_rows([part], table)[1][-1][3] == "50.00*"
+    assert partial_note([part, whole]) == "* not the average of the set: m: mean over 3 of 4"
+    for row, values in zip(rows, table.values, strict=False):
+        assert (row[3], row[4:]) == (values[-1], values[:-1])
     for row, group in zip(table.values, table.models, strict=True):
         assert float(row[-1]) == pytest.approx(np.mean([float(v) for v in row[:-1]]), abs=0.011), group
 
 
-def test_markdown_escapes_bars() -> None:
-    assert markdown(["a|b", "n"], [["x", "1"]]).splitlines() == ["| a\\|b | n   |", "|:-----|----:|", "| x    | 1   |"]
+def test_where_all_rows_are_alike_the_interval_is_printed() -> None:
+    """20 of 20 right is no proof of 100.00 +- 0.00."""
+    assert percent(accuracy("1" * 20)) == "100.00 (84 to 100)"
+    assert percent(accuracy("0" * 20)) == "0.00 (0 to 16)"
+    assert percent(accuracy("10")) == "50.00 +- 50.00"
+    assert percent(accuracy("1")) == "100.00"
+    assert percent(accuracy("-")) == "-"
+
+
+@given(st.integers(1, 400), st.data())
+def test_wilson_interval_is_where_the_score_test_does_not_reject(count: int, data: st.DataObject) -> None:
+    share = data.draw(st.integers(0, count)) / count
+    for end in wilson_interval(share, count):
+        if 0 < end < 1:
+            assert abs(share - end) / math.sqrt(end * (1 - end) / count) == pytest.approx(1.96, abs=1e-3)
+    low, high = wilson_interval(share, count)
+    assert 0 <= low <= share <= high <= 1
 
 
 def test_interrupted_task_is_not_averaged(tmp_path: Path) -> None:
@@ -166,6 +190,11 @@ def test_file_names_are_plain_and_distinct() -> None:
     files = [file_name(name) for name in names]
     assert len(set(files)) == len(names)
     assert all(re.fullmatch(r"[\w.-]+", file, re.ASCII) for file in files)
+    for name in ("..", ".", "...", "/", "../..", "\x00", ""):
+        assert not file_name(name).startswith(".")
+        assert "/" not in file_name(name)
+        assert file_name(name)
+    assert len(file_name("x" * 400)) < 150
 
 
 class PageCheck(HTMLParser):
@@ -215,6 +244,34 @@ def test_report_page_is_self_contained_and_escapes_the_data(tmp_path: Path) -> N
     table = (tmp_path / "out" / "table.md").read_text()
     assert "METRO-T0_BASE++" in table
     assert "bart (length-normalized)" in table
+
+
+def test_names_of_any_kind_are_printed_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Markup, mathematics and paths are text in tables, figures and file names."""
+    path = write_results(tmp_path / "r", "models/[/b]$x^", {"[/b]": ["1100"], "..": ["1010"], "$a_b$ {": ["1111"]})
+    assert main(["report", str(path)]) == 0
+    printed = capsys.readouterr().out
+    for name in ("[/b]", "..", "$a_b$ {", "b]$x^"):
+        assert name in printed
+    assert {p.parent for p in tmp_path.rglob("t0.json")} == set((path / "results").iterdir())
+    assert "$a_b$" in (path / "report.html").read_text()
+
+
+def test_figures_follow_the_page_into_dark_mode_and_keep_baselines_in_front(tmp_path: Path) -> None:
+    summaries = [summary_of(name, {"rte": ["1100", "1110"], "cb": ["1010"]}) for name in ("a", "b")]
+    page = render_page(summaries, {}, {"bars": save_figure(bar_plot(summaries), tmp_path, "bars")})
+    assert "prefers-color-scheme: dark" in page
+    picture = page[page.index("<figure") : page.index("</figure>")]
+    plain = set(re.findall(r"(?<!, )#[0-9a-fA-F]{6}", picture))
+    assert plain == set(), "colors that dark mode cannot change"
+    defined = set(re.findall(r"(--[a-z0-9-]+):", page))
+    assert set(re.findall(r"var\((--[a-z0-9-]+)", page)) - defined <= {f"--series-{n}" for n in range(8)}
+    (axes,) = bar_plot(summaries).axes
+    lines = [line for line in axes.lines if line.get_linestyle() in ("--", ":")]
+    assert len(lines) == 4
+    assert min(line.get_zorder() for line in lines) > max(bar.get_zorder() for bar in axes.patches)
+    markers = {tuple(map(tuple, part.get_paths()[0].vertices)) for part in axes.collections if part.get_label() in "ab"}
+    assert len(markers) == 2, "models differ in their markers, too"
 
 
 def test_report_refuses_different_task_sets_and_empty_directories(
