@@ -10,7 +10,7 @@ checkpoints, 16-bit wrappers and schedulers see one.
 # fairseq reads the types of dataclass fields at run time: no `from __future__ import annotations` here.
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -113,7 +113,7 @@ class MuonWithAdamW(ScalingAdamW):
     """torch's fused AdamW with one more group of parameters, the matrices that Muon updates."""
 
     def __init__(
-        self, rest: list[Tensor], matrices: list[Tensor], adamw_settings: dict[str, Any], **muon_settings: Any
+        self, rest: Sequence[Tensor], matrices: Sequence[Tensor], adamw_settings: dict[str, Any], **muon_settings: Any
     ) -> None:
         groups = [
             {"params": rest, HIDDEN_MATRICES: False},
@@ -143,9 +143,9 @@ class MuonWithAdamW(ScalingAdamW):
         for p in params:
             if not self.state[p]:  # torch's AdamW wants a count in every state that it loads
                 self.state[p] = {"step": torch.zeros((), device=p.device), "momentum_buffer": torch.zeros_like(p)}
-        gradients = [p.grad for p in params]
+        gradients: list[Tensor] = [p.grad for p in params]
         if isinstance(scale, Tensor) or scale != 1:
-            gradients = torch._foreach_div(gradients, scale)
+            gradients = list(torch._foreach_div(gradients, scale))
         momenta = [self.state[p]["momentum_buffer"] for p in params]
         torch._foreach_add_([self.state[p]["step"] for p in params], 1)
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -26,13 +27,16 @@ from metro_t0.modeling.config import AttentionBackend, BucketRule, ModelConfig
 from metro_t0.modeling.selection import Selection
 
 CUDA_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-"""In this order, the first that takes a call. Not cuDNN's, which torch's versions prefer or not: it plans anew for
-every shape, and that of torch 2.11 rounds the dropout probability to sixteenths."""
+"""In this order, the first that takes a call; torch's versions order them differently. cuDNN's is the fastest of all
+but plans anew for every shape, so it comes first where shapes are fixed."""
 
 
-def fused_kernels(device: torch.device) -> AbstractContextManager[None]:
+def fused_kernels(device: torch.device, fixed_shapes: bool) -> AbstractContextManager[None]:
     """The kernels of SDPA that may be chosen inside; those of a CPU are torch's choice."""
-    return sdpa_kernel(CUDA_KERNELS, set_priority=True) if device.type == "cuda" else nullcontext()
+    if device.type != "cuda":
+        return nullcontext()
+    first = [SDPBackend.CUDNN_ATTENTION] if fixed_shapes else []
+    return sdpa_kernel([*first, *CUDA_KERNELS], set_priority=True)
 
 
 class KeyValueCache(Protocol):
@@ -121,9 +125,12 @@ def attend(
     """
     if backend == "flex":
         return _attend_flex(q, k, v, bias, valid, causal, scale, columns)
+    learned = bias is not None and not causal and columns is None and q.size(2) == k.size(2)
+    if backend == "triton" and learned and (valid is None or not has_documents(valid)):
+        return _attend_triton(q, k, v, cast(Tensor, bias), valid, scale, dropout)
     if columns is not None:
         mask = _mask_at(columns, k, bias, valid, causal)
-        if backend == "sdpa":
+        if backend != "eager":
             return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
         if mask is not None and mask.dtype == torch.bool:
             mask = _no_bias(q, k).masked_fill(~mask, torch.finfo(q.dtype).min / 2)
@@ -230,6 +237,20 @@ def _attend_eager(
         hidden = _other_documents(valid) if has_documents(valid) else ~valid[:, None, None, :]
         scores = scores.masked_fill(hidden, torch.finfo(scores.dtype).min)
     return F.dropout(scores.softmax(-1), dropout).to(v.dtype) @ v
+
+
+def _attend_triton(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor, valid: Tensor | None, scale: float, dropout: float
+) -> Tensor:
+    """Our own kernels (triton_attention.py), for the one kind of attention that torch's fused ones are slow at."""
+    if not q.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+        raise UserError("model field attention_backend is triton, which runs on CUDA only: use sdpa")
+    try:
+        from metro_t0.modeling.triton_attention import biased_attention
+    except ImportError as error:
+        raise UserError(f"model field attention_backend is triton, which cannot be imported: {error}") from error
+    matrix = bias_matrix(bias, q.size(2), k.size(2))[0]
+    return biased_attention(q, k, v, matrix, valid, scale, dropout)
 
 
 def _attend_flex(

@@ -23,7 +23,7 @@ RtdLocation = Literal["none", "encoder", "decoder"]
 RtdHeadKind = Literal["mlp", "linear"]
 ClmHeadKind = Literal["linear", "projection", "copy"]
 Initialization = Literal["metro", "released", "t5"]
-AttentionBackend = Literal["sdpa", "flex", "eager"]
+AttentionBackend = Literal["sdpa", "flex", "eager", "triton"]
 
 
 Scope = Literal["model", "pretraining", "run"]
@@ -102,7 +102,7 @@ class ModelConfig:
     initialization: Initialization = _field("metro", "law of the initial weights")
     attention_backend: AttentionBackend = _field(
         "sdpa",
-        "fused attention, FlexAttention (stores no score matrix, has no dropout), or the definition spelled out",
+        "torch's fused attention; FlexAttention (no dropout); the definition spelled out; our Triton kernel (CUDA)",
         "run",
     )
     compile_layers: bool = _field(False, "torch.compile every layer; for GPUs, with blocks of one length", "run")
@@ -132,6 +132,11 @@ class ModelConfig:
             raise UserError("model field clm_head is copy: without an auxiliary there is no noised token to copy")
         if self.attention_backend == "flex" and self.attention_dropout:
             raise UserError("model field attention_backend is flex, which has no dropout: set attention_dropout to 0")
+        if self.attention_backend == "triton" and (self.head_dim < 16 or self.head_dim & (self.head_dim - 1)):
+            raise UserError(
+                "model field attention_backend is triton, which needs a head_dim that is a power of two, 16 or more, "
+                f"not {self.head_dim}"
+            )
         if self.auxiliary_layers and not self.tied_head:
             raise UserError("model field tied_head is false: the auxiliary's MLM head is tied to the embeddings")
 

@@ -72,6 +72,7 @@ class Stack(nn.Module):
         super().__init__()
         self.is_decoder = is_decoder
         self.checkpointing = config.activation_checkpointing
+        self.fixed_shapes = config.compile_layers
         self.dropout = config.dropout
         self.embeddings = embeddings
         self.layers = nn.ModuleList(Layer(config, is_decoder) for _ in range(num_layers))
@@ -113,7 +114,7 @@ class Stack(nn.Module):
                 settings["self_cache"], settings["cross_cache"] = caches[number]
             if at is not None and number == len(self.layers) - 1:
                 settings["at"] = at
-            with fused_kernels(x.device):
+            with fused_kernels(x.device, self.fixed_shapes):
                 x = self._through(layer, x, settings)
         if self.last_norm is None:
             return x
@@ -124,7 +125,9 @@ class Stack(nn.Module):
             return cast(Tensor, layer(x, **settings))
 
         def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-            return nullcontext(), fused_kernels(x.device)  # recomputed in the backward pass, outside of forward's
+            return nullcontext(), fused_kernels(
+                x.device, self.fixed_shapes
+            )  # recomputed in the backward pass, outside of forward's
 
         return cast(Tensor, checkpoint(layer, x, use_reentrant=False, context_fn=contexts, **settings))
 

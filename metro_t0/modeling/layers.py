@@ -113,7 +113,7 @@ class Layer(nn.Module):
         return norm(kept + F.dropout(function(x), self.dropout, self.training))
 
 
-def hidden_matrices(model: nn.Module) -> Iterator[nn.Parameter]:
+def hidden_matrices(model: nn.Module) -> Iterator[Tensor]:
     """The matrices inside the layers of a model: what is neither embedding, relative bias, head, norm nor bias."""
     for layer in model.modules():
         if isinstance(layer, Layer):

@@ -54,8 +54,9 @@ class Job:
 
 
 def applicable(device: str) -> list[Route]:
-    """FlexAttention trains on CUDA only."""
-    return [route for route in ROUTES if device == "cuda" or route.changes.get("attention_backend") != "flex"]
+    """FlexAttention trains on CUDA only, and so does our own kernel."""
+    cpu = [route for route in ROUTES if route.changes.get("attention_backend") not in ("flex", "triton")]
+    return list(ROUTES) if device == "cuda" else cpu
 
 
 def plan(options: Any) -> list[Job]:

@@ -45,6 +45,7 @@ class Route:
 
 FLEX = "flex, compiled"
 ROUTES = (
+    Route("triton, compiled", "bf16", {"attention_backend": "triton", "compile_layers": True}),
     Route("sdpa, compiled", "bf16", {"compile_layers": True}),
     Route("sdpa", "bf16"),
     Route("sdpa without attention dropout, compiled", "bf16", {"compile_layers": True, "attention_dropout": 0.0}),
@@ -230,7 +231,7 @@ def replay(config: ModelConfig, route: Route, options: Any, record: Record, titl
 
 def on_device(fields: dict[str, Any], device: str) -> PretrainingBatch:
     """A stored batch."""
-    moved = {name: x.to(device) if isinstance(x, torch.Tensor) else x for name, x in fields.items()}
+    moved: dict[str, Any] = {name: x.to(device) if isinstance(x, torch.Tensor) else x for name, x in fields.items()}
     del moved["vocab_size"]
     if "sample_uniforms" in moved:
         moved["sample_uniforms"] = moved["sample_uniforms"].float()
