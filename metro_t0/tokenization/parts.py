@@ -47,11 +47,13 @@ class Parts:
 
     distinct: the different parts. indices: (parts,) the parts of all texts in order, as places in `distinct`.
     text_ends: (texts + 1,); text t has the parts text_ends[t]:text_ends[t + 1].
+    begins_word: (parts,), whether a part is the first of its word.
     """
 
     distinct: pa.LargeStringArray
     indices: NDArray[np.int32]
     text_ends: NDArray[np.int64]
+    begins_word: NDArray[np.bool_]
 
 
 def cut_into_parts(texts: Sequence[str]) -> Parts:
@@ -62,7 +64,8 @@ def cut_into_parts(texts: Sequence[str]) -> Parts:
         chunks = pa.chunked_array(chunks).unify_dictionaries().chunks
     sizes = np.concatenate([portion[1] for portion in portions])
     text_ends = np.concatenate((np.zeros(1, np.int64), np.cumsum(sizes)))
-    return Parts(chunks[0].dictionary, np.concatenate([codes_of(chunk) for chunk in chunks]), text_ends)
+    begins_word = np.concatenate([portion[2] for portion in portions])
+    return Parts(chunks[0].dictionary, np.concatenate([codes_of(chunk) for chunk in chunks]), text_ends, begins_word)
 
 
 def batches(texts: Sequence[str], characters_at_once: int) -> Iterator[Sequence[str]]:
@@ -76,19 +79,19 @@ def batches(texts: Sequence[str], characters_at_once: int) -> Iterator[Sequence[
         yield texts[start:end]
 
 
-def _number(texts: Sequence[str]) -> tuple[pa.DictionaryArray, NDArray[np.int64]]:
-    """The parts of texts, each distinct one held once, and how many parts each text has."""
+def _number(texts: Sequence[str]) -> tuple[pa.DictionaryArray, NDArray[np.int64], NDArray[np.bool_]]:
+    """The parts of texts, each distinct one held once; how many parts each text has; which parts begin a word."""
     # Texts with other characters may hold other white space as well; it becomes a plain space here.
     encoded = [text.encode() if text.isascii() else " ".join(text.split()).encode() for text in texts]
     joined = b"\n".join([b"", *encoded, b""])
-    starts, offsets = _cuts(joined)
+    starts, offsets, begins_word = _cuts(joined)
     coded = from_content(joined.translate(None, ASCII_SPACE), offsets).dictionary_encode()
     text_starts = np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)) + 1)
-    return coded, np.diff(np.searchsorted(starts, text_starts), prepend=0)
+    return coded, np.diff(np.searchsorted(starts, text_starts), prepend=0), begins_word
 
 
-def _cuts(joined: bytes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where each part starts in the bytes, and where it starts once the white space is taken out.
+def _cuts(joined: bytes) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """Where each part starts in the bytes, where once the white space is taken out, and whether it begins a word.
 
     The bytes begin and end with white space.
     """
@@ -109,4 +112,4 @@ def _cuts(joined: bytes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     cuts = np.flatnonzero(begins_word | after_leading | trailing)
     starts = runs[cuts]
     white_space = np.where(begins_word[cuts], starts - np.where(cuts > 0, runs[cuts - 1], 0), 0)
-    return starts, starts - np.cumsum(white_space)
+    return starts, starts - np.cumsum(white_space), begins_word[cuts]

@@ -2,13 +2,13 @@
 
 Texts are cut into words, and words from the punctuation around them (`parts`). A distinct part is encoded once; a
 text is then a row of table look-ups, done for all texts of a batch in numpy. This is exact because normalization and
-pieces stay inside parts. The exceptions are found by flags on the parts, and such texts are encoded whole: a
-contraction that is joined to a single quote at the end of the word before it ("the dogs' s"), and words that contain
-the word mark itself.
+pieces stay inside parts. The exceptions are found by flags on the parts, and such words are encoded together with
+their neighbors (`segments`).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,15 +17,19 @@ from numpy.typing import NDArray
 
 from metro_t0.tokenization.arrow_strings import codes_of, content_of, matches, select, to_list
 from metro_t0.tokenization.encoder import Encoded, RustEncoder, flatten
-from metro_t0.tokenization.normalization import JOINABLE_WORD, SINGLE_QUOTES, WORD_MARK
+from metro_t0.tokenization.normalization import SINGLE_QUOTES, WORD_MARK
 from metro_t0.tokenization.part_table import Growing, PartTable, alphabetical_order
 from metro_t0.tokenization.parts import Parts, batches, cut_into_parts
+from metro_t0.tokenization.segments import BELONGS_TO_LAST, TAKES_NEXT, Flags, segments_of, texts_of
 
 # Bounds of the memory that the table takes (about 150 MB at these), whatever the amount of text.
 MAX_PARTS = 1 << 19
 MAX_CHARACTERS = 1 << 23
 # Bounds the memory that a batch needs.
-CHARACTERS_AT_ONCE = 1 << 24
+CHARACTERS_AT_ONCE = 1 << 22
+# A longer text is cut where no rule looks across.
+LONGEST_TEXT = 1 << 20
+SAFE_CUT = re.compile("(?<=[0-9A-Za-z]) (?=[0-9A-Za-z])")
 # Arrays of so many parts fit into a processor's cache.
 PARTS_AT_ONCE = 1 << 16
 
@@ -47,20 +51,27 @@ class WordCache:
         self._lengths = Growing(np.int64)
         self._ends_with_quote = Growing(np.bool_)
         self._has_word_mark = Growing(np.bool_)
+        self._looks_back = Growing(np.bool_)
+        self._looks_ahead = Growing(np.bool_)
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         """Ids of all texts back to back, (total,) int32, and the number of ids of each text, (texts,) int64."""
-        ids, sizes = zip(*(self._encode(batch) for batch in batches(texts, CHARACTERS_AT_ONCE)), strict=True)
-        return np.concatenate(ids), np.concatenate(sizes)
+        pieces = [_pieces(text) for text in texts]
+        cut = [piece for text in pieces for piece in text]
+        ids, sizes = zip(*(self._encode(batch) for batch in batches(cut, CHARACTERS_AT_ONCE)), strict=True)
+        ends = np.append(0, np.cumsum(np.concatenate(sizes)))
+        last = np.append(0, np.cumsum(np.fromiter(map(len, pieces), np.int64, len(pieces))))
+        return np.concatenate(ids), np.diff(ends[last])
 
     def _encode(self, texts: Sequence[str]) -> Encoded:
         if len(self._table) > MAX_PARTS or self._characters > MAX_CHARACTERS:
             self._clear()
         parts = cut_into_parts(texts)
         numbers = self._number(parts.distinct)
-        whole = self._texts_to_encode_whole(numbers, parts)
-        ids, sizes = self._look_up(numbers, parts)
-        return self._replace(texts, whole, ids, sizes) if whole.size else (ids, sizes)
+        ids, ends = self._look_up(numbers, parts)
+        segments = segments_of(parts, self._flags(numbers, parts))
+        sizes = np.diff(ends[parts.text_ends])
+        return self._replace(parts, segments, ids, ends, sizes) if len(segments) else (ids, sizes)
 
     def _number(self, parts: pa.LargeStringArray) -> NDArray[np.int64]:
         """Numbers of distinct parts, once the table holds them all."""
@@ -73,7 +84,7 @@ class WordCache:
         numbers = np.empty(len(new), np.int64)
         plain = self._encoder.are_plain(new)
         others = select(new, ~plain)
-        numbers[~plain] = self._add(others, flatten(self._encoder.encode_texts(to_list(others))))
+        numbers[~plain] = self._add(others, flatten(self._encoder.encode_texts(to_list(others))), plain=False)
         numbers[plain] = self._learn_plain(self._encoder.plain_forms(select(new, plain)))
         unknown = np.flatnonzero(self._table.find(new) < 0)
         self._table.insert(select(new, unknown), numbers[unknown])
@@ -87,11 +98,11 @@ class WordCache:
         fresh = np.flatnonzero(numbers < 0)
         fresh = fresh[alphabetical_order(select(coded.dictionary, fresh))]
         new = select(coded.dictionary, fresh)
-        numbers[fresh] = self._add(new, self._encoder.encode_plain_forms(new))
+        numbers[fresh] = self._add(new, self._encoder.encode_plain_forms(new), plain=True)
         return numbers[codes_of(coded)]
 
-    def _add(self, parts: pa.LargeStringArray, encoded: Encoded) -> NDArray[np.int64]:
-        """Give new numbers to new distinct parts."""
+    def _add(self, parts: pa.LargeStringArray, encoded: Encoded, plain: bool) -> NDArray[np.int64]:
+        """Give new numbers to new distinct parts. plain: they are ASCII."""
         ids, lengths = encoded
         numbers = np.arange(len(self._starts), len(self._starts) + len(lengths))
         self._table.insert(parts, numbers)
@@ -99,24 +110,18 @@ class WordCache:
         self._lengths.extend(lengths)
         self._ids.extend(ids)
         self._ends_with_quote.extend(matches(parts, f"[{SINGLE_QUOTES}]$"))
-        self._has_word_mark.extend(matches(parts, WORD_MARK))
+        for flags, pattern in (
+            (self._has_word_mark, WORD_MARK), (self._looks_back, BELONGS_TO_LAST), (self._looks_ahead, TAKES_NEXT)
+        ):  # fmt: skip
+            flags.extend(np.zeros(len(parts), np.bool_) if plain else matches(parts, pattern))
         return numbers
 
-    def _texts_to_encode_whole(self, numbers: NDArray[np.int64], parts: Parts) -> NDArray[np.int64]:
-        """Places of the texts in which a rule may look beyond a part."""
-        indices = parts.indices
-        marked = np.flatnonzero(self._has_word_mark.values[numbers][indices])
-        after = np.flatnonzero(self._ends_with_quote.values[numbers][indices[:-1]]) + 1
-        if not len(marked) and not len(after):
-            return marked
-        followers = np.unique(indices[after])
-        words = zip(followers.tolist(), to_list(select(parts.distinct, followers)), strict=True)
-        joinable = [follower for follower, word in words if JOINABLE_WORD.match(word)]
-        # A quote that ends one text and a contraction that begins the next cost a needless exact pass, no error.
-        joined = after[np.isin(indices[after], joinable)]
-        return np.unique(np.searchsorted(parts.text_ends, np.concatenate((joined, marked)), side="right") - 1)
+    def _flags(self, numbers: NDArray[np.int64], parts: Parts) -> Flags:
+        growing = (self._ends_with_quote, self._has_word_mark, self._looks_back, self._looks_ahead)
+        return Flags(*(each.values[numbers][parts.indices] for each in growing))
 
     def _look_up(self, numbers: NDArray[np.int64], parts: Parts) -> Encoded:
+        """Ids of all parts back to back, and where each begins and the last ends: (parts + 1,)."""
         lengths = self._lengths.values[numbers]
         starts = self._starts.values[numbers]
         ends = np.zeros(len(parts.indices) + 1, np.int64)
@@ -131,19 +136,36 @@ class WordCache:
             np.take(
                 self._ids.values, positions, out=ids[start:end], mode="clip"
             )  # quicker; no position is out of bounds
-        return ids, np.diff(ends[parts.text_ends])
+        return ids, ends
 
     def _replace(
-        self, texts: Sequence[str], whole: NDArray[np.int64], ids: NDArray[np.int32], sizes: NDArray[np.int64]
+        self,
+        parts: Parts,
+        segments: NDArray[np.int64],
+        ids: NDArray[np.int32],
+        ends: NDArray[np.int64],
+        sizes: NDArray[np.int64],
     ) -> Encoded:
-        """Put the ids of the texts that are encoded whole in the place of theirs."""
-        ends = np.cumsum(sizes)
+        """Put the ids of the segments, each encoded as one text, in the place of those of their parts."""
+        rows = self._encoder.encode_texts(texts_of(parts, segments))
         pieces: list[NDArray[np.int32]] = []
         kept = 0
-        encoded = self._encoder.encode_texts([texts[index] for index in whole.tolist()])
-        for index, row in zip(whole.tolist(), encoded, strict=True):
-            pieces += ids[kept : ends[index] - sizes[index]], np.array(row, np.int32)
-            kept = ends[index]
+        for (start, end), row in zip(segments.tolist(), rows, strict=True):
+            pieces += ids[kept : ends[start]], np.array(row, np.int32)
+            kept = ends[end]
+        changes = np.fromiter(map(len, rows), np.int64, len(rows)) - (ends[segments[:, 1]] - ends[segments[:, 0]])
         sizes = sizes.copy()
-        sizes[whole] = list(map(len, encoded))
+        np.add.at(sizes, np.searchsorted(parts.text_ends, segments[:, 0], side="right") - 1, changes)
         return np.concatenate([*pieces, ids[kept:]]), sizes
+
+
+def _pieces(text: str) -> list[str]:
+    """A long text cut at spaces between an ASCII letter or digit and another, where no rule looks across."""
+    if len(text) <= LONGEST_TEXT:
+        return [text]
+    pieces = []
+    start = 0
+    while cut := SAFE_CUT.search(text, start + LONGEST_TEXT):
+        pieces.append(text[start : cut.start()])
+        start = cut.end()
+    return [*pieces, text[start:]]

@@ -71,7 +71,8 @@ def test_all_short_texts(tokenizer: Tokenizer, encoder: RustEncoder) -> None:
 
 SNIPPETS = st.sampled_from(
     ["'", "''", "``", "’", "s", "S", "ll", "LL", "RE", "ve", "-", ".", '"', "(", ")", "_", "a", "Bc", "9", " ", "  ",
-     "\t", "\n", "\x1c", "\x85", "\u3000", "\u200b", "\x00", "▁", "é", "e\u0301", "\u0301", "½", "日本", "…", "<s>"]
+     "\t", "\n", "\x1c", "\x85", "\u3000", "\u200b", "\x00", "▁", "é", "e\u0301", "\u0301", "½", "日本", "…", "<s>",
+     "\u200d", " \u200d\u0301", " ▁", "\u0600", "\ufe0f", "👩\u200d💻", "🏽", "\u0e33", "\uff9e", "\u00ad", "\ufdfa"]
 )  # fmt: skip
 ASCII = st.text(st.sampled_from(string.printable), max_size=6)
 ANY = st.text(st.characters(exclude_categories=["Cs"]), max_size=4)
@@ -81,6 +82,48 @@ TEXTS = st.lists(st.lists(SNIPPETS | ASCII | ANY, max_size=12).map("".join), max
 @settings(deadline=None, max_examples=1_500, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=TEXTS)
 def test_made_text(tokenizer: Tokenizer, encoder: RustEncoder, texts: list[str]) -> None:
+    check(tokenizer, encoder, texts)
+
+
+@settings(deadline=None, max_examples=700, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(texts=TEXTS)
+def test_made_text_with_the_character_map_of_a_released_vocabulary(released: Tokenizer, texts: list[str]) -> None:
+    """Its map works on grapheme clusters, which may begin with the space before a word."""
+    check(released, released._encoder, texts)
+
+
+@pytest.fixture(scope="module")
+def released(real_data: Path) -> Tokenizer:
+    return Tokenizer.load(real_data / "vocab" / "vocab_32k")
+
+
+@pytest.mark.parametrize("text", ["a \u200d\u0301", "\u200c\u200b \u200d\u0301", "x ▁ \u200b dog", "x ▁ \u200b"])
+def test_ids_do_not_depend_on_how_much_text_is_in_the_call(released: Tokenizer, text: str) -> None:
+    alone = released.encode(text)
+    assert released.encode_batch([text] * 200) == [alone] * 200
+    assert released.encode_batch(["word " * 100, text])[1] == alone
+
+
+def test_one_exception_sends_no_other_word_down_the_slow_path(
+    tokenizer: Tokenizer, encoder: RustEncoder, lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = f"{' '.join(lines[:200])} the dogs' s tail {' '.join(lines[200:400])}"
+    expected = encoder.encode_texts([text])
+    tokenizer._cache.encode([text])  # all parts are known now
+    given: list[str] = []
+    encode = tokenizer._encoder.encode_texts
+    monkeypatch.setattr(tokenizer._encoder, "encode_texts", lambda texts: given.extend(texts) or encode(texts))
+    assert [tokenizer._cache.encode([text])[0].tolist()] == expected
+    assert "dogs' s" in given
+    assert sum(map(len, given)) < len(text) / 20
+
+
+def test_long_texts_are_cut_where_no_rule_looks_across(
+    tokenizer: Tokenizer, encoder: RustEncoder, lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(word_cache, "LONGEST_TEXT", 40)
+    texts = ["", " ".join(lines[:50]), "dogs' s ▁ a' ll \u200d\u0301 " * 20, "", "日本" * 50, *lines[50:90]]
+    assert len(word_cache._pieces(texts[1])) > 50
     check(tokenizer, encoder, texts)
 
 
