@@ -65,7 +65,7 @@ def hub_rows(dataset: DatasetName, split: str) -> HubRows:
         splits = hub_splits(dataset)
         hint = nearest(split, splits)
         raise UserError(f"data set {dataset} (hub id {found.place.title}): no split {split!r}{hint}")
-    loaded = found.builder.as_dataset(split=split_there)
+    loaded = found.builder.as_dataset(split=split_there, in_memory=False)
     files = tuple(file["filename"] for file in loaded.cache_files)
     return HubRows(files, found.conversion, f"{found.place.id}@{found.builder.hash}")
 

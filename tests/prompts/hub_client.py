@@ -7,6 +7,7 @@ as `python hub_client.py [COMMAND LINE]`, with HF_ENDPOINT and HF_HOME set.
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 from dataclasses import replace
@@ -31,6 +32,17 @@ def shrink_table() -> None:
     hub.hub_sources = lambda: table  # type: ignore[assignment]
 
 
+class Collector(logging.Handler):
+    """Keeps what the package says."""
+
+    def __init__(self, said: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self.said = said
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said.append(record.getMessage())
+
+
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     name = DatasetName(request["name"], request.get("subset"))
     if name.subset and name.subset.startswith("P3/"):  # a hub id and a configuration, as a mixture of P3 asks for them
@@ -44,6 +56,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     shrink_table()
+    said: list[str] = []
+    logging.getLogger("metro_t0").addHandler(Collector(said))
     if len(sys.argv) > 1:  # a command line of metro-t0-prompts instead
         from finetune.cli import main as command
 
@@ -53,6 +67,8 @@ def main() -> None:
             result = answer(json.loads(line))
         except UserError as error:
             result = {"error": str(error)}
+        result["said"] = said.copy()
+        said.clear()
         print(json.dumps(result), flush=True)
 
 
