@@ -5,8 +5,6 @@ Shapes: B batch, S source length, T target length, D model width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -24,6 +22,7 @@ from transformers.utils import can_return_tuple
 
 from metro_t0.hf.caching import as_encoder_decoder_cache, layer_caches
 from metro_t0.hf.configuration import MetroT5Config
+from metro_t0.hf.recording import recording
 from metro_t0.modeling.attention import Attention, padding_mask
 from metro_t0.modeling.encoder_decoder import T5, Embeddings, Stack
 from metro_t0.modeling.initialization import initialize
@@ -49,11 +48,12 @@ class EncoderInterface(nn.Module):
         return_dict: bool | None = None,
     ) -> BaseModelOutput:
         """input_ids (B, S) or inputs_embeds (B, S, D); attention_mask (B, S), 1 on real tokens, on either side."""
-        _refuse_attentions(output_attentions)
         tokens = _one_of(input_ids, inputs_embeds, "input_ids", "inputs_embeds")
-        with recorded_inputs(self.stack, bool(output_hidden_states)) as states:
+        with recording(self.stack, bool(output_hidden_states), bool(output_attentions)) as record:
             hidden = self.stack(tokens, _valid(attention_mask), positions=_positions(attention_mask, tokens.size(1)))
-        return BaseModelOutput(last_hidden_state=hidden, hidden_states=_with_last(states, hidden))
+        return BaseModelOutput(
+            last_hidden_state=hidden, hidden_states=record.hidden_states(hidden), attentions=record.self_attentions()
+        )
 
 
 class DecoderInterface(nn.Module):
@@ -80,11 +80,10 @@ class DecoderInterface(nn.Module):
         encoder_hidden_states (B, S, D), encoder_attention_mask (B, S). With a cache whose cross-attention is filled,
         encoder_hidden_states is not read.
         """
-        _refuse_attentions(output_attentions)
         tokens = _one_of(input_ids, inputs_embeds, "decoder_input_ids", "decoder_inputs_embeds")
         offset = 0 if past_key_values is None else int(past_key_values.get_seq_length())
         caches = None if past_key_values is None else layer_caches(past_key_values, len(self.stack.layers))
-        with recorded_inputs(self.stack, bool(output_hidden_states)) as states:
+        with recording(self.stack, bool(output_hidden_states), bool(output_attentions)) as record:
             hidden = self.stack(
                 tokens,
                 valid=_valid(attention_mask),
@@ -95,7 +94,11 @@ class DecoderInterface(nn.Module):
                 positions=_positions(attention_mask, tokens.size(1)),
             )
         return BaseModelOutputWithPastAndCrossAttentions(
-            last_hidden_state=hidden, past_key_values=past_key_values, hidden_states=_with_last(states, hidden)
+            last_hidden_state=hidden,
+            past_key_values=past_key_values,
+            hidden_states=record.hidden_states(hidden),
+            attentions=record.self_attentions(),
+            cross_attentions=record.cross_attentions(),
         )
 
 
@@ -186,6 +189,8 @@ class MetroT5EncoderModel(MetroT5PreTrainedModel):
         """input_ids (B, S) or inputs_embeds (B, S, D); attention_mask (B, S) -> last_hidden_state (B, S, D)."""
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
         return self.encoder(input_ids, attention_mask, inputs_embeds, output_attentions, output_hidden_states)
 
 
@@ -227,6 +232,8 @@ class _EncoderDecoder(MetroT5PreTrainedModel):
     ) -> Seq2SeqModelOutput:
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
         if encoder_outputs is None:
             encoder_outputs = self.encoder(
                 input_ids, attention_mask, inputs_embeds, output_attentions, output_hidden_states
@@ -249,8 +256,11 @@ class _EncoderDecoder(MetroT5PreTrainedModel):
             last_hidden_state=decoded.last_hidden_state,
             past_key_values=decoded.past_key_values,
             decoder_hidden_states=decoded.hidden_states,
+            decoder_attentions=decoded.attentions,
+            cross_attentions=decoded.cross_attentions,
             encoder_last_hidden_state=encoder_outputs.last_hidden_state,
             encoder_hidden_states=encoder_outputs.hidden_states,
+            encoder_attentions=encoder_outputs.attentions,
         )
 
 
@@ -345,8 +355,11 @@ class MetroT5ForConditionalGeneration(_EncoderDecoder, GenerationMixin):
             logits=logits,
             past_key_values=outputs.past_key_values,
             decoder_hidden_states=outputs.decoder_hidden_states,
+            decoder_attentions=outputs.decoder_attentions,
+            cross_attentions=outputs.cross_attentions,
             encoder_last_hidden_state=outputs.encoder_last_hidden_state,
             encoder_hidden_states=outputs.encoder_hidden_states,
+            encoder_attentions=outputs.encoder_attentions,
         )
 
 
@@ -378,31 +391,3 @@ def _positions(attention_mask: Tensor | None, length: int) -> Tensor | None:
     if attention_mask is None:
         return None
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
-
-
-def _refuse_attentions(output_attentions: bool | None) -> None:
-    if output_attentions:
-        raise ValueError("MetroT5 does not return attention weights: fused attention never forms them")
-
-
-@contextmanager
-def recorded_inputs(stack: Stack, record: bool) -> Iterator[list[Tensor] | None]:
-    """Collect what every layer of a stack is given while the context is open; None where nothing is recorded."""
-    if not record:
-        yield None
-        return
-    states: list[Tensor] = []
-
-    def keep(_: nn.Module, arguments: tuple[Any, ...]) -> None:
-        states.append(arguments[0])
-
-    handles = [layer.register_forward_pre_hook(keep) for layer in stack.layers]
-    try:
-        yield states
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _with_last(states: list[Tensor] | None, last: Tensor) -> tuple[Tensor, ...] | None:
-    return None if states is None else (*states, last)

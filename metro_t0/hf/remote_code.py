@@ -18,11 +18,16 @@ from metro_t0.files import read_json, write_json, write_text
 DISTRIBUTION = "metro-t0"
 MODEL_MODULE = "metro_t0.hf.modeling"
 PIPELINE_MODULE = "metro_t0.hf.pipeline"
+HEADS_MODULE = "metro_t0.hf.task_heads"
 IMPORT = re.compile(r"^from (metro_t0[\w.]*) import ", flags=re.MULTILINE)
 AUTO_CLASSES = {
     "AutoConfig": ("metro_t0.hf.configuration", "MetroT5Config"),
     "AutoModel": (MODEL_MODULE, "MetroT5Model"),
     "AutoModelForSeq2SeqLM": (MODEL_MODULE, "MetroT5ForConditionalGeneration"),
+    "AutoModelForTextEncoding": (MODEL_MODULE, "MetroT5EncoderModel"),
+    "AutoModelForSequenceClassification": (HEADS_MODULE, "MetroT5ForSequenceClassification"),
+    "AutoModelForQuestionAnswering": (HEADS_MODULE, "MetroT5ForQuestionAnswering"),
+    "AutoModelForTokenClassification": (HEADS_MODULE, "MetroT5ForTokenClassification"),
 }
 PIPELINES = {"text2text-generation": (PIPELINE_MODULE, "Text2TextGenerationPipeline")}
 
@@ -47,7 +52,7 @@ def write_code(directory: Path) -> list[str]:
 def module_sources() -> dict[str, str]:
     """Model, pipeline and all modules of this package that they import, directly or not: name -> source."""
     sources: dict[str, str] = {}
-    waiting = [MODEL_MODULE, PIPELINE_MODULE]
+    waiting = [MODEL_MODULE, PIPELINE_MODULE, HEADS_MODULE]
     while waiting:
         name = waiting.pop()
         if name not in sources:

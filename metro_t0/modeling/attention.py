@@ -24,6 +24,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 
 from metro_t0.errors import UserError
 from metro_t0.modeling.config import AttentionBackend, BucketRule, ModelConfig
+from metro_t0.modeling.recorded_weights import record
 from metro_t0.modeling.selection import Selection
 
 CUDA_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
@@ -236,7 +237,9 @@ def _attend_eager(
     if valid is not None:
         hidden = _other_documents(valid) if has_documents(valid) else ~valid[:, None, None, :]
         scores = scores.masked_fill(hidden, torch.finfo(scores.dtype).min)
-    return F.dropout(scores.softmax(-1), dropout).to(v.dtype) @ v
+    weights = scores.softmax(-1)
+    record(weights)
+    return F.dropout(weights, dropout).to(v.dtype) @ v
 
 
 def _attend_triton(
