@@ -24,6 +24,9 @@ EXAMPLES = """examples:
 
   # the authors' release, from the hub or from a local copy
   metro-t0-convert release gonglinyuan/metro_t0_base --output metro_t0_base
+
+  # encoder and decoder as ONNX graphs
+  metro-t0-convert onnx exported --output exported_onnx
 """
 
 
@@ -35,6 +38,10 @@ class Written:
     dtype: Dtype = option("keep", "of the written weights")
     code: bool = option(
         True, "do not put the model's code into the directory (then it loads only where this package is imported)"
+    )
+    license: str = option("mit", "license of the weights in the model card, as the hub names it", metavar="ID")
+    evaluation: Path | None = option(
+        None, "Markdown to put into the model card: table.md of metro-t0-eval report", metavar="FILE"
     )
 
 
@@ -64,6 +71,7 @@ class FromFairseq(Command):
         fairseq_to_hugging_face(
             self.source, self.written.output, self.tokenizer, self.written.dtype,
             keep_pretraining=self.keep_pretraining, with_code=self.written.code,
+            license_id=self.written.license, evaluation=self.written.evaluation,
         )  # fmt: skip
 
 
@@ -97,10 +105,29 @@ class Release(Command):
     def run(self) -> None:
         from metro_t0.hf.convert import release_to_hugging_face
 
-        release_to_hugging_face(self.source, self.written.output, self.written.dtype, with_code=self.written.code)
+        release_to_hugging_face(
+            self.source, self.written.output, self.written.dtype, with_code=self.written.code,
+            license_id=self.written.license, evaluation=self.written.evaluation,
+        )  # fmt: skip
 
 
-main = Program("metro-t0-convert", DESCRIPTION, (FromFairseq, ToFairseq, Release), EXAMPLES)
+@dataclass(frozen=True, kw_only=True)
+class Onnx(Command):
+    """Write a METRO-T5 directory as ONNX graphs of encoder and decoder, for servers that do not run Python models."""
+
+    name: ClassVar[str] = "onnx"
+    examples: ClassVar[str] = EXAMPLES
+    source: Path = option(help="directory written by `fairseq` or `release`", positional=True, metavar="MODEL")
+    output: Path = output_option()
+
+    def run(self) -> None:
+        from metro_t0.hf.onnx_export import to_onnx
+
+        difference = to_onnx(self.source, self.output)
+        print(f"{self.source} -> {self.output}: onnxruntime and the model agree to {difference:.1e} in fp32")
+
+
+main = Program("metro-t0-convert", DESCRIPTION, (FromFairseq, ToFairseq, Release, Onnx), EXAMPLES)
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -21,7 +21,8 @@ from metro_t0.data.token_files import TokenFileWriter
 from metro_t0.launch import train_command
 
 ROOT = Path(__file__).resolve().parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+SETUP = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = SETUP["project"]
 PACKAGES = ("metro_t0", "fairseq_plugins", "finetune", "eval", "ablation")
 SHRUNK = [
     "task.data=data", "task.tokens_per_sample=32", "++model.d_model=32", "++model.ffn_dim=64", "++model.num_heads=2",

@@ -17,6 +17,7 @@ from torch import Tensor
 from metro_t0.checkpoint_files import load_plain
 from metro_t0.errors import UserError
 from metro_t0.files import atomic_path, sha256_of
+from metro_t0.hf.model_card import training_facts
 from metro_t0.modeling import MetroT5, ModelConfig
 
 PREFIX = "metro."
@@ -38,6 +39,8 @@ class Checkpoint:
     """SHA-256 of the dict.txt it was trained with, hexadecimal."""
     data: Path | None
     """First data directory of the run."""
+    training: dict[str, str]
+    """How it was trained, for the model card."""
 
     def main_tensors(self) -> dict[str, Tensor]:
         """Tensors of the main model, `main.*`."""
@@ -74,6 +77,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         tensors=named,
         fingerprint=None if dictionary is None else bytes(dictionary.tolist()).hex(),
         data=Path(str(data).split(":")[0]) if data else None,
+        training=training_facts(state),
     )
 
 

@@ -23,6 +23,7 @@ from metro_t0.files import atomic_path, read_json, write_json
 from metro_t0.hf.checkpoints import MAIN, Checkpoint, checkpoint_state, read_checkpoint, write_checkpoint
 from metro_t0.hf.export import from_main_state, save_directory, save_tokenizer
 from metro_t0.hf.loading import load_seq2seq
+from metro_t0.hf.model_card import write_card
 from metro_t0.hf.release import fetch, read_release
 from metro_t0.hf.stock_t5 import from_stock_t5, is_stock_t5, to_stock_t5
 from metro_t0.modeling import T5, MetroT5, ModelConfig
@@ -39,7 +40,7 @@ TOLERANCE = 1e-4
 
 def fairseq_to_hugging_face(
     source: Path, destination: Path, tokenizer_directory: Path | None, dtype: str,
-    *, keep_pretraining: bool, with_code: bool,
+    *, keep_pretraining: bool, with_code: bool, license_id: str = "mit", evaluation: Path | None = None,
 ) -> None:  # fmt: skip
     """A fairseq checkpoint as a Hugging Face directory; a vanilla T5 as one that needs no code of this project."""
     checkpoint = read_checkpoint(source)
@@ -55,12 +56,16 @@ def fairseq_to_hugging_face(
             save_directory(model, written, tokenizer, with_code=with_code)
         if keep_pretraining:
             _save_pretraining_parts(checkpoint, written)
+        write_card(written, model, checkpoint.training, license_id, evaluation)
         difference = compare_with_source(checkpoint.config, state, written)
     dropped = {} if keep_pretraining else checkpoint.pretraining_tensors()
     _summary(source, destination, model, tokenizer, dropped=_own_elements(dropped), difference=difference)
 
 
-def release_to_hugging_face(source: str, destination: Path, dtype: str, *, with_code: bool) -> None:
+def release_to_hugging_face(
+    source: str, destination: Path, dtype: str,
+    *, with_code: bool, license_id: str = "mit", evaluation: Path | None = None,
+) -> None:  # fmt: skip
     """A checkpoint of the authors' release as a Hugging Face directory."""
     directory = fetch(source)
     config, state = read_release(directory)
@@ -69,6 +74,8 @@ def release_to_hugging_face(source: str, destination: Path, dtype: str, *, with_
     model = from_main_state(config, state)
     with new_directory(destination) as written:
         save_directory(model, written, tokenizer, with_code=with_code)
+        facts = {"converted from": source if not Path(source).exists() else Path(source).name}
+        write_card(written, model, facts, license_id, evaluation)
         difference = compare_with_source(config, state, written)
     _summary(source, destination, model, tokenizer, dropped=0, difference=difference)
 

@@ -10,6 +10,7 @@ from transformers import GenerationConfig
 from metro_t0.errors import UserError
 from metro_t0.files import atomic_path
 from metro_t0.hf.configuration import MetroT5Config
+from metro_t0.hf.model_card import default_new_tokens, write_card
 from metro_t0.hf.modeling import MetroT5ForConditionalGeneration
 from metro_t0.hf.remote_code import write_code
 from metro_t0.hf.tokenization import MetroT5TokenizerFast
@@ -38,6 +39,7 @@ def from_main_state(config: ModelConfig, state: dict[str, torch.Tensor]) -> Metr
     model.load_state_dict({name: tensor.clone() for name, tensor in state.items()}, assign=True)
     model.tie_weights()
     model.generation_config = GenerationConfig.from_model_config(model.config)
+    model.generation_config.max_new_tokens = default_new_tokens(config.max_positions)
     return model.eval()
 
 
@@ -59,7 +61,7 @@ def save_directory(
     *,
     with_code: bool = True,
 ) -> None:
-    """Write config, safetensors weights, tokenizer and (by default) the model's code into a directory.
+    """Write config, safetensors weights, tokenizer, model card and (by default) the model's code into a directory.
 
     Raises `UserError` where the vocabulary has more ids than the model.
     """
@@ -69,6 +71,7 @@ def save_directory(
         write_code(directory)
     if tokenizer is not None:
         save_tokenizer(tokenizer, directory, model.config.vocab_size, model.config.max_positions)
+    write_card(directory, model, {})
 
 
 def save_tokenizer(tokenizer: Tokenizer, directory: Path, vocab_size: int, max_length: int | None = None) -> None:

@@ -241,14 +241,16 @@ class _EncoderDecoder(MetroT5PreTrainedModel):
         elif not isinstance(encoder_outputs, BaseModelOutput):
             encoder_outputs = BaseModelOutput(*encoder_outputs)
         if self.gradient_checkpointing and self.training:
-            use_cache = False  # recomputing a layer would append its keys and values twice
+            use_cache, past_key_values = False, None  # recomputing a layer would append its keys and values twice
+        # A cache that is given is read even where none is kept: prefix tuning puts its vectors there.
+        cache = as_encoder_decoder_cache(past_key_values) if use_cache or past_key_values is not None else None
         decoded = self.decoder(
             input_ids=decoder_input_ids,
             attention_mask=decoder_attention_mask,
             encoder_hidden_states=encoder_outputs.last_hidden_state,
             encoder_attention_mask=attention_mask,
             inputs_embeds=decoder_inputs_embeds,
-            past_key_values=as_encoder_decoder_cache(past_key_values) if use_cache else None,
+            past_key_values=cache,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
         )

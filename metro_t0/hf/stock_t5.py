@@ -10,6 +10,7 @@ from transformers import GenerationConfig, T5Config, T5ForConditionalGeneration
 
 from metro_t0.hf.configuration import MetroT5Config
 from metro_t0.hf.export import check_state
+from metro_t0.hf.model_card import default_new_tokens
 from metro_t0.modeling import ModelConfig
 from metro_t0.modeling.config import VANILLA_T5
 from metro_t0.modeling.tensor_names import THEIR_RELATIVE_BIAS, block_modules
@@ -81,6 +82,7 @@ def to_stock_t5(config: ModelConfig, state: dict[str, Tensor]) -> T5ForCondition
     if config.tied_head:
         model.tie_weights()
     model.generation_config = GenerationConfig.from_model_config(model.config)
+    model.generation_config.max_new_tokens = default_new_tokens(config.max_positions)
     return model.eval()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
+from tokenizers import processors
 from transformers import BatchEncoding, PreTrainedTokenizerFast
 
 from metro_t0.hf.plain_batches import Options, PlainBatch, as_lists, as_table, frame, is_large_batch, truncate
@@ -28,6 +29,7 @@ class MetroT5TokenizerFast(PreTrainedTokenizerFast):
 
     model_input_names: ClassVar[list[str]] = ["input_ids", "attention_mask"]
     _words: WordCache | None = None
+    _of_sources: Any = None  # the post-processor of sources, while targets are encoded
     _rules: tuple[bytes, ...] = ()  # of the backend when the word table was made
 
     @classmethod
@@ -48,6 +50,20 @@ class MetroT5TokenizerFast(PreTrainedTokenizerFast):
             model_input_names=list(cls.model_input_names),
             **settings,
         )  # fmt: skip
+
+    def _switch_to_target_mode(self) -> None:
+        """`text_target` has no `<s>`: targets are as fine-tuning makes them, pieces and `</s>`."""
+        backend = self._tokenizer
+        if self._of_sources is None:
+            self._of_sources = backend.post_processor
+            end = (self.eos_token, self.eos_token_id)
+            backend.post_processor = processors.TemplateProcessing(
+                single=f"$A {self.eos_token}", pair=f"$A $B {self.eos_token}", special_tokens=[end]
+            )
+
+    def _switch_to_input_mode(self) -> None:
+        if self._of_sources is not None:
+            self._tokenizer.post_processor, self._of_sources = self._of_sources, None
 
     def _encode_plus(self, text: Any, text_pair: Any = None, **options: Any) -> BatchEncoding:
         def in_rust() -> BatchEncoding:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from hf_helpers import randomized
+from hf_helpers import ROOT, randomized
 from transformers import (
     AutoConfig,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     DataCollatorForSeq2Seq,
     GenerationConfig,
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
+    TorchAoConfig,
 )
 
 from metro_t0.hf import MetroT5ForConditionalGeneration, Text2TextGenerationPipeline
@@ -98,6 +103,67 @@ def test_lora(model: MetroT5ForConditionalGeneration, batch: dict[str, torch.Ten
     assert all(name.endswith((".q.weight", ".v.weight")) for name in changed)
 
 
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("IA3Config", {"target_modules": ["k", "v", "wo"], "feedforward_modules": ["wo"]}),
+        ("PromptTuningConfig", {"num_virtual_tokens": 4}),
+        ("PrefixTuningConfig", {"num_virtual_tokens": 4}),
+    ],
+)
+def test_other_adapters(
+    name: str, settings: dict[str, object], model: MetroT5ForConditionalGeneration, batch: dict[str, torch.Tensor]
+) -> None:
+    peft = pytest.importorskip("peft")
+    adapted = peft.get_peft_model(model, getattr(peft, name)(task_type="SEQ_2_SEQ_LM", **settings))
+    optimizer = torch.optim.Adam([p for p in adapted.parameters() if p.requires_grad], lr=0.1)
+    losses = []
+    for _ in range(5):
+        loss = adapted(**batch, labels=torch.tensor([[40, 9, 2], [7, 8, 2]])).loss
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[-1] < losses[0]
+    assert adapted.eval().generate(**batch, max_new_tokens=4).shape[0] == 2
+
+
+def test_assisted_generation(
+    directory: Path, model: MetroT5ForConditionalGeneration, batch: dict[str, torch.Tensor]
+) -> None:
+    one = {name: tensor[:1] for name, tensor in batch.items()}
+    assistant = AutoModelForSeq2SeqLM.from_pretrained(directory)
+    expected = model.generate(**one, max_new_tokens=8)
+    assert torch.equal(model.generate(**one, max_new_tokens=8, assistant_model=assistant), expected)
+
+
+def test_torchao_int8(
+    directory: Path, model: MetroT5ForConditionalGeneration, batch: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    quantization = pytest.importorskip("torchao.quantization")
+    config = TorchAoConfig(quantization.Int8WeightOnlyConfig())
+    quantized = AutoModelForSeq2SeqLM.from_pretrained(directory, quantization_config=config)
+    labels = torch.tensor([[40, 9, 2], [7, 8, 2]])
+    expected, found = (each(**batch, labels=labels).logits for each in (model, quantized))
+    assert (found - expected).abs().max() < 0.02 * expected.abs().max()
+    quantized.save_pretrained(tmp_path)
+    assert torch.equal(AutoModelForSeq2SeqLM.from_pretrained(tmp_path)(**batch, labels=labels).logits, found)
+
+
+@pytest.mark.parametrize(("bits", "error"), [(8, 0.02), (4, 0.25)])
+def test_bitsandbytes_on_cpu(bits: int, error: float, tmp_path: Path, small_config: ModelConfig,
+                             batch: dict[str, torch.Tensor]) -> None:  # fmt: skip
+    pytest.importorskip("bitsandbytes")
+    wide = small_config.replace(d_model=64, ffn_dim=128, head_dim=16)  # 4 bits: 64 numbers share a scale
+    save_directory(to_hugging_face(randomized(MetroT5(wide, pad_id=1), 0.1)), tmp_path, None)
+    model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
+    settings = BitsAndBytesConfig(**{f"load_in_{bits}bit": True})
+    quantized = AutoModelForSeq2SeqLM.from_pretrained(tmp_path, quantization_config=settings, device_map="cpu")
+    labels = torch.tensor([[40, 9, 2], [7, 8, 2]])
+    expected, found = (each(**batch, labels=labels).logits.float() for each in (model, quantized))
+    assert (found - expected).abs().max() < error * expected.abs().max()
+
+
 def test_collator_makes_decoder_inputs(model: MetroT5ForConditionalGeneration, directory: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(directory)
     rows = [{"input_ids": tokenizer(text)["input_ids"], "labels": [40, 9, 2][: 3 - i]} for i, text in enumerate(TEXTS)]
@@ -129,6 +195,22 @@ def test_trainer_learns_targets_and_generates_them(directory: Path, tmp_path: Pa
     trainer.train()
     generated = trainer.predict(rows[:2]).predictions
     assert tokenizer.batch_decode(generated, skip_special_tokens=True) == ["dog", "rainy"]
+
+
+def test_trainer_on_two_processes(directory: Path, tmp_path: Path) -> None:
+    """torchrun, gloo, DDP: it trains, and process 0 saves a directory that loads."""
+    script = str(Path(__file__).parent / "trainer_process.py")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*launch, script, str(directory), str(tmp_path / "two")],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    before, after = (AutoModelForSeq2SeqLM.from_pretrained(path) for path in (directory, tmp_path / "two"))
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    batch = tokenizer(["the quick brown fox"], text_target=["dog"], return_tensors="pt")
+    assert after(**batch).loss < before(**batch).loss
 
 
 @torch.no_grad()

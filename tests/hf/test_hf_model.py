@@ -157,6 +157,27 @@ def test_hidden_states_and_tuples(model: MetroT5ForConditionalGeneration) -> Non
         model(input_ids=SOURCE, decoder_input_ids=TARGET, output_attentions=True)
 
 
+@torch.no_grad()
+def test_attentions_of_the_eager_model(model: MetroT5ForConditionalGeneration) -> None:
+    """They are the weights that the output was made with: zero on padding, rows that sum to one, causal."""
+    expected = model(input_ids=SOURCE, attention_mask=MASK, decoder_input_ids=TARGET).logits
+    model.set_attn_implementation("eager")
+    output = model(input_ids=SOURCE, attention_mask=MASK, decoder_input_ids=TARGET, output_attentions=True)
+    torch.testing.assert_close(output.logits, expected, rtol=1e-4, atol=1e-4)
+    counts = [len(output[name]) for name in ("encoder_attentions", "decoder_attentions", "cross_attentions")]
+    assert counts == [3, 2, 2]
+    assert output.cross_attentions[0].shape == (3, 4, 4, 8)
+    for weights in (*output.encoder_attentions, *output.cross_attentions):
+        torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
+        assert not weights.masked_select((MASK == 0)[:, None, None, :]).any()
+    assert all(not weights.triu(1).any() for weights in output.decoder_attentions)
+    with_memory = model.generate(
+        SOURCE, attention_mask=MASK, max_new_tokens=3, output_attentions=True, return_dict_in_generate=True
+    )
+    assert with_memory.cross_attentions[-1][0].shape == (3, 4, 1, 8)
+    assert model(input_ids=SOURCE, decoder_input_ids=TARGET).cross_attentions is None
+
+
 def test_gradient_checkpointing_changes_no_gradient(pretrained: MetroT5) -> None:
     gradients = []
     for checkpointing in (False, True):
