@@ -201,10 +201,10 @@ def test_trainer_on_two_processes(directory: Path, tmp_path: Path) -> None:
     """torchrun, gloo, DDP: it trains, and process 0 saves a directory that loads."""
     script = str(Path(__file__).parent / "trainer_process.py")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*launch, script, str(directory), str(tmp_path / "two")],
-        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
-        check=False,
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     before, after = (AutoModelForSeq2SeqLM.from_pretrained(path) for path in (directory, tmp_path / "two"))
