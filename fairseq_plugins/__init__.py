@@ -11,6 +11,7 @@ from pkgutil import iter_modules
 from fairseq.models import import_models
 from fairseq.tasks import import_tasks
 
+import fairseq_plugins.apex_check
 import fairseq_plugins.averaging
 import fairseq_plugins.before_training
 import fairseq_plugins.checkpoints
