@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from eval.loading import LoadedModel
+from eval.loading import LoadedModel, ModelFiles
 from eval.ranking import not_finite_cause
 from eval.settings import GenerationSettings
 from eval.text_metrics import METRICS, best_over_references, bootstrap_midpoint
@@ -30,18 +30,21 @@ BATCHES_PER_CHUNK = 8
 
 
 def generate(
-    loaded: LoadedModel, pairs: Sequence[Pair], settings: GenerationSettings, output: Path, origin: Path
+    model: ModelFiles, pairs: Sequence[Pair], settings: GenerationSettings, output: Path, origin: Path
 ) -> None:
     """Write OUTPUT/predictions.jsonl, one line per example in the order of the file.
 
     Examples that are there already are not computed again. Raises `UserError` where the directory holds predictions
     of another model, file or setting.
     """
-    identity = {**loaded.identity, "file": sha256_of(origin), **asdict(settings)}
+    identity = {**model.identity, "file": sha256_of(origin), **asdict(settings)}
     with claimed(output, identity, SETTINGS, [PREDICTIONS]):
         done = len(read_predictions(output))
         if done > len(pairs):
             raise UserError(f"{output / PREDICTIONS}: has {done} predictions for {len(pairs)} examples; remove it")
+        if done == len(pairs):
+            return
+        loaded = model.load()
         chunk = settings.batch_size * BATCHES_PER_CHUNK
         starts = range(done, len(pairs), chunk)
         for start in progress(starts, "generate", len(starts), f"chunks of {chunk} examples"):

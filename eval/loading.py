@@ -11,13 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from eval.settings import ModelSettings
 from metro_t0.devices import choose_device
 from metro_t0.errors import UserError
 from metro_t0.files import sha256_of
-from metro_t0.hf.loading import load_part, load_seq2seq
+from metro_t0.hf.loading import check_weight_files, load_part, load_seq2seq
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +43,33 @@ class LoadedModel:
     """What tells this model from any other: name, revision, fingerprint of its weights, class, dtype."""
 
 
-def load_model(settings: ModelSettings) -> LoadedModel:
-    """Load model and tokenizer for inference.
+@dataclass(frozen=True)
+class ModelFiles:
+    """A model of which everything is known but the values of its weights."""
+
+    settings: ModelSettings
+    device: str
+    config: PretrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    identity: dict[str, str]
+    """What tells this model from any other: name, revision, fingerprint of its weights, class, dtype."""
+
+    def load(self) -> LoadedModel:
+        """Read the weights. Raises `UserError` where they are not all there, or too few for the tokenizer."""
+        settings, name = self.settings, self.settings.name
+        common = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
+        model = load_seq2seq(name, dtype=DTYPES[settings.dtype], **common)
+        if len(self.tokenizer) > model.get_input_embeddings().num_embeddings:
+            raise UserError(
+                f"{name}: the tokenizer has {len(self.tokenizer)} tokens, more than the model has embeddings "
+                f"({model.get_input_embeddings().num_embeddings}); they do not belong together"
+            )
+        model.eval().to(self.device)
+        return LoadedModel(model, self.tokenizer, self.identity)
+
+
+def open_model(settings: ModelSettings) -> ModelFiles:
+    """Check what can be known of a model before its weights are read: configuration, tokenizer, headers of the files.
 
     Raises `UserError` for a model that is not encoder-decoder, has no tokenizer, cannot be found or read.
     """
@@ -60,21 +92,27 @@ def load_model(settings: ModelSettings) -> LoadedModel:
     tokenizer = load_part("tokenizer", AutoTokenizer, name, common)
     if tokenizer.eos_token_id is None:
         raise UserError(f"{name}: the tokenizer has no end token (eos_token in tokenizer_config.json)")
-    model = load_seq2seq(name, dtype=DTYPES[settings.dtype], **common)
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        raise UserError(
-            f"{name}: the tokenizer has {len(tokenizer)} tokens, more than the model has embeddings "
-            f"({model.get_input_embeddings().num_embeddings}); they do not belong together"
-        )
-    model.eval().to(device)
+    check_weight_files(Path(name))
     identity = {
         "model": name,
         "revision": getattr(config, "_commit_hash", None) or settings.revision or "local",
         "fingerprint": fingerprint(name, config),
-        "class": type(model).__name__,
+        "class": _class_name(config),
         "dtype": settings.dtype,
     }
-    return LoadedModel(model, tokenizer, identity)
+    return ModelFiles(settings, device, config, tokenizer, identity)
+
+
+def load_model(settings: ModelSettings) -> LoadedModel:
+    """Load model and tokenizer for inference. Raises `UserError` for whatever keeps it from being loaded."""
+    return open_model(settings).load()
+
+
+def _class_name(config: PretrainedConfig) -> str:
+    known = AutoModelForSeq2SeqLM._model_mapping.get(type(config), None)
+    if known is not None:
+        return str(known.__name__)
+    return str((getattr(config, "auto_map", None) or {}).get("AutoModelForSeq2SeqLM", config.model_type)).split(".")[-1]
 
 
 def fingerprint(name: str, config: Any) -> str:

@@ -8,6 +8,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,47 +35,73 @@ MOST_LABELS = 20
 EditSource = Callable[[Mapping[str, Any], str], str]
 
 
+@dataclass(frozen=True)
+class TaskData:
+    """A task with its templates and rows."""
+
+    task: Task
+    templates: list[Template]
+    rows: Sequence[Mapping[str, Any]]
+
+
+def find_data(
+    task_set: TaskSet, data_dir: Path | None, templates_dir: Path | None
+) -> tuple[list[TaskData], dict[str, str]]:
+    """Templates and rows of all tasks, and the tasks whose data could not be had, with the reason.
+
+    Only the built-in sets may have missing data sets; for a user's own file that is an error.
+    """
+    missing: dict[str, str] = {}
+    found: list[TaskData] = []
+    for task in task_set.tasks:
+        templates = task_templates(task, templates_dir)
+        try:
+            found.append(TaskData(task, templates, task_rows(task, data_dir)))
+        except UserError as error:
+            if not task_set.built_in:
+                raise
+            missing[task.name] = str(error)
+    if not found:
+        raise UserError(f"no data for any task of {task_set.name}: {next(iter(missing.values()))}")
+    return found, missing
+
+
 @dataclass
 class Evaluation:
     """One run over a task set."""
 
-    scorer: ChoiceScorer
+    load: Callable[[], ChoiceScorer]
+    """Called once, when something is left to score."""
     settings: ScoringSettings
     results: ResultsDirectory
     processes: Processes
     run: dict[str, Any]
     """Model and settings, written into every result."""
-    data_dir: Path | None = None
-    templates_dir: Path | None = None
     save_predictions: bool = False
     edit_source: EditSource | None = None
 
-    def evaluate(self, task_set: TaskSet) -> dict[str, str]:
+    @cached_property
+    def scorer(self) -> ChoiceScorer:
+        """The loaded model."""
+        return self.load()
+
+    def evaluate(self, found: Sequence[TaskData]) -> dict[str, str]:
         """Compute what is missing. Returns the tasks that have no score, with the reason.
 
-        Only the built-in sets may have missing data sets; for a user's own file that is an error, before anything is
-        scored. A task none of whose rows can be scored (all labels hidden) has no score, and the others keep theirs.
+        A task none of whose rows can be scored (all labels hidden) has no score, and the others keep theirs.
         """
         missing: dict[str, str] = {}
-        found: list[tuple[Task, list[Template], Sequence[Mapping[str, Any]]]] = []
-        for task in task_set.tasks:
-            templates = task_templates(task, self.templates_dir)
-            try:
-                found.append((task, templates, task_rows(task, self.data_dir)))
-            except UserError as error:
-                if not task_set.built_in:
-                    raise
-                missing[task.name] = str(error)
-        for task, templates, rows in found:
-            for template in templates:
+        for data in found:
+            task = data.task
+            for template in data.templates:
                 done = self.results.has(task.name, template.name, template_hash(template), self.save_predictions)
                 if not self.processes.from_first(done):
-                    reason = self._evaluate_template(task, template, rows)
+                    reason = self._evaluate_template(task, template, data.rows)
                     if reason := self.processes.from_first(reason):
                         missing[task.name] = reason
                         break
-        if len(missing) == len(task_set.tasks):
-            raise UserError(f"no data for any task of {task_set.name}: {next(iter(missing.values()))}")
+        if len(missing) == len(found):
+            raise UserError(f"no task can be scored: {next(iter(missing.values()))}")
         return missing
 
     def _evaluate_template(self, task: Task, template: Template, rows: Sequence[Mapping[str, Any]]) -> str | None:

@@ -141,36 +141,39 @@ def evaluate(
 ) -> None:
     """Score, write summary and report, print the table."""
     from eval.distributed import processes
-    from eval.loading import load_model
+    from eval.loading import open_model
     from eval.results import ResultsDirectory
-    from eval.runner import Evaluation, task_templates
+    from eval.runner import Evaluation, find_data, task_templates
     from eval.scorer import ChoiceScorer
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     selected = task_set.selected(options.only)
     plan = {t.name: [p.name for p in task_templates(t, options.templates_dir)] for t in task_set.tasks}
+    model = open_model(options.model)
+    found, missing = find_data(selected, options.data_dir, options.templates_dir)
+    run = {"task_set": task_set.name, **model.identity, **asdict(options.scoring), **(more_settings or {})}
     with processes() as group, ExitStack() as held:
-        loaded = load_model(options.model)
-        run = {"task_set": task_set.name, **loaded.identity, **asdict(options.scoring), **(more_settings or {})}
         directory = ResultsDirectory(options.output)
         if group.is_first:
             held.enter_context(directory.claimed(run))
             directory.plan = plan
-        max_tokens = options.max_tokens or MAX_TOKENS[loaded.model.device.type]
+
+        def load() -> ChoiceScorer:
+            loaded = model.load()
+            return ChoiceScorer(loaded, options.scoring, options.max_tokens or MAX_TOKENS[loaded.model.device.type])
+
         evaluation = Evaluation(
-            scorer=ChoiceScorer(loaded, options.scoring, max_tokens),
+            load=load,
             settings=options.scoring,
             results=directory,
             processes=group,
             run=run,
-            data_dir=options.data_dir,
-            templates_dir=options.templates_dir,
             save_predictions=options.save_predictions,
             edit_source=edit_source,
         )
         reasons = {task.name: "not selected (--only)" for task in task_set.tasks if task not in selected.tasks}
-        reasons |= evaluation.evaluate(selected)
+        reasons |= missing | evaluation.evaluate(found)
         if group.is_first:
             _finish(directory, reasons, options.length_normalize)
 

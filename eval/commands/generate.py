@@ -35,13 +35,13 @@ class Generate(Command):
 
     def run(self) -> None:
         from eval.generate import generate, summarize
-        from eval.loading import load_model
+        from eval.loading import open_model
         from metro_t0.data.pairs import read_pairs
         from metro_t0.randomness import sample_indices
         from metro_t0.tables import print_table
 
         pairs = read_pairs(self.file)
         pairs = [pairs[i] for i in sample_indices(len(pairs), self.generation.limit, "limit", self.generation.seed)]
-        generate(load_model(self.model), pairs, self.generation, self.output, self.file)
+        generate(open_model(self.model), pairs, self.generation, self.output, self.file)
         print_table(("metric", "percent"), [(name, f"{value:.2f}") for name, value in summarize(self.output).items()])
         print(f"{len(pairs)} predictions in {self.output}")

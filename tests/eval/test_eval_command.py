@@ -129,6 +129,31 @@ def test_prompts_at_the_limit_are_counted(model_directories: dict[str, Path], da
     assert f"{found.truncated_sources} prompts at the length limit" in report
 
 
+def test_what_can_be_known_is_checked_before_the_weights_are_read(
+    t5_results: Path, model_directories: dict[str, Path], data_dir: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def load(*_: object, **__: object) -> None:
+        raise AssertionError("the weights were read")
+
+    monkeypatch.setattr("eval.loading.load_seq2seq", load)
+    model, none = model_directories["t5"], tmp_path / "none"
+    assert run_t0(model, data_dir, tmp_path / "o", "--only", "rte,cupa") == 2
+    assert run_t0(model, none, tmp_path / "o") == 2
+    assert "no data for any task of t0" in capsys.readouterr().err
+    assert run_t0(model_directories["bart"], data_dir, t5_results) == 2
+    (tmp_path / "file").write_text("")
+    assert run_t0(model, data_dir, tmp_path / "file") == 2
+    (tmp_path / "own.yaml").write_text("tasks: [{dataset: super_glue/copa, templates: [no such template]}]")
+    own = ["--tasks", str(tmp_path / "own.yaml"), "--data-dir", str(data_dir), "--output", str(tmp_path / "o")]
+    assert main(["tasks", "--model", str(model), *own]) == 2
+    (tmp_path / "pairs.tsv").write_text("no target\n")
+    generated = ["--file", str(tmp_path / "pairs.tsv"), "--output", str(tmp_path / "g")]
+    assert main(["generate", "--model", str(model), *generated]) == 2
+    # A finished run has nothing to score and reads no weights either.
+    assert run_t0(model, data_dir, t5_results, "--save-predictions", "--length-normalize") == 0
+
+
 def test_refuses_the_results_of_another_model(
     t5_results: Path, model_directories: dict[str, Path], data_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -68,4 +68,4 @@ def test_generation_from_nan_logits_is_refused(
     given = ("--model", broken_t5, "--file", tmp_path / "file.tsv", "--beams", beams, "--max-target-tokens", 4)
     error = refused(capsys, "generate", *given, "--output", tmp_path / "o", "--device", "cpu")
     assert "logits of generated tokens are NaN" in error
-    assert (tmp_path / "o" / "predictions.jsonl").read_text() == ""
+    assert not (tmp_path / "o" / "predictions.jsonl").exists()
