@@ -125,9 +125,8 @@ class Stack(nn.Module):
             return cast(Tensor, layer(x, **settings))
 
         def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-            return nullcontext(), fused_kernels(
-                x.device, self.fixed_shapes
-            )  # recomputed in the backward pass, outside of forward's
+            # What is recomputed in the backward pass is so outside of forward's own context.
+            return nullcontext(), fused_kernels(x.device, self.fixed_shapes)
 
         return cast(Tensor, checkpoint(layer, x, use_reentrant=False, context_fn=contexts, **settings))
 

@@ -39,6 +39,8 @@ from metro_t0.command import Parser
 
 SECONDS = {"ceilings": 60, "attention": 100, "route": 120, "peer": 60, "optimizers": 60}
 """Budgets; those of routes and peers are three times as long for presets of more than base size."""
+MAIN = 3
+"""Routes that come before peers and optimizers."""
 LEAST_SECONDS = 20
 """No job is begun with less time left."""
 
@@ -65,20 +67,30 @@ def plan(options: Any) -> list[Job]:
     if wanted("attention", options):
         jobs.append(Job("attention", SECONDS["attention"]))
     for number, preset in enumerate(options.presets):
-        factor = 3 if preset.startswith("large") else 1
-        for route in applicable(options.device):
-            # fp32 once: a large model may not fit, and nobody trains it so
-            if wanted(f"{route.name} {route.dtype}", options) and not (number and route.dtype == "fp32"):
-                row = Result(preset, route.name, route.dtype)
-                jobs.append(Job(f"{preset}:{route.name}:{route.dtype}", factor * SECONDS["route"], row))
-        if importlib.util.find_spec("transformers"):
-            for peer in PEERS:
-                if wanted(peer, options):
-                    row = Result(preset, peer, "bf16")
-                    jobs.append(Job(f"{preset}:{peer}:bf16", factor * SECONDS["peer"], row))
+        routes, peers = jobs_of(preset, options)
+        if number:  # fp32 once: a large model may not fit, and nobody trains it so
+            routes = [job for job in routes if not job.name.endswith("fp32")]
+        jobs += [*routes[:MAIN], *peers]
         if not number and wanted("optimizers", options):
             jobs.append(Job(f"optimizers:{preset}", SECONDS["optimizers"]))
+        jobs += routes[MAIN:]
     return jobs
+
+
+def jobs_of(preset: str, options: Any) -> tuple[list[Job], list[Job]]:
+    """Routes and peers of one preset that are wanted."""
+    factor = 3 if preset.startswith("large") else 1
+    routes = [
+        Job(f"{preset}:{route.name}:{route.dtype}", factor * SECONDS["route"], Result(preset, route.name, route.dtype))
+        for route in applicable(options.device)
+        if wanted(f"{route.name} {route.dtype}", options)
+    ]
+    peers = [
+        Job(f"{preset}:{peer}:bf16", factor * SECONDS["peer"], Result(preset, peer, "bf16"))
+        for peer in PEERS
+        if wanted(peer, options) and importlib.util.find_spec("transformers")
+    ]
+    return routes, peers
 
 
 def wanted(name: str, options: Any) -> bool:
@@ -93,6 +105,7 @@ def run(job: Job, options: Any, seconds: float, ceilings: dict[str, float]) -> s
         "--record", str(options.output / "record.jsonl"), "--ceilings", json.dumps(ceilings), "--batch",
         str(options.batch), "--length", str(options.length), "--device", options.device,
         *(["--batches", str(options.batches)] if options.batches else []),
+        *(["--timing-only"] if options.timing_only else []),
     ]  # fmt: skip
     with (options.output / "log.txt").open("a+") as log:
         log.write(f"==== {job.name}\n")
@@ -234,6 +247,7 @@ def main() -> int:
     parser.add_argument("--presets", nargs="+", default=["base", "large_pp"])
     parser.add_argument("--routes", nargs="+", help="only jobs with one of these texts in their name, and ceilings")
     parser.add_argument("--batches", type=Path, help="batches of a loader (loader.py --save) to replay on each route")
+    parser.add_argument("--timing-only", action="store_true", help="without the checks of loss and gradients")
     parser.add_argument("--batch", type=int, default=32, help="sequences per step")
     parser.add_argument("--length", type=int, default=512, help="tokens per sequence")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])

@@ -1,4 +1,4 @@
-"""Attention alone on one GPU: what each of torch's kernels gives and costs for each kind of attention of METRO-T5.
+"""Attention alone on one GPU: what each kernel, torch's and ours, gives and costs for each kind of attention.
 
 A kernel whose dropout is not at the rate asked for, or whose output is off, is refused and its figures are marked.
 """
@@ -20,11 +20,36 @@ from torch.profiler import ProfilerActivity, profile
 
 HEADS, FEATURES = 12, 64
 RATE, ALLOWED = 0.1, 0.005
-KERNELS = {
-    "flash": SDPBackend.FLASH_ATTENTION,
-    "efficient": SDPBackend.EFFICIENT_ATTENTION,
-    "cudnn": SDPBackend.CUDNN_ATTENTION,
-    "math": SDPBackend.MATH,
+Run = Callable[[dict[str, Any], float], Tensor]
+"""Attention of SDPA's arguments with a rate of dropout."""
+
+
+def by_torch(kernel: SDPBackend) -> Run:
+    """SDPA with one of its kernels."""
+
+    def run(arguments: dict[str, Any], dropout: float) -> Tensor:
+        with sdpa_kernel(kernel):
+            return F.scaled_dot_product_attention(**arguments, dropout_p=dropout)
+
+    return run
+
+
+def by_triton(arguments: dict[str, Any], dropout: float) -> Tensor:
+    """Our own kernel."""
+    from metro_t0.modeling.triton_attention import biased_attention
+
+    q, k, v, bias = (arguments[name] for name in ("query", "key", "value", "attn_mask"))
+    if arguments["is_causal"] or bias is None or not bias.is_floating_point():
+        raise RuntimeError("for a learned bias alone")
+    return biased_attention(q, k, v, bias[0], None, q.size(-1) ** -0.5, dropout)
+
+
+KERNELS: dict[str, Run] = {
+    "triton": by_triton,
+    "flash": by_torch(SDPBackend.FLASH_ATTENTION),
+    "efficient": by_torch(SDPBackend.EFFICIENT_ATTENTION),
+    "cudnn": by_torch(SDPBackend.CUDNN_ATTENTION),
+    "math": by_torch(SDPBackend.MATH),
 }
 
 
@@ -68,35 +93,32 @@ def inputs(kind: Kind, batch: int, length: int, device: str, dtype: torch.dtype)
     return {"query": q, "key": k, "value": v, "attn_mask": mask, "is_causal": kind.causal}
 
 
-def gradients(arguments: dict[str, Any], dropout: float) -> list[Tensor]:
+def gradients(run: Run, arguments: dict[str, Any], dropout: float) -> list[Tensor]:
     """Output, then the gradients of everything that learns."""
     learned = [x for x in arguments.values() if isinstance(x, Tensor) and x.requires_grad]
-    output = F.scaled_dot_product_attention(**arguments, dropout_p=dropout)
+    output = run(arguments, dropout)
     return [output.detach(), *torch.autograd.grad(output.float().square().sum(), learned)]
 
 
-def error_of(arguments: dict[str, Any], kernel: SDPBackend) -> float:
+def error_of(arguments: dict[str, Any], run: Run) -> float:
     """Largest relative error against the definition in fp32."""
 
     def fp32(x: Any) -> Any:
         real = isinstance(x, Tensor) and x.is_floating_point()
         return x.detach().float().requires_grad_(x.requires_grad) if real else x
 
-    with sdpa_kernel(SDPBackend.MATH):
-        expected = gradients({name: fp32(x) for name, x in arguments.items()}, 0.0)
-    with sdpa_kernel(kernel):
-        found = gradients(arguments, 0.0)
+    expected = gradients(KERNELS["math"], {name: fp32(x) for name, x in arguments.items()}, 0.0)
+    found = gradients(run, arguments, 0.0)
     return max(float((a.float() - b).norm() / b.norm()) for a, b in zip(found, expected, strict=True))
 
 
-def dropout_rate(kind: Kind, kernel: SDPBackend, device: str, dtype: torch.dtype) -> float:
+def dropout_rate(kind: Kind, run: Run, device: str, dtype: torch.dtype) -> float:
     """Share of the attention probabilities that dropout set to 0, with values that show every one of them."""
     arguments = inputs(kind, 64, FEATURES, device, dtype)
     shows = torch.eye(FEATURES, device=device, dtype=dtype).expand(64, HEADS, -1, -1).contiguous().requires_grad_()
     zeros = torch.zeros_like(arguments["query"]).requires_grad_()
     arguments |= {"query": zeros, "key": zeros.clone(), "value": shows}
-    with sdpa_kernel(kernel):
-        output = F.scaled_dot_product_attention(**arguments, dropout_p=RATE)
+    output = run(arguments, RATE)
     seen = torch.ones(FEATURES, FEATURES, dtype=torch.bool, device=device)
     seen = (seen.tril() if kind.causal else seen).expand_as(output)
     if kind.padding:
@@ -124,37 +146,35 @@ def run_attention(options: Any, record: Recorder) -> None:
     """One line per kind and kernel: error, dropout rate, milliseconds with and without dropout, kernel names."""
     dtype = torch.bfloat16
     for kind in KINDS:
-        for name, kernel in KERNELS.items():
+        for name, run in KERNELS.items():
             line: dict[str, Any] = {"attention": kind.name, "kernel": name}
             try:
-                fill(line, kind, kernel, options, dtype)
-            except RuntimeError as error:  # this kernel does not take this kind
+                fill(line, kind, run, options, dtype)
+            except (RuntimeError, ImportError) as error:  # this kernel does not take this kind
                 line["problem"] = str(error).splitlines()[0][:160]
             record.add("attention", line)
 
 
-def fill(found: dict[str, Any], kind: Kind, kernel: SDPBackend, options: Any, dtype: torch.dtype) -> None:
+def fill(found: dict[str, Any], kind: Kind, run: Run, options: Any, dtype: torch.dtype) -> None:
     """The figures of one kernel for one kind of attention, as far as it takes it."""
     arguments = inputs(kind, options.batch, options.length, options.device, dtype)
 
     def milliseconds(dropout: float) -> float:
         for _ in range(3):
-            gradients(arguments, dropout)
-        return 1000 * median(timed(lambda: gradients(arguments, dropout), options.device) for _ in range(10))
+            gradients(run, arguments, dropout)
+        return 1000 * median(timed(lambda: gradients(run, arguments, dropout), options.device) for _ in range(10))
 
-    with sdpa_kernel(kernel):
-        plain = milliseconds(0.0)
+    plain = milliseconds(0.0)
     found |= {
         "ms": plain,
         "tflops": attention_flops(kind, options.batch, options.length) / plain / 1e9,
-        "error": error_of(inputs(kind, 2, options.length, options.device, dtype), kernel),
-        "error_odd": error_of(inputs(kind, 2, options.length - 27, options.device, dtype), kernel),
+        "error": error_of(inputs(kind, 2, options.length, options.device, dtype), run),
+        "error_odd": error_of(inputs(kind, 2, options.length - 27, options.device, dtype), run),
     }
     if not all(math.isfinite(found[key]) and found[key] < 0.05 for key in ("error", "error_odd")):
         found["problem"] = "refused: off from the definition"
-    with sdpa_kernel(kernel):
-        found["ms_dropout"] = milliseconds(RATE)
-        found["kernels"] = kernel_names(lambda: gradients(arguments, RATE), options.device)
-    found["dropout"] = dropout_rate(kind, kernel, options.device, dtype)
+    found["ms_dropout"] = milliseconds(RATE)
+    found["kernels"] = kernel_names(lambda: gradients(run, arguments, RATE), options.device)
+    found["dropout"] = dropout_rate(kind, run, options.device, dtype)
     if abs(found["dropout"] - RATE) > ALLOWED:
         found["problem"] = f"refused: dropout of {found['dropout']:.3f} instead of {RATE}"

@@ -195,6 +195,8 @@ def run_route(name: str, route: Route, options: Any, record: Record, ceilings: d
     if options.batches:
         replay(changed, route, options, record, title)
     del step
+    if options.timing_only:
+        return result
     check_all(route, config, options, result, record)
     return result
 
@@ -321,6 +323,7 @@ def main() -> int:
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--batches", type=Path)
+    parser.add_argument("--timing-only", action="store_true")
     options = parser.parse_args()
     run_job(options.job, options, Record(options.record))
     return 0

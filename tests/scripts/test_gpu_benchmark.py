@@ -47,8 +47,16 @@ def test_flex_attention_is_timed_on_cuda_only() -> None:
 
 def options(tmp_path: Path, **changes: Any) -> SimpleNamespace:
     """What gpu.py is told."""
-    made = {"output": tmp_path, "presets": ["demo"], "routes": None, "device": "cpu", "batch": 2, "length": 32}
-    return SimpleNamespace(**{**made, "batches": None, "minutes": 1.0, **changes})
+    made = {
+        "output": tmp_path,
+        "presets": ["demo"],
+        "routes": None,
+        "device": "cpu",
+        "batch": 2,
+        "length": 32,
+        "timing_only": False,
+    }
+    return SimpleNamespace(**{**made, "batches": None, "timing_only": False, "minutes": 1.0, **changes})
 
 
 def test_routes_are_chosen_by_name(tmp_path: Path) -> None:
