@@ -1,4 +1,4 @@
-"""Batches of similar length under a token budget, which shrinks when memory runs out."""
+"""Work in batches under a token budget, which shrinks when memory runs out."""
 
 from __future__ import annotations
 
@@ -9,23 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from metro_t0.errors import UserError
+from metro_t0.token_budget import length_sorted_batches
 
 logger = logging.getLogger(__name__)
-
-
-def length_sorted_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Indices grouped so that (rows) x (longest of them) <= max_tokens, longest rows first.
-
-    Sorting keeps padding small; starting with the longest shows at once whether the budget fits the memory.
-    A row longer than the budget has a batch of its own.
-    """
-    batches: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= max_tokens:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return batches
 
 
 def run_batches(lengths: Sequence[int], max_tokens: int, work: Callable[[list[int], int], None]) -> Iterator[list[int]]:

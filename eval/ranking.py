@@ -34,8 +34,8 @@ from torch.overrides import TorchFunctionMode
 from transformers import Cache, EncoderDecoderCache, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from eval.batching import length_sorted_batches
 from metro_t0.errors import UserError
+from metro_t0.token_budget import length_sorted_batches
 
 TARGET_TOKEN = 8
 """Source tokens that weigh as much as the logits of one target token, roughly (32,000 pieces, base size)."""

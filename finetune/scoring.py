@@ -25,6 +25,7 @@ from metro_t0.hf.loading import load_part, load_seq2seq
 from metro_t0.progress import progress
 from metro_t0.prompts.mixing import TRAIN, VALID, TaskExamples, choose_tasks, load_mixture
 from metro_t0.randomness import sample_indices
+from metro_t0.token_budget import length_sorted_batches
 from metro_t0.tokenization import Tokenizer
 
 TRAINING_TARGETS_COUNTED = 20_000
@@ -84,18 +85,8 @@ class Scorer:
 
     def _batches(self, task: TaskExamples, indices: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
         sizes = np.maximum(task.source_sizes[indices] + 1, task.target_sizes[indices])
-        by_size = indices[np.argsort(sizes, kind="stable")]
-        start = 0
-        while start < len(by_size):
-            end = start + 1
-            while end < len(by_size) and self._cost(task, by_size[end]) * (end + 1 - start) <= self.max_batch_tokens:
-                end += 1
-            yield by_size[start:end]
-            start = end
-
-    @staticmethod
-    def _cost(task: TaskExamples, index: np.int64) -> int:
-        return int(max(task.source_sizes[index] + 1, task.target_sizes[index]))
+        for batch in length_sorted_batches(sizes.tolist(), self.max_batch_tokens):
+            yield indices[batch]
 
     def _predict(self, sources: Sequence[Any], targets: Sequence[Any]) -> tuple[Tensor, Tensor]:
         """-> (B, T) the model's first choices, (B, T) the targets, both padded."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from metro_t0.prompts.mixing import load_mixture
 from metro_t0.randomness import keyed_generator
+from metro_t0.token_budget import length_sorted_batches
 
 BOS, EOS = 0, 2
 Example = tuple[NDArray[np.integer], NDArray[np.integer]]
@@ -78,16 +79,9 @@ def _cut(ids: NDArray[np.integer], longest: int) -> NDArray[np.integer]:
 
 def batches(pairs: Sequence[Example], max_tokens: int, pad_id: int, decoder_start: int) -> Iterator[Seq2SeqBatch]:
     """Batches of similar length with at most `max_tokens` source and as many target tokens, padding included."""
-    group: list[Example] = []
-    longest = 0
-    for pair in sorted(pairs, key=lambda pair: (len(pair[0]), len(pair[1]))):
-        longest = max(longest, len(pair[0]), len(pair[1]))
-        if group and longest * (len(group) + 1) > max_tokens:
-            yield _collate(group, pad_id, decoder_start)
-            group, longest = [], max(len(pair[0]), len(pair[1]))
-        group.append(pair)
-    if group:
-        yield _collate(group, pad_id, decoder_start)
+    lengths = [max(map(len, pair)) for pair in pairs]
+    for batch in length_sorted_batches(lengths, max_tokens):
+        yield _collate([pairs[index] for index in batch], pad_id, decoder_start)
 
 
 def _collate(group: Sequence[Example], pad_id: int, decoder_start: int) -> Seq2SeqBatch:

@@ -7,8 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.batching import is_out_of_memory, length_sorted_batches, run_batches
+from eval.batching import is_out_of_memory, run_batches
 from metro_t0.errors import UserError
+from metro_t0.token_budget import length_sorted_batches
 
 
 @given(st.lists(st.integers(1, 60)), st.integers(1, 200))
