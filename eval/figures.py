@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -108,8 +109,8 @@ def _task_axes(summaries: Sequence[Summary]) -> tuple[Figure, Axes, list[str]]:
     return figure, axes, names
 
 
-def _scatter(axes: Axes, x: Sequence[float], y: Sequence[float], style: Look, **settings: object) -> None:
-    given = {"linewidths": 0 if "edgecolors" not in settings else 0.8, "s": 24, "zorder": 5, **settings}
+def _scatter(axes: Axes, x: Sequence[float], y: Sequence[float], style: Look, **settings: Any) -> None:
+    given: dict[str, Any] = {"linewidths": 0 if "edgecolors" not in settings else 0.8, "s": 24, "zorder": 5, **settings}
     axes.scatter(x, y, color=None, facecolors=style.color, marker=style.marker, **given)
 
 

@@ -44,6 +44,8 @@ class _CompleteModels:
 class MetroT0LM(HFLM):
     """Any encoder-decoder model, scored by `eval.ranking`."""
 
+    AUTO_MODEL_CLASS: Any = None
+
     def __init__(self, pretrained: Any, scoring: str | None = None, max_tokens: int | None = None, **options: Any):
         """Options are those of the harness's `hf` class; its `batch_size` counts for generation only.
 
@@ -86,7 +88,7 @@ class MetroT0LM(HFLM):
         return answers
 
     def _loglikelihood_tokens(
-        self, requests: list[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, **_: Any
+        self, requests: list[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, **_ignored: Any
     ) -> list[Answer]:
         """Answers to encoded contexts and continuations, as the harness's own class gives them."""
         groups = _grouped([(tuple(context), tuple(ids)) for _, context, ids in requests])
@@ -94,7 +96,7 @@ class MetroT0LM(HFLM):
             Question(context[-self.max_length :], [ids for _, ids in rows]) for context, rows in groups.items()
         ]
         answers = self._answers(questions, list(groups.values()), self.scorer.decoder_start[:1], disable_tqdm)
-        for (texts, _, _), answer in zip(requests, answers, strict=True):
+        for (texts, *_encoded), answer in zip(requests, answers, strict=True):
             if texts is not None:
                 self.cache_hook.add_partial("loglikelihood", texts, answer)
         return answers

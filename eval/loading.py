@@ -57,7 +57,7 @@ class ModelFiles:
     def load(self) -> LoadedModel:
         """Read the weights. Raises `UserError` where they are not all there, or too few for the tokenizer."""
         settings, name = self.settings, self.settings.name
-        common = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
+        common: dict[str, Any] = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
         model = load_seq2seq(name, dtype=DTYPES[settings.dtype], **common)
         if len(self.tokenizer) > model.get_input_embeddings().num_embeddings:
             raise UserError(

@@ -196,6 +196,8 @@ def test_length_normalization_compares_means() -> None:
     scores = [ChoiceScore(-4.0, 2), ChoiceScore(-4.5, 5)]
     assert predict(scores) == 0
     assert predict(scores, length_normalized=True) == 1
+    close = [ChoiceScore(-4.9, 3), ChoiceScore(-4.2, 3), ChoiceScore(-4.7, 3)]
+    assert predict(close) == predict(close, length_normalized=True) == 1
 
 
 @settings(deadline=None)

@@ -89,16 +89,17 @@ def test_pairs_are_tokenized_and_cut(tmp_path: Path, vocabulary: Path) -> None:
     tokenizer = Tokenizer.load(vocabulary)
     path = tmp_path / "train.jsonl"
     path.write_text('{"source": "what is red", "target": "yes"}\n\n{"source": "very very very", "target": "no no"}\n')
-    pairs = load_pairs(path, tokenizer, max_source=4, max_target=3)
-    assert [item.tolist() for item in pairs.sources] == [
-        [*tokenizer.encode("what is red")[:2], 2],
-        [*tokenizer.encode("very very very")[:2], 2],
-    ]
-    assert [item.tolist() for item in pairs.targets] == [
-        [*tokenizer.encode("yes")[:2], 2],
-        [*tokenizer.encode("no no")[:2], 2],
-    ]
-    assert pairs.target_sizes.tolist() == [len(item) for item in pairs.targets]
+    for source, target in ((4, 3), (3, 2), (40, 41)):  # `<s>` before the source counts, `</s>` after either
+        pairs = load_pairs(path, tokenizer, max_source=source, max_target=target)
+        assert [item.tolist() for item in pairs.sources] == [
+            [*tokenizer.encode("what is red")[: source - 2], 2],
+            [*tokenizer.encode("very very very")[: source - 2], 2],
+        ]
+        assert [item.tolist() for item in pairs.targets] == [
+            [*tokenizer.encode("yes")[: target - 1], 2],
+            [*tokenizer.encode("no no")[: target - 1], 2],
+        ]
+        assert pairs.target_sizes.tolist() == [len(item) for item in pairs.targets]
 
 
 @pytest.mark.parametrize("line", ['{"source": "a"}', "no json", '{"source": "a", "target": ""}', "[1]"])
