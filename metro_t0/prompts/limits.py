@@ -101,11 +101,14 @@ def joined(parts: Iterable[Any]) -> str:
     """The texts of all parts, one after the other."""
     texts = []
     size = 0
-    for part in parts:
-        texts.append(part if part.__class__ is str else str(checked(part)))
-        size += len(texts[-1])
-        spend(len(texts[-1]))
-        _check_size(size)
+    for part in parts:  # every prompt goes through here: no calls for what is a text
+        if part.__class__ is not str:
+            part = str(checked(part))
+        texts.append(part)
+        size += len(part)
+        if size > LARGEST:
+            _check_size(size)
+    spend(size)
     return "".join(texts)
 
 
@@ -237,17 +240,18 @@ def bounded(name: str, run: Callable[..., Any]) -> Callable[..., Any]:
 @contextmanager
 def time_limit() -> Iterator[None]:
     """Raise `TooMuch` in the body after `MOST_SECONDS`, where signals can do that (the main thread)."""
-    if threading.current_thread() is not threading.main_thread() or signal.getitimer(signal.ITIMER_REAL)[0]:
+    if threading.get_ident() != threading.main_thread().ident or signal.getitimer(signal.ITIMER_REAL)[0]:
         yield  # a caller has a limit of its own, or there is no way to interrupt
         return
-
-    def stop(*_: object) -> None:
-        raise TooMuch(f"more than {MOST_SECONDS} seconds")
-
-    before = signal.signal(signal.SIGALRM, stop)
+    # Left in place afterwards: putting it there and back took longer than most prompts do.
+    if signal.getsignal(signal.SIGALRM) is not _stop:
+        signal.signal(signal.SIGALRM, _stop)
     signal.setitimer(signal.ITIMER_REAL, MOST_SECONDS)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+
+
+def _stop(*_: object) -> None:
+    raise TooMuch(f"more than {MOST_SECONDS} seconds")
