@@ -17,10 +17,9 @@ from eval.summary import Summary
 from eval.tables import (
     NO_VALUE,
     NOTE,
-    PAPER_TABLES,
     paper_rows,
+    paper_tables_of,
     partial_note,
-    read_paper_table,
     results_markdown,
     task_rows,
 )
@@ -98,10 +97,9 @@ def notes(summaries: Sequence[Summary]) -> str:
 def paper_tables(summaries: Sequence[Summary]) -> list[ShownTable]:
     """The paper's tables of this task set with our rows at the end."""
     shown = []
-    for title, file in PAPER_TABLES.get(summaries[0].task_set, ()):
-        table = read_paper_table(title, file)
-        note = partial_note(summaries)
-        shown.append(ShownTable(title, *paper_rows(summaries, table), num_ours=len(summaries), note=note))
+    for table in paper_tables_of(summaries[0].task_set):
+        note = ". ".join(part.rstrip(".") for part in (partial_note(summaries), table.note) if part)
+        shown.append(ShownTable(table.title, *paper_rows(summaries, table), num_ours=len(summaries), note=note))
     return shown
 
 

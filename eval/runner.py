@@ -22,7 +22,7 @@ from eval.results import Prediction, ResultsDirectory, TemplateResult
 from eval.scorer import ChoiceScorer
 from eval.scores import ABSENT, RIGHT, WRONG, chance, majority
 from eval.settings import ScoringSettings
-from eval.tasks import Task, TaskSet
+from eval.tasks import ROW_GROUPS, TEMPLATES, Task, TaskSet
 from metro_t0.errors import UserError
 from metro_t0.prompts.datasets import load_rows
 from metro_t0.prompts.templates import Template, find_template, load_templates
@@ -145,6 +145,11 @@ def task_rows(task: Task, data_dir: Path | None) -> Sequence[Mapping[str, Any]]:
     if task.where:
         wanted = task.where.items()
         rows = [row for row in rows if all(row.get(key) == value for key, value in wanted)]
+    if task.group:
+        try:
+            rows = ROW_GROUPS[task.group](rows)
+        except KeyError as error:
+            raise UserError(f"{task.dataset} {task.split}: no column {error}, which {task.group} needs") from None
     if len(rows) == 0:
         where = " and ".join(f"{key} = {value!r}" for key, value in (task.where or {}).items())
         raise UserError(f"{task.dataset} {task.split}: no rows for task {task.name}{where and f' where {where}'}")
@@ -154,7 +159,7 @@ def task_rows(task: Task, data_dir: Path | None) -> Sequence[Mapping[str, Any]]:
 def task_templates(task: Task, templates_dir: Path | None) -> list[Template]:
     """The templates of a task. Raises `UserError` for an unknown name or a data set without answer choices."""
     of = task.templates_of or task.dataset
-    known = load_templates(of.name, of.subset, templates_dir)
+    known = load_templates(of.name, of.subset, templates_dir or TEMPLATES)
     if task.templates is not None:
         return [find_template(known, name) for name in task.templates]
     with_choices = [template for template in known.values() if template.has_choices]

@@ -34,20 +34,32 @@ class PaperTable:
     params: list[str]
     columns: list[str]
     values: list[list[str]]
+    note: str = ""
 
 
+CARDS = (
+    "As the model cards say: huggingface.co/HuggingFaceTB/SmolLM2-360M and SmolLM2-135M (lighteval, answer texts), "
+    "huggingface.co/Tiiny/SmallThinker-4BA0.6B-Instruct (Qwen3-0.6B, thinking aloud). Other prompts and, for the last, "
+    "another way to score than here; all are decoders."
+)
 PAPER_TABLES = {
-    "t0": (("T0 Eval (paper, table 2)", "table2_t0_eval"),),
+    "t0": (("T0 Eval (paper, table 2)", "metro_t0", "table2_t0_eval", ""),),
     "mmlu": (
-        ("MMLU (paper, table 3)", "table3_mmlu"),
-        ("MMLU by prompt (paper, table 8)", "table8_mmlu_templates"),
+        ("MMLU (paper, table 3)", "metro_t0", "table3_mmlu", ""),
+        ("MMLU by prompt (paper, table 8)", "metro_t0", "table8_mmlu_templates", ""),
+        ("MMLU of later models under a billion parameters", "model_cards", "mmlu_under_1b", CARDS),
     ),
 }
 
 
-def read_paper_table(title: str, file: str) -> PaperTable:
+def paper_tables_of(task_set: str) -> list[PaperTable]:
+    """The printed tables that belong to a task set."""
+    return [read_paper_table(*table) for table in PAPER_TABLES.get(task_set, ())]
+
+
+def read_paper_table(title: str, source: str, file: str, note: str = "") -> PaperTable:
     """A printed table: group, model, params, then a column per data set."""
-    header, rows = printed_table("metro_t0", file)
+    header, rows = printed_table(source, file)
     return PaperTable(
         title,
         [row[0] for row in rows],
@@ -55,14 +67,14 @@ def read_paper_table(title: str, file: str) -> PaperTable:
         [row[2] for row in rows],
         header[3:],
         [row[3:] for row in rows],
+        note,
     )
 
 
 def results_markdown(summaries: Sequence[Summary]) -> str:
     """All tables of the results of one or more models on one task set."""
     parts = [task_table(summaries), partial_note(summaries), NOTE]
-    for title, file in PAPER_TABLES.get(summaries[0].task_set, ()):
-        parts.append(paper_layout(summaries, read_paper_table(title, file)))
+    parts += [paper_layout(summaries, table) for table in paper_tables_of(summaries[0].task_set)]
     parts.append(missing_note(summaries))
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -100,7 +112,12 @@ def paper_layout(summaries: Sequence[Summary], table: PaperTable) -> str:
     header, rows = paper_rows(summaries, table)
     for row in rows[-len(summaries) :]:
         row[1] = f"**{row[1]}**"
-    parts = [f"### {table.title}", markdown_table(header, rows, left=(1,)).rstrip(), partial_note(summaries)]
+    parts = [
+        f"### {table.title}",
+        markdown_table(header, rows, left=(1,)).rstrip(),
+        table.note,
+        partial_note(summaries),
+    ]
     return "\n\n".join(part for part in parts if part)
 
 

@@ -8,14 +8,19 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from eval.mmlu import as_arc
+from eval.statements import statements_of_a_text
 from metro_t0.errors import UserError, nearest
 from metro_t0.files import read_yaml
 from metro_t0.prompts.datasets import DatasetName
 from metro_t0.shapes import expect
 
 BUILT_IN = Path(__file__).parent / "task_sets"
+TEMPLATES = BUILT_IN / "templates"
+"""Template files of built-in sets that promptsource has none for."""
 ROW_FORMATS = {"mmlu_as_arc": as_arc}
 """Conversions that let the rows of one data set fill the templates of another."""
+ROW_GROUPS = {"statements_of_a_text": statements_of_a_text}
+"""Conversions of consecutive rows into one."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,8 @@ class Task:
     """Only rows with these column values."""
     row_format: str | None = None
     """One of `ROW_FORMATS`, applied to every row."""
+    group: str | None = None
+    """One of `ROW_GROUPS`, applied to all rows before anything else counts them."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,7 @@ class TaskEntry(TypedDict):
     templates_of: NotRequired[str | None]
     where: NotRequired[dict[str, Any] | None]
     row_format: NotRequired[str | None]
+    group: NotRequired[str | None]
 
 
 class TaskFile(TypedDict):
@@ -125,9 +133,9 @@ def _task(path: Path, entry: Any, defaults: dict[str, Any], override: dict[str, 
     templates = merged.get("templates")
     if templates is not None and not templates:
         raise UserError(f"{path}: 'templates' of {dataset} must be a list of names; leave it out for all templates")
-    row_format = merged.get("row_format")
-    if row_format is not None and row_format not in ROW_FORMATS:
-        raise UserError(f"{path}: unknown row_format {row_format!r}; there is: {', '.join(ROW_FORMATS)}")
+    for key, known_values in (("row_format", ROW_FORMATS), ("group", ROW_GROUPS)):
+        if (value := merged.get(key)) is not None and value not in known_values:
+            raise UserError(f"{path}: unknown {key} {value!r}; there is: {', '.join(known_values)}")
     templates_of = merged.get("templates_of")
     return Task(
         name=str(merged.get("name", dataset)),
@@ -136,11 +144,15 @@ def _task(path: Path, entry: Any, defaults: dict[str, Any], override: dict[str, 
         templates=None if templates is None else tuple(templates),
         templates_of=None if templates_of is None else dataset_name(templates_of),
         where=merged.get("where"),
-        row_format=row_format,
+        row_format=merged.get("row_format"),
+        group=merged.get("group"),
     )
 
 
 def dataset_name(text: str) -> DatasetName:
-    """`NAME` or `NAME/SUBSET`."""
-    name, _, subset = text.partition("/")
+    """`NAME` or `NAME/SUBSET`; with two bars the hub's `OWNER/NAME/CONFIGURATION`."""
+    if text.count("/") == 2:
+        name, _, subset = text.rpartition("/")
+    else:
+        name, _, subset = text.partition("/")
     return DatasetName(name, subset or None)

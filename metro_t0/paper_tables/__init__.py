@@ -1,6 +1,6 @@
 """Tables as the papers print them, one CSV file each.
 
-metro_t0: Gong et al. 2023; synthetic_tasks: Wu, Li and Liang 2022.
+metro_t0: Gong et al. 2023; synthetic_tasks: Wu, Li and Liang 2022; model_cards: what the cards of models say.
 """
 
 from __future__ import annotations

@@ -138,7 +138,7 @@ def test_comparison_finds_a_real_difference_and_no_other() -> None:
 
 
 def test_paper_table_has_our_row_and_no_average_of_a_part(spec_dir: Path) -> None:
-    table = read_paper_table("T0 Eval", "table2_t0_eval")
+    table = read_paper_table("T0 Eval", "metro_t0", "table2_t0_eval")
     assert (spec_dir / "paper_tables" / "table2_t0_eval.csv").read_text().splitlines()[1].split(",")[3] == table.values[
         0
     ][0]
@@ -244,6 +244,14 @@ def test_report_page_is_self_contained_and_escapes_the_data(tmp_path: Path) -> N
     table = (tmp_path / "out" / "table.md").read_text()
     assert "METRO-T0_BASE++" in table
     assert "bart (length-normalized)" in table
+
+
+def test_mmlu_stands_beside_later_models_with_their_source(tmp_path: Path) -> None:
+    path = write_results(tmp_path / "r", "m", {"anatomy": ["10"]}, task_set="mmlu")
+    assert main(["report", str(path)]) == 0
+    table = (path / "table.md").read_text()
+    assert "| SmolLM2-360M | 360M | 35.8 |" in table
+    assert "huggingface.co/HuggingFaceTB/SmolLM2-360M" in table
 
 
 def test_names_of_any_kind_are_printed_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

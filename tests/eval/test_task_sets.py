@@ -13,7 +13,9 @@ from eval.cli import main
 from eval.examples import build_examples
 from eval.results import ResultsDirectory, read_predictions
 from eval.runner import task_rows, task_templates
-from eval.tasks import built_in_tasks
+from eval.statements import statements_of_a_text
+from eval.tasks import built_in_tasks, task_set_of
+from metro_t0.prompts.datasets import DatasetName
 
 
 def test_t0_eval_is_the_published_list(spec_dir: Path) -> None:
@@ -63,3 +65,36 @@ def test_real_rows_score_as_defined(
             with torch.no_grad():
                 log_p = model(input_ids=source, labels=labels).logits.log_softmax(-1)
             assert found == pytest.approx(log_p.gather(-1, labels[..., None]).sum().item(), rel=1e-6, abs=1e-4)
+
+
+def test_btzsc_puts_the_statements_of_a_text_together(
+    model_directories: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the layout of its hub repository: a row per text and statement, one of them true."""
+    btzsc = task_set_of("btzsc")
+    assert len(btzsc.tasks) == 22
+    assert btzsc.tasks[11].dataset == DatasetName("btzsc/btzsc", "agnews")
+    statements = ["This is sports.", "This is politics.", "This is business."]
+    truth = [1, 0, 2, 2]
+    rows = [
+        {"text": f"text {number}", "hypothesis": statement, "labels": int(place == truth[number])}
+        for number in range(4)
+        for place, statement in enumerate(statements)
+    ]
+    rows += [{"text": "no one is true", "hypothesis": statement, "labels": 0} for statement in statements]
+    found = statements_of_a_text([*rows, *rows[:3]])
+    assert [row["label"] for row in found] == [*truth, -1, truth[0]]
+    assert all(row["choices"] == statements for row in found)
+    assert [row["text"] for row in statements_of_a_text(rows[:3] * 2)] == ["text 0", "text 0"]
+
+    directory = tmp_path / "data" / "btzsc/btzsc/agnews"
+    directory.mkdir(parents=True)
+    (directory / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = ["--model", str(model_directories["t5"]), "--data-dir", str(tmp_path / "data"), "--device", "cpu"]
+    output = tmp_path / "o"
+    assert main(["tasks", "--tasks", "btzsc", "--only", "agnews", *given, "--output", str(output)]) == 0
+    result = json.loads((output / "results/agnews/which_statement.json").read_text())
+    assert (result["n"], result["num_rows"], result["labels"]) == (4, 5, statements)
+    assert result["chance"] == pytest.approx(1 / 3)
+    assert all(f"- {statement}" in result["samples"][0]["source"] for statement in statements)
+    assert "what_is_true" in {path.stem for path in (output / "results/agnews").iterdir()}
