@@ -22,6 +22,7 @@ from metro_t0.common_options import SEED
 from metro_t0.devices import choose_device
 from metro_t0.errors import UserError
 from metro_t0.hf.loading import load_part, load_seq2seq
+from metro_t0.objectives.batches import pad_rows
 from metro_t0.progress import progress
 from metro_t0.prompts.mixing import TRAIN, VALID, TaskExamples, choose_tasks, load_mixture
 from metro_t0.randomness import sample_indices
@@ -105,9 +106,7 @@ class Scorer:
         return predicted, expected
 
     def _padded(self, rows: Sequence[Any]) -> Tensor:
-        tensors = [torch.as_tensor(np.asarray(row, dtype=np.int64)) for row in rows]
-        padded = torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=self.words.pad_id)
-        return padded.to(self.device)
+        return torch.from_numpy(pad_rows(rows, self.words.pad_id)).to(self.device)
 
 
 def score_mixture(

@@ -205,8 +205,7 @@ class PretrainingTask(OneDictionaryTask):
         self.dictionary = dictionary
         self.dict_path = dict_path
         end_of_words = len(dictionary)
-        for number in range(cfg.tokens_per_sample):
-            dictionary.add_symbol(f"<sen{number:03d}>")
+        self.add_sentinels()
         self.words = Vocabulary(
             pad_id=dictionary.pad(), mask_id=end_of_words, first_word=dictionary.nspecial, end_of_words=end_of_words
         )

@@ -143,8 +143,7 @@ class PromptFinetuningTask(SourceTargetTask):
         self.dictionary = dictionary
         self.dict_path = self.directory / "dict.txt"
         self.decoder_start, self.source_start = dictionary.eos(), [dictionary.bos()]
-        for number in range(cfg.tokens_per_sample):
-            dictionary.add_symbol(f"<sen{number:03d}>")
+        self.add_sentinels()
 
     @classmethod
     def setup_task(cls, cfg: PromptFinetuningConfig, **settings: Any) -> "PromptFinetuningTask":

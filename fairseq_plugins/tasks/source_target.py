@@ -15,6 +15,7 @@ from fairseq_plugins.finished import patience_so_far, restore_patience
 from fairseq_plugins.generation import Sources
 from metro_t0.errors import UserError
 from metro_t0.objectives.batches import pad_rows
+from metro_t0.tokenization.vocabulary import sentinel
 
 
 class OneDictionaryTask(FairseqTask):
@@ -31,6 +32,11 @@ class OneDictionaryTask(FairseqTask):
     def target_dictionary(self) -> Dictionary:
         """The same."""
         return self.dictionary
+
+    def add_sentinels(self) -> None:
+        """`tokens_per_sample` sentinels after the dictionary's pieces."""
+        for number in range(self.cfg.tokens_per_sample):
+            self.dictionary.add_symbol(sentinel(number))
 
     def get_batch_iterator(self, dataset: FairseqDataset, *arguments: Any, **settings: Any) -> EpochBatchIterator:
         """fairseq's batches, with loader processes that begin anew in every epoch.

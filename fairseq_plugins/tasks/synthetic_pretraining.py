@@ -148,6 +148,8 @@ class SyntheticPretrainingTask(SourceTargetTask):
         self.dictionary = self._dictionary()
         self.decoder_start = vocabulary.decoder_start
         self.source_start = [] if vocabulary.bos is None else [vocabulary.bos]
+        if Path(cfg.vocabulary).is_dir():
+            self.add_sentinels()
         self._updates = 0
 
     @classmethod
@@ -175,11 +177,7 @@ class SyntheticPretrainingTask(SourceTargetTask):
 
     def _dictionary(self) -> Dictionary:
         if self.vocabulary.bos is not None:
-            dictionary = Dictionary.load(str(self.dict_path))
-            if Path(self.cfg.vocabulary).is_dir():
-                for number in range(self.cfg.tokens_per_sample):
-                    dictionary.add_symbol(f"<sen{number:03d}>")
-            return dictionary
+            return Dictionary.load(str(self.dict_path))
         # T5 counts <pad> 0, </s> 1, <unk> 2 and has no <s>.
         dictionary = Dictionary(bos="<pad>", pad="<pad>", eos="</s>", unk="<unk>")
         dictionary.add_from_file(str(self.dict_path))

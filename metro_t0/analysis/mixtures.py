@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from metro_t0.objectives.batches import pad_rows, shift_right
 from metro_t0.prompts.mixing import load_mixture
 from metro_t0.randomness import keyed_generator
 from metro_t0.token_budget import length_sorted_batches
@@ -85,16 +86,7 @@ def batches(pairs: Sequence[Example], max_tokens: int, pad_id: int, decoder_star
 
 
 def _collate(group: Sequence[Example], pad_id: int, decoder_start: int) -> Seq2SeqBatch:
-    source, source_valid = _pad([pair[0] for pair in group], pad_id)
-    target, target_valid = _pad([pair[1] for pair in group], pad_id)
-    decoder_input = torch.full_like(target, decoder_start)
-    decoder_input[:, 1:] = target[:, :-1]
-    return Seq2SeqBatch(source, source_valid, decoder_input, target, target_valid)
-
-
-def _pad(rows: Sequence[NDArray[np.integer]], pad_id: int) -> tuple[Tensor, Tensor]:
-    lengths = torch.tensor([len(row) for row in rows])
-    valid = torch.arange(int(lengths.max()))[None] < lengths[:, None]
-    padded = torch.full(valid.shape, pad_id)
-    padded[valid] = torch.from_numpy(np.concatenate(rows).astype(np.int64))
-    return padded, valid
+    source, target = (pad_rows([pair[side] for pair in group], pad_id) for side in (0, 1))
+    decoder_input = shift_right(target, decoder_start)
+    tensors = (torch.from_numpy(ids) for ids in (source, source != pad_id, decoder_input, target, target != pad_id))
+    return Seq2SeqBatch(*tensors)

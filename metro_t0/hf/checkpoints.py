@@ -19,6 +19,7 @@ from metro_t0.errors import UserError
 from metro_t0.files import atomic_path, sha256_of
 from metro_t0.hf.model_card import training_facts
 from metro_t0.modeling import MetroT5, ModelConfig
+from metro_t0.tokenization.vocabulary import PAD_ID
 
 PREFIX = "metro."
 MAIN = "main."
@@ -84,7 +85,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 def _check_complete(path: Path, config: ModelConfig, tensors: dict[str, Tensor]) -> None:
     """Raise `UserError` naming the first tensor that is missing, left over or of another shape than the options say."""
     with torch.device("meta"):
-        expected = MetroT5(config, pad_id=1).state_dict()
+        expected = MetroT5(config, pad_id=PAD_ID).state_dict()
     for name in sorted(expected.keys() ^ tensors.keys()):
         what = "missing" if name in expected else "unknown"
         raise UserError(f"{path}: tensor {name} is {what}: the architecture in its options is not the one it has")

@@ -29,6 +29,7 @@ from metro_t0.hf.stock_t5 import from_stock_t5, is_stock_t5, to_stock_t5
 from metro_t0.modeling import T5, MetroT5, ModelConfig
 from metro_t0.tokenization import Tokenizer
 from metro_t0.tokenization.tokenizer import DICT_NAME, TOKENIZER_NAME
+from metro_t0.tokenization.vocabulary import PAD_ID
 
 PRETRAINING_WEIGHTS = "pretraining.safetensors"
 PRETRAINING_CONFIG = "pretraining.json"
@@ -216,7 +217,7 @@ def _with_pretraining_parts(
     full = ModelConfig.from_dict(read_json(directory / PRETRAINING_CONFIG, dict[str, Any]))
     parts = load_file(directory / PRETRAINING_WEIGHTS)
     with torch.device("meta"):
-        names = MetroT5(full, pad_id=1).state_dict().keys()
+        names = MetroT5(full, pad_id=PAD_ID).state_dict().keys()
     state = main | parts
     for name in names - state.keys():
         state[name] = main[name.replace(SHARED_WITH_MAIN, "main.encoder.embeddings.")]

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from metro_t0.errors import UserError
@@ -32,6 +33,7 @@ from metro_t0.objectives.masking import (
     apply_masks,
     choose_positions,
 )
+from metro_t0.spans import corrupt_spans
 
 COLUMNS = 16
 MetroTarget = Literal["masked_loss", "all_tokens", "masked_only"]
@@ -139,16 +141,16 @@ class SpanCorruptionBatches:
         """tokens (B, T) padded on the right; examples: their indices in the data set."""
         spans = MaskingConfig(self.masking.mask_ratio, "span", self.masking.mean_span_length)
         chosen = choose_positions(tokens, examples, spans, self.words, stream)
-        pairs = [
-            corrupt_spans(row[row != self.words.pad_id], flags[row != self.words.pad_id], self.words.mask_id)
-            for row, flags in zip(tokens, chosen, strict=True)
-        ]
+        real = tokens != self.words.pad_id
+        (source, source_lengths), (spans_of, target_lengths) = corrupt_spans(
+            tokens[real], chosen[real], real.sum(1), self.words.mask_id
+        )
         if self.target == "spans":
-            target = pad_rows([np.append(spans, self.eos_id) for _, spans in pairs], self.words.pad_id)
+            target = pad_flat(spans_of, target_lengths, self.words.pad_id, self.eos_id)
         else:
             target = tokens
         wanted = target != self.words.pad_id
-        sources = pad_rows([source for source, _ in pairs], self.words.pad_id)
+        sources = pad_flat(source, source_lengths, self.words.pad_id)
         return PretrainingBatch(
             source_tokens=torch.from_numpy(sources),
             decoder_input=torch.from_numpy(shift_right(target, self.decoder_start)),
@@ -179,16 +181,6 @@ class SpanCorruptionBatches:
         return {"predicted": predicted, "masked": self.replaced_ratio * other, "source": other + sentinels}
 
 
-def corrupt_spans(tokens: Ids, chosen: Flags, first_sentinel: int) -> tuple[Ids, Ids]:
-    """One text (T,) -> (source with a sentinel per span, target of sentinels and spans), sentinels counting up."""
-    begins = chosen & ~np.concatenate(([False], chosen[:-1]))
-    sentinels = first_sentinel + np.cumsum(begins) - 1
-    source = np.where(begins, sentinels, tokens)[begins | ~chosen]
-    order = np.argsort(np.concatenate((2 * np.flatnonzero(begins), 2 * np.flatnonzero(chosen) + 1)), kind="stable")
-    target = np.concatenate((sentinels[begins], tokens[chosen]))[order]
-    return source, target
-
-
 def shift_right(target: Ids, start: int) -> Ids:
     """(B, T) -> (B, T): `start` first, the last column dropped."""
     shifted = np.empty_like(target)
@@ -197,12 +189,21 @@ def shift_right(target: Ids, start: int) -> Ids:
     return shifted
 
 
-def pad_rows(rows: Sequence[Ids], pad_id: int, least: int = 1) -> Ids:
+def pad_rows(rows: Sequence[NDArray[np.integer] | Sequence[int]], pad_id: int, least: int = 1) -> Ids:
     """Rows of different lengths -> (B, longest) padded on the right; `least` columns or more."""
     padded = np.full((len(rows), max(least, *(len(row) for row in rows)) if rows else least), pad_id, dtype=np.int64)
     for place, row in zip(padded, rows, strict=True):
         place[: len(row)] = row
     return padded
+
+
+def pad_flat(tokens: Ids, lengths: Ids, pad_id: int, end: int | None = None) -> Ids:
+    """Flat rows -> (B, longest) padded on the right; with `end`, that token closes every row."""
+    matrix = np.full((len(lengths), int(lengths.max(initial=0)) + (end is not None)), pad_id, dtype=np.int64)
+    matrix[np.arange(matrix.shape[1]) < lengths[:, None]] = tokens
+    if end is not None:
+        matrix[np.arange(len(lengths)), lengths] = end
+    return matrix
 
 
 def most_in_row(flags: Flags) -> int:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from metro_t0.errors import UserError
 from metro_t0.options import out_of_range
 from metro_t0.randomness import keyed_generator, keyed_seed, position_uniforms
+from metro_t0.spans import noise_counts
 
 Ids = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -97,10 +98,12 @@ def choose_positions(
             return _smallest(uniforms, maskable, np.rint(config.mask_ratio * (tokens != words.pad_id).sum(1)))
         return maskable & (uniforms < config.mask_ratio)
     chosen = np.zeros_like(maskable)
-    for row, example in enumerate(examples):
-        generator = keyed_generator("span", stream.seed, stream.epoch, int(example))
-        where = np.flatnonzero(maskable[row])
-        chosen[row, where] = span_mask(len(where), config.mask_ratio, config.mean_span_length, generator)
+    lengths = maskable.sum(1)
+    counts = noise_counts(np.maximum(lengths, 2), config.mask_ratio, config.mean_span_length)
+    for row, (example, length, masked, spans) in enumerate(zip(examples, lengths, *counts, strict=True)):
+        if length >= 2:  # as in `span_mask`
+            generator = keyed_generator("span", stream.seed, stream.epoch, int(example))
+            chosen[row, maskable[row]] = _random_spans(length, masked, spans, generator)
     return chosen
 
 
@@ -141,8 +144,11 @@ def span_mask(length: int, ratio: float, mean_span: float, generator: np.random.
     mask = np.zeros(length, dtype=np.bool_)
     if length < 2:
         return mask
-    masked = min(max(round(length * ratio), 1), length - 1)
-    spans = min(max(round(masked / mean_span), 1), masked, length - masked)
+    masked, spans = (int(count[0]) for count in noise_counts(np.array([length]), ratio, mean_span))
+    return _random_spans(length, masked, spans, generator)
+
+
+def _random_spans(length: int, masked: int, spans: int, generator: np.random.Generator) -> Flags:
     lengths = np.empty(2 * spans, dtype=np.int64)
     lengths[0::2] = _composition(length - masked, spans, generator)
     lengths[1::2] = _composition(masked, spans, generator)

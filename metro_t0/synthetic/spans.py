@@ -7,16 +7,10 @@ from functools import lru_cache
 
 import numpy as np
 
+from metro_t0.spans import corrupt_spans, noise_counts
 from metro_t0.synthetic.draws import Draws
 from metro_t0.synthetic.law import shuffle, valid
-from metro_t0.synthetic.ragged import Examples, Index, Ragged, Tokens, exclusive_sum, row_positions
-
-
-def noise_counts(lengths: Index, density: float = 0.15, mean_span: float = 3.0) -> tuple[Index, Index]:
-    """(noise tokens, noise spans) of rows of these lengths (two tokens at least)."""
-    noise = np.clip(np.rint(density * lengths).astype(np.int64), 1, lengths - 1)
-    spans = np.maximum(1, np.rint(noise / mean_span).astype(np.int64))
-    return noise, np.minimum(spans, lengths - noise)
+from metro_t0.synthetic.ragged import Examples, Index, Ragged
 
 
 @lru_cache(maxsize=16)
@@ -59,19 +53,9 @@ def corrupt(draws: Draws, rows: Ragged, first_sentinel: int) -> Examples:
     noise, spans = noise_counts(rows.lengths)
     clean_sizes = _segment_sizes(draws, rows.lengths - noise, spans)
     noise_sizes = _segment_sizes(draws, noise, spans)
-    starts = exclusive_sum(np.stack([clean_sizes, noise_sizes], axis=1).ravel())
-    number = np.arange(len(clean_sizes)) - np.repeat(exclusive_sum(spans), spans)
-    # One buffer holds all tokens and, behind them, the sentinels: both sides are stretches of it.
-    buffer = np.concatenate([rows.values, (first_sentinel - number).astype(np.uint16)])
-    marks, one = len(rows.values) + np.arange(len(number)), np.ones_like(number)
-    source = _alternate(buffer, (starts[::2], marks), (clean_sizes, one))
-    target = _alternate(buffer, (marks, starts[1::2]), (one, noise_sizes))
-    return Examples(Ragged.contiguous(source, rows.lengths - noise + spans), Ragged.contiguous(target, noise + spans))
-
-
-def _alternate(buffer: Tokens, starts: tuple[Index, Index], sizes: tuple[Index, Index]) -> Tokens:
-    """Stretches of the buffer, one of the first kind and one of the second in turns."""
-    return buffer.take(row_positions(np.stack(starts, axis=1).ravel(), np.stack(sizes, axis=1).ravel()))
+    chosen = np.repeat(np.tile([False, True], len(clean_sizes)), np.stack([clean_sizes, noise_sizes], axis=1).ravel())
+    source, target = corrupt_spans(rows.values, chosen, rows.lengths, first_sentinel, step=-1)
+    return Examples(Ragged.contiguous(*source), Ragged.contiguous(*target))
 
 
 def restore(source: Sequence[int], target: Sequence[int], first_sentinel: int) -> list[int]:

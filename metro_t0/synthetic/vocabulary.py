@@ -12,6 +12,7 @@ from typing import Any
 from metro_t0.errors import UserError, nearest
 from metro_t0.files import read_json
 from metro_t0.synthetic.ragged import Ragged
+from metro_t0.tokenization.vocabulary import BOS_ID, EOS_ID, PAD_ID
 
 EXTRA_IDS = 100
 LARGEST_SIZE = 2**16 - 1  # blocks hold ids as uint16, the last of which marks padding
@@ -209,13 +210,13 @@ def compact_vocabulary(num_tokens: int, names: Iterable[str]) -> Vocabulary:
         fingerprint="+".join([f"compact:{num_tokens}", *added]),
         size=size + len(added),
         added=len(added),
-        pad=1,
-        eos=2,
+        pad=PAD_ID,
+        eos=EOS_ID,
         universe_low=4,
         universe_size=num_tokens,
         yes=(yes,),
         no=(yes + 1,),
-        bos=0,
+        bos=BOS_ID,
         names={name: (first_name + i,) for i, name in enumerate(COMPACT_NAMES)}
         | {name: (size + i,) for i, name in enumerate(added)},
         encode=encode,

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metro_t0.errors import UserError
-from metro_t0.objectives.batches import MetroBatches, SpanCorruptionBatches, corrupt_spans, pad_rows, shift_right
+from metro_t0.objectives.batches import MetroBatches, SpanCorruptionBatches, pad_rows, shift_right
 from metro_t0.objectives.masking import (
     MaskingConfig,
     Stream,
@@ -19,6 +19,7 @@ from metro_t0.objectives.masking import (
     choose_positions,
     span_mask,
 )
+from metro_t0.spans import corrupt_spans
 
 PAD, EOS = 1, 2
 WORDS = Vocabulary(pad_id=PAD, mask_id=1000, first_word=4, end_of_words=1000)
@@ -60,7 +61,7 @@ def restored(source: list[int], target: list[int], first_sentinel: int) -> list[
 def test_span_corruption_is_invertible(text: list[int], seed: int, ratio: float, mean: float) -> None:
     tokens = np.array(text)
     flags = choose_positions(tokens[None], [5], MaskingConfig(ratio, "span", mean), WORDS, Stream(seed, 0))[0]
-    source, target = corrupt_spans(tokens, flags, WORDS.mask_id)
+    (source, _), (target, _) = corrupt_spans(tokens, flags, np.array([len(tokens)]), WORDS.mask_id)
     assert restored(source.tolist(), target.tolist(), WORDS.mask_id) == text
     sentinels = [token for token in source if token >= WORDS.mask_id]
     assert sentinels == [token for token in target if token >= WORDS.mask_id]

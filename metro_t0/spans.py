@@ -1,0 +1,45 @@
+"""T5's span corruption (Raffel et al. 2020, section 3.1.4) of many texts at once, for text and for synthetic tasks.
+
+Texts lie flat: the tokens of all one after the other, and their lengths.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Index = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+Tokens = NDArray[Any]
+
+
+def noise_counts(lengths: Index, density: float = 0.15, mean_span: float = 3.0) -> tuple[Index, Index]:
+    """(n,) lengths, two tokens at least -> (n,) masked tokens, (n,) spans they come in."""
+    noise = np.clip(np.rint(density * lengths).astype(np.int64), 1, lengths - 1)
+    spans = np.maximum(1, np.rint(noise / mean_span).astype(np.int64))
+    return noise, np.minimum(spans, lengths - noise)
+
+
+def corrupt_spans(
+    tokens: Tokens, chosen: Flags, lengths: Index, first_sentinel: int, step: int = 1
+) -> tuple[tuple[Tokens, Index], tuple[Tokens, Index]]:
+    """Source with a sentinel for every span of chosen tokens; target of the sentinels, each before its span.
+
+    tokens, chosen: (sum of lengths,). Sentinels of a text: first_sentinel, first_sentinel + step, ...
+    Both sides as (flat tokens, (n,) lengths).
+    """
+    starts = np.cumsum(lengths) - lengths
+    begins = chosen.copy()
+    begins[1:] &= ~chosen[:-1]
+    firsts = starts[lengths > 0]
+    begins[firsts] = chosen[firsts]
+    counts = np.stack([np.concatenate(([0], np.cumsum(flags))) for flags in (begins, chosen)])
+    spans, noise = counts[:, starts + lengths] - counts[:, starts]
+    number = np.arange(spans.sum()) - np.repeat(np.cumsum(spans) - spans, spans)
+    sentinels = (first_sentinel + step * number).astype(tokens.dtype)
+    source = tokens.copy()
+    source[begins] = sentinels
+    target = np.insert(tokens[chosen], counts[1, :-1][begins], sentinels)
+    return (source[begins | ~chosen], lengths - noise + spans), (target, noise + spans)
