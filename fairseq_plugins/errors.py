@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 import torch
 from torch import distributed
@@ -27,7 +28,7 @@ def clear_errors() -> Iterator[None]:
         refuse(str(error))
 
 
-def refuse(message: str) -> None:
+def refuse(message: str) -> NoReturn:
     """End with one line on standard error and exit status 2."""
     print(f"metro-t0: error: {in_the_users_words(message)}", file=sys.stderr, flush=True)
     raise SystemExit(STATUS) from None

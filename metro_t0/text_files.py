@@ -80,7 +80,7 @@ def open_bytes(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     name = os.fspath(path)
     if not os.path.isfile(name):
         raise UserError(f"{name}: no such file")
-    with open(name, "rb", buffering=BUFFER) as raw:
+    with open(name, "rb") as raw:
         if name.endswith(".gz"):
             chunks = _unpack(raw, lambda: zlib.decompressobj(GZIP_WINDOW), name)
         elif name.endswith(".zst"):

@@ -1,16 +1,17 @@
 """What the tasks share: one dictionary for both sides, and the batch of sources and targets that fine-tuning reads."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from fairseq.data import Dictionary, FairseqDataset
-from fairseq.data.iterators import EpochBatchIterator
+from fairseq.data.iterators import CountingIterator, EpochBatchIterator
 from fairseq.tasks import FairseqTask
 
 from fairseq_plugins.differences import data_files
-from fairseq_plugins.errors import clear_errors
+from fairseq_plugins.errors import clear_errors, refuse
 from fairseq_plugins.finished import patience_so_far, restore_patience
 from fairseq_plugins.generation import Sources
 from metro_t0.errors import UserError
@@ -43,9 +44,11 @@ class OneDictionaryTask(FairseqTask):
 
         fairseq keeps them for the whole run. They hold copies of the data set as it was when they began, which
         `set_epoch` does not reach: every epoch would have the masks, or the examples of a stream, of the first.
+        Damage that shows only when a batch is made ends the run in one line.
         """
         iterator = super().get_batch_iterator(dataset, *arguments, **settings)
         iterator.persistent_workers = iterator.reuse_dataloader = False
+        iterator.__class__ = ClearEpochs  # fairseq makes its iterator itself
         return iterator
 
     def get_checkpoint_dict(self) -> dict[str, Any]:
@@ -103,6 +106,48 @@ class WholeDataset(FairseqDataset):
         batches = list(super().batch_by_size(indices, *arguments, **settings))
         used = sum(map(len, batches))
         return batches if used == len(indices) else [*batches, np.asarray(indices[used:])]
+
+
+class ClearEpochs(EpochBatchIterator):
+    """fairseq's batches; a `UserError` in making one, in a loader process too, ends the run in one line."""
+
+    @property
+    def first_batch(self) -> Any:
+        """The batch that fairseq makes before training."""
+        with _clear_errors():
+            return super().first_batch
+
+    def _get_iterator_for_epoch(self, *arguments: Any, **settings: Any) -> CountingIterator | None:
+        batches = super()._get_iterator_for_epoch(*arguments, **settings)
+        if batches is not None:
+            batches._itr = _ClearBatches(batches._itr)
+        return batches
+
+
+class _ClearBatches:
+    def __init__(self, batches: Any) -> None:
+        self._batches = batches
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        with _clear_errors():
+            return next(self._batches)
+
+    def take(self, count: int) -> None:
+        """Stop after so many, as fairseq's iterators do."""
+        if hasattr(self._batches, "take"):
+            self._batches.take(count)
+
+
+@contextmanager
+def _clear_errors() -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        # torch puts the traceback of a loader process into the message; its last line is the message.
+        refuse(str(error).strip().splitlines()[-1].removeprefix(f"{UserError.__module__}.UserError: "))
 
 
 def source_target_batch(

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from token_directory import write_token_directory
 
+from metro_t0.data import token_files
 from metro_t0.data.cli import main as data_main
 from metro_t0.data.token_files import TokenFile, TokenFileWriter, bin_path
 from metro_t0.tokenization import Tokenizer
@@ -88,6 +89,30 @@ def test_data_of_another_dictionary_is_refused(
         (tmp_path / "data" / "info.json").unlink()
     damage(tmp_path / "data")
     assert message in refused(train, tmp_path / "data", capfd, tmp_path)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_id_that_the_first_look_misses_stops_training_in_one_line(
+    workers: int,
+    train: Train,
+    token_directory: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(token_files, "SAMPLES", 2)
+    monkeypatch.setattr(token_files, "SAMPLE_TOKENS", 4)
+    shutil.copytree(token_directory, tmp_path / "data")
+    items = [item.copy() for item in TokenFile(tmp_path / "data" / "train")]
+    items[len(items) // 2 & ~1][3] = 3071
+    with TokenFileWriter(tmp_path / "data" / "train", np.uint16) as writer:
+        for item in items:
+            writer.add(item)
+    with pytest.raises(SystemExit) as ended:
+        train(f"--save-dir {tmp_path / 'run'} --max-update 9 --num-workers {workers}", data=tmp_path / "data")
+    assert ended.value.code == 2
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "3071" in line]
+    assert line.startswith(f"metro-t0: error: {tmp_path / 'data' / 'train.bin'}: holds the id 3071, but ")
 
 
 def test_shards_of_two_vocabularies_are_refused(
