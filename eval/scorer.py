@@ -66,6 +66,6 @@ class ChoiceScorer:
                 scores[i] = row
 
         done = (i for batch in run_batches(lengths, self.max_tokens, work) for i in batch)
-        for _ in progress(done, description, len(questions)) if description else done:
+        for _ in progress(done, description, len(questions), "questions") if description else done:
             pass
         return scores

@@ -19,6 +19,8 @@ from fairseq.models import ARCH_MODEL_REGISTRY
 
 from fairseq_plugins.errors import clear_errors
 from fairseq_plugins.models.metro_t5 import MetroT5Model, model_config
+from fairseq_plugins.ranges import check_numbers
+from fairseq_plugins.run import Run
 
 
 def problem_of(arguments: list[str]) -> str | None:
@@ -28,6 +30,8 @@ def problem_of(arguments: list[str]) -> str | None:
         with contextlib.redirect_stderr(said):
             parsed = options.parse_args_and_arch(options.get_training_parser(), input_args=arguments)
             cfg = convert_namespace_to_omegaconf(parsed)
+            with clear_errors():
+                check_numbers(Run(cfg, by_keys=False))
             task = tasks.setup_task(cfg.task)
             if issubclass(ARCH_MODEL_REGISTRY[parsed.arch], MetroT5Model):
                 with clear_errors():

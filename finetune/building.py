@@ -159,7 +159,7 @@ class Builder:
         jobs = list(self._slices(source, split, indices, tuple(tasks)))
         try:
             results = self.workers.in_order(tokenize_slice, jobs)
-            for pieces in progress(results, f"{rows} {split} x {len(tasks)}", total=len(jobs)):
+            for pieces in progress(results, f"{rows} {split} x {len(tasks)}", total=len(jobs), unit="slices of rows"):
                 for writer, piece in zip(writers, pieces, strict=True):
                     writer.add(piece)
         except BaseException:

@@ -124,7 +124,7 @@ def score_mixture(
     scorer = Scorer(model, data, device)
     return [
         scorer.score(task, limit, most_frequent_target(training[task.name]), seed)
-        for task in progress(chosen, "scoring", unit="tasks")
+        for task in progress(chosen, "score", unit="tasks")
     ]
 
 

@@ -65,6 +65,7 @@ class Program:
             near = nearest(option, known) if option.startswith("--") else ""
             chosen.error(f"unrecognized argument {unknown[0]}{near}")
         be_quiet(given.quiet)
+        _silence_other_bars(given.quiet)
         return run(chosen.prog, lambda: build(given.command, given).run())
 
     def parser(self) -> Parser:
@@ -233,6 +234,13 @@ def describe(error: BaseException) -> str:
         return str(error) or type(error).__name__
     name = error.filename2 or error.filename  # of a rename, what was to be made
     return f"{os.fsdecode(name)}: {files.describe(error)}" if isinstance(name, (str, bytes)) else files.describe(error)
+
+
+def _silence_other_bars(quiet: bool) -> None:
+    """Bars of other libraries: none beside ours, and none in a log; downloads keep theirs on a terminal."""
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    if quiet or sys.stderr is None or not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def _flush() -> None:

@@ -10,46 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fairseq.dataclass import ChoiceEnum
 from fairseq.models import BaseFairseqModel, register_model
 from torch import Tensor
 
 from fairseq_plugins.errors import clear_errors
 from fairseq_plugins.generation import DecoderView, EncoderView
 from fairseq_plugins.optim.muon import HIDDEN_MATRICES
+from fairseq_plugins.options import fairseq_dataclass
 from fairseq_plugins.starting_point import StartingPointConfig, start
 from metro_t0.errors import UserError
 from metro_t0.modeling import PRESETS, MetroT5, ModelConfig, PretrainingBatch, PretrainingOutput
 from metro_t0.modeling.attention import padding_mask
-from metro_t0.modeling.config import literal_choices
 from metro_t0.modeling.layers import hidden_matrices
 from metro_t0.modeling.pretraining import PRETRAINING_MODULES
 
 logger = logging.getLogger(__name__)
 FINGERPRINT = "dictionary_fingerprint"
-
-
-def fairseq_dataclass(name: str, source: type, defaults: Any, omit: frozenset[str] = frozenset()) -> type:
-    """A fairseq dataclass with the fields, help texts and defaults of one of our own dataclasses.
-
-    `Literal` fields become fairseq choices. A bool that is true by default becomes `--field {true,false}`, because
-    fairseq would turn it into a flag of the same name that means its opposite.
-    """
-    choices = literal_choices(source)
-    fields: list[tuple[str, type, Any]] = []
-    for field in dataclasses.fields(source):
-        if field.name in omit:
-            continue
-        default = getattr(defaults, field.name)
-        kind: type = type(default)
-        if field.name in choices:
-            kind = ChoiceEnum(choices[field.name])
-        elif default is True:
-            kind, default = ChoiceEnum(("true", "false")), "true"
-        fields.append((field.name, kind, dataclasses.field(default=default, metadata=dict(field.metadata))))
-    made = dataclasses.make_dataclass(name, fields, bases=(StartingPointConfig,))
-    made.__module__ = __name__
-    return made
 
 
 def model_config(cfg: Any, vocab_size: int) -> ModelConfig:
@@ -160,7 +136,9 @@ class MetroT5Model(BaseFairseqModel):
 
 def _register(name: str, defaults: ModelConfig) -> None:
     title = "".join(part.capitalize() for part in name.split("_"))
-    config_class = fairseq_dataclass(f"{title}Config", ModelConfig, defaults, omit=frozenset({"vocab_size"}))
+    config_class = fairseq_dataclass(
+        f"{title}Config", ModelConfig, defaults, __name__, StartingPointConfig, omit=frozenset({"vocab_size"})
+    )
     register_model(name, dataclass=config_class)(type(title, (MetroT5Model,), {"__doc__": f"Defaults of {name}."}))
 
 

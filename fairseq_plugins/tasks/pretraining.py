@@ -15,6 +15,7 @@ from fairseq.tasks import register_task
 from omegaconf import II
 
 from fairseq_plugins.errors import clear_errors
+from fairseq_plugins.options import choices, same
 from fairseq_plugins.tasks.source_target import OneDictionaryTask, WholeDataset
 from fairseq_plugins.tasks.token_blocks import TokenBlocks, token_files
 from metro_t0.data.record import check_dictionary
@@ -30,12 +31,6 @@ from metro_t0.randomness import keyed_generator
 logger = logging.getLogger(__name__)
 BatchMaker = MetroBatches | SpanCorruptionBatches
 MASKS = ("masked_tokens", "masked_positions", "most_masked_in_row", "sample_uniforms")
-
-
-def _mask_field(name: str) -> Any:
-    """The masking field of that name with the library's default and help text."""
-    source = next(f for f in fields(MaskingConfig) if f.name == name)
-    return field(default=source.default, metadata=dict(source.metadata))
 
 
 @dataclass
@@ -55,8 +50,8 @@ class PretrainingConfig(FairseqDataclass):
     sample_break_mode: ChoiceEnum(["none", "complete", "complete_doc", "eos"]) = field(  # type: ignore[valid-type]
         default="complete_doc", metadata={"help": "how blocks respect lines and documents, as in fairseq"}
     )
-    mask_ratio: float = _mask_field("mask_ratio")
-    mean_span_length: float = _mask_field("mean_span_length")
+    mask_ratio: float = same(MaskingConfig, "mask_ratio")
+    mean_span_length: float = same(MaskingConfig, "mean_span_length")
     pad_blocks: bool = field(
         default=False,
         metadata={"help": "pad every batch to tokens_per_sample, so that all have one shape (compiled layers)"},
@@ -68,10 +63,10 @@ class PretrainingConfig(FairseqDataclass):
 class MetroPretrainingConfig(PretrainingConfig):
     """Options of `--task metro_pretraining`."""
 
-    mask_pattern: ChoiceEnum(["iid", "span"]) = _mask_field("mask_pattern")  # type: ignore[valid-type]
-    keep_ratio: float = _mask_field("keep_ratio")
-    random_ratio: float = _mask_field("random_ratio")
-    fixed_mask_count: bool = _mask_field("fixed_mask_count")
+    mask_pattern: choices(MaskingConfig, "mask_pattern") = same(MaskingConfig, "mask_pattern")  # type: ignore[valid-type]
+    keep_ratio: float = same(MaskingConfig, "keep_ratio")
+    random_ratio: float = same(MaskingConfig, "random_ratio")
+    fixed_mask_count: bool = same(MaskingConfig, "fixed_mask_count")
     within_documents: bool = field(
         default=False,
         metadata={

@@ -14,6 +14,7 @@ from fairseq.tasks import register_task
 from omegaconf import II
 
 from fairseq_plugins.errors import clear_errors
+from fairseq_plugins.options import choices, same
 from fairseq_plugins.tasks.source_target import SourceTargetTask, WholeDataset, source_target_batch
 from metro_t0.files import write_text
 from metro_t0.modeling import ModelConfig
@@ -40,9 +41,7 @@ class SyntheticPretrainingConfig(FairseqDataclass):
     num_tokens: int = field(
         default=0, metadata={"help": "draw sequences from that many tokens only; 0: from all", "at_least": 0}
     )
-    task_profile: ChoiceEnum(["authors", "paper"]) = field(  # type: ignore[valid-type]
-        default="authors", metadata={"help": "law of the examples, where the paper and the authors' data differ"}
-    )
+    task_profile: choices(StreamSettings, "profile") = same(StreamSettings, "profile")  # type: ignore[valid-type]
     length_min: int = field(
         default=10, metadata={"help": "shortest input, separators included", "at_least": 1, "at_most": 100_000}
     )
@@ -50,9 +49,7 @@ class SyntheticPretrainingConfig(FairseqDataclass):
     task_prefix: ChoiceEnum(["profile", "yes", "no"]) = field(  # type: ignore[valid-type]
         default="profile", metadata={"help": "the task's name in front of every source"}
     )
-    order: ChoiceEnum(["first_occurrence", "cpython_set", "sorted"]) = field(  # type: ignore[valid-type]
-        default="first_occurrence", metadata={"help": "order of the outputs of set operations"}
-    )
+    order: choices(StreamSettings, "order") = same(StreamSettings, "order")  # type: ignore[valid-type]
     epoch_examples: int = field(
         default=1_000_000,
         metadata={"help": "examples that fairseq counts as one epoch", "at_least": 1, "at_most": 2**31},

@@ -19,7 +19,7 @@ from typing import Any
 from metro_t0.claims import check_owner, claimed
 from metro_t0.data.documents import BadLines
 from metro_t0.data.record import INFO_NAME
-from metro_t0.data.sources import MAX_DOCUMENT_BYTES, UNIT_BYTES, Input, Unit
+from metro_t0.data.sources import MAX_DOCUMENT_BYTES, PIECES, UNIT_BYTES, Input, Unit
 from metro_t0.data.token_files import TokenFileWriter, token_dtype
 from metro_t0.data.units import VALID, Counts, Split, encode_unit, load_unit, save_unit
 from metro_t0.errors import UserError
@@ -88,7 +88,7 @@ def _binarize(settings: BinarizeSettings, tokenizer: Tokenizer, processes: int, 
         bad = BadLines()
         totals: dict[str, Counts] = {}
         count = 0
-        for head in progress(_encode_all(settings, tokenizer, work, processes, digest), "binarize"):
+        for head in progress(_encode_all(settings, tokenizer, work, processes, digest), "binarize", unit=PIECES):
             count += 1
             bad.merge(head.bad.counts, head.bad.examples)
             for name, counts in head.parts.items():
@@ -212,7 +212,7 @@ def _merge(
     dtype = token_dtype(len(tokenizer))
     with ExitStack() as stack:
         writers = {name: stack.enter_context(TokenFileWriter(places[name], dtype)) for name in names}
-        for number in progress(range(count), "merge"):
+        for number in progress(range(count), "merge", unit=PIECES):
             for name, part in load_unit(_unit_path(work, number), _digest(plan)).parts.items():
                 writers[name].add_items(part.tokens, part.sizes)
     for directory in directories:

@@ -141,7 +141,7 @@ class Verify(Command):
         from metro_t0.data.record import damaged_files
         from metro_t0.progress import progress
 
-        files = list(progress(damaged_files(self.directory), "verify"))
+        files = list(progress(damaged_files(self.directory), "verify", unit="files"))
         wrong = [f"{self.directory / name} {complaint}" for name, complaint in files if complaint]
         for line in wrong:
             print(printable(line))

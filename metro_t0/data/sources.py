@@ -20,6 +20,8 @@ from metro_t0.errors import UserError
 from metro_t0.text_files import COMPRESSIONS, open_bytes, open_text
 
 UNIT_BYTES = 4 << 20
+PIECES = f"pieces of {UNIT_BYTES >> 20} MB"
+"""What progress counts."""
 # A document longer than this is cut at a line end and counts as several; a longer line is cut at a space.
 MAX_DOCUMENT_BYTES = 32 << 20
 FORMATS = {".txt": "text", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}

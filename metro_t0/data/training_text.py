@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from metro_t0.data.documents import BadLines, documents
-from metro_t0.data.sources import Input, Unit
+from metro_t0.data.sources import PIECES, Input, Unit
 from metro_t0.parallel import workers
 from metro_t0.progress import progress
 
@@ -15,7 +15,7 @@ def words_of(inputs: Sequence[Input], max_mb: int, processes: int) -> Counter[st
     """Counts of white-space separated words in the first `max_mb` MB of text."""
     total: Counter[str] = Counter()
     with workers(processes, fork=True) as pool:
-        for counts in progress(pool.in_order(_count, _units(inputs, max_mb)), "count words"):
+        for counts in progress(pool.in_order(_count, _units(inputs, max_mb)), "count words", unit=PIECES):
             total.update(counts)
     return total
 

@@ -66,7 +66,7 @@ def _generate(files: Files, mixture: Mixture, vocabulary: Vocabulary, manifest: 
         splits: tuple[Split, ...] = ("train", "valid")
         for split in splits:
             selected = _Selected(stream, split, manifest[f"{split}_examples"], manifest["deduplicate"])
-            write_examples(files, split, stream, progress(selected, f"{stream.task.name} {split}"))
+            write_examples(files, split, stream, progress(selected, f"{stream.task.name} {split}", unit="examples"))
             dropped[stream.task.name] = dropped.get(stream.task.name, 0) + selected.dropped
     write_json(files.directory / MANIFEST, manifest)
     if files.format == "fairseq":

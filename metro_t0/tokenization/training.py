@@ -11,6 +11,7 @@ from tokenizers import models, trainers
 
 from metro_t0.errors import UserError
 from metro_t0.files import atomic_path
+from metro_t0.progress import working
 from metro_t0.tokenization.normalization import WORD_MARK, build_normalizer, nfkc, word_splitter
 from metro_t0.tokenization.settings import BpeSettings
 from metro_t0.tokenization.tokenizer import DICT_NAME, TOKENIZER_NAME, Tokenizer, complete
@@ -81,7 +82,8 @@ def _train(words: Counter[str], alphabet: list[str], settings: BpeSettings) -> R
         limit_alphabet=len(alphabet),
         show_progress=False,
     )
-    rust.train_from_iterator(_repeated(words), trainer)
+    with working(f"merge pieces into a vocabulary of {settings.vocab_size:,}"):
+        rust.train_from_iterator(_repeated(words), trainer)
     rust.normalizer = build_normalizer(nfkc(), settings.lowercase)
     return rust
 

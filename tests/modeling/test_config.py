@@ -13,8 +13,9 @@ import torch
 from metro_t0.errors import UserError
 from metro_t0.hf.configuration import MetroT5Config
 from metro_t0.modeling import PRESETS, T5, MetroT5, ModelConfig, preset
-from metro_t0.modeling.config import Scope, fields_of, literal_choices
+from metro_t0.modeling.config import Scope, fields_of
 from metro_t0.modeling.pretraining import PRETRAINING_MODULES
+from metro_t0.options import kinds
 
 RENAMED = {"heads": "num_heads"}
 TINY = ModelConfig(
@@ -86,7 +87,10 @@ def test_every_field_says_what_it_describes() -> None:
 
 def test_what_belongs_to_pretraining_alone_is_in_no_exported_model() -> None:
     """For every value of every field of pretraining: not in config.json, and no tensor beside the main model."""
-    pretraining, choices = fields_of("pretraining"), literal_choices(ModelConfig)
+    pretraining, choices = (
+        fields_of("pretraining"),
+        {name: kind.choices for name, kind in kinds(ModelConfig).items() if kind.choices},
+    )
     exported = MetroT5Config().to_dict()
     assert fields_of("model").keys() <= exported.keys()
     assert not (pretraining.keys() | fields_of("run").keys()) & exported.keys()
