@@ -6,6 +6,7 @@ import hashlib
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from tokenizers import AddedToken, decoders, processors
 from tokenizers import Tokenizer as RustTokenizer
 
 from metro_t0.errors import UserError
-from metro_t0.files import atomic_path
+from metro_t0.files import atomic_path, read_json
 from metro_t0.tokenization.encoder import RustEncoder, flatten
 from metro_t0.tokenization.normalization import WORD_MARK, word_splitter
 from metro_t0.tokenization.sentencepiece_model import convert, read_sentencepiece_model
@@ -143,7 +144,25 @@ def _special(token: str) -> AddedToken:
     return AddedToken(token, special=True, normalized=False)
 
 
+class Model(TypedDict):
+    """The model of a tokenizer.json, of either kind."""
+
+    type: Literal["BPE", "Unigram"]
+    continuing_subword_prefix: NotRequired[Literal["", None]]
+    end_of_word_suffix: NotRequired[Literal["", None]]
+    unk_token: NotRequired[str | None]
+    dropout: NotRequired[None]
+
+
+class TokenizerFile(TypedDict):
+    """A tokenizer.json."""
+
+    normalizer: dict[str, Any]
+    model: Model
+
+
 def _read_tokenizer_json(path: Path, vocabulary: Vocabulary) -> RustTokenizer:
+    read_json(path, TokenizerFile)  # of another shape, the Rust side may panic instead of raising
     try:
         rust = RustTokenizer.from_file(str(path))
     except Exception as error:  # the Rust side raises Exception itself, whatever is wrong

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +20,10 @@ import metro_t0.analysis.cli
 import metro_t0.convert
 import metro_t0.data.cli
 import metro_t0.synthetic.cli
+from metro_t0.command import Program
 
 SECONDS = 60
-PROGRAMS: dict[str, Callable[[Sequence[str]], int]] = {
+PROGRAMS: dict[str, Program] = {
     "data": metro_t0.data.cli.main,
     "prompts": finetune.cli.main,
     "eval": eval.cli.main,
