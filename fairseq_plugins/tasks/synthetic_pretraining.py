@@ -42,10 +42,8 @@ class SyntheticPretrainingConfig(FairseqDataclass):
         default=0, metadata={"help": "draw sequences from that many tokens only; 0: from all", "at_least": 0}
     )
     task_profile: choices(StreamSettings, "profile") = same(StreamSettings, "profile")  # type: ignore[valid-type]
-    length_min: int = field(
-        default=10, metadata={"help": "shortest input, separators included", "at_least": 1, "at_most": 100_000}
-    )
-    length_max: int = field(default=220, metadata={"help": "longest input", "at_least": 1, "at_most": 100_000})
+    length_min: int = same(StreamSettings, "length_min")
+    length_max: int = same(StreamSettings, "length_max")
     task_prefix: ChoiceEnum(["profile", "yes", "no"]) = field(  # type: ignore[valid-type]
         default="profile", metadata={"help": "the task's name in front of every source"}
     )

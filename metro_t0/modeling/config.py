@@ -7,11 +7,11 @@ the fairseq plugin can offer exactly these fields as command-line options and hy
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
-from typing import Any, Literal, get_args, get_type_hints
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from metro_t0.errors import UserError, unknown
-from metro_t0.options import out_of_range
+from metro_t0.options import check, option
 
 NormPlacement = Literal["post", "pre"]
 NormKind = Literal["layer", "rms"]
@@ -31,12 +31,12 @@ Scope = Literal["model", "pretraining", "run"]
 
 
 def _field(default: Any, text: str, scope: Scope = "model", **bounds: float) -> Any:
-    return field(default=default, metadata={"help": text, "scope": scope, **bounds})
+    return option(default, text, scope=scope, **bounds)
 
 
 def _pretraining(default: Any, text: str, without: Any, **bounds: float) -> Any:
     """A field of pretraining alone; `without` is its value in the main model alone."""
-    return field(default=default, metadata={"help": text, "scope": "pretraining", "without": without, **bounds})
+    return option(default, text, scope="pretraining", without=without, **bounds)
 
 
 @dataclass(frozen=True)
@@ -109,11 +109,7 @@ class ModelConfig:
     activation_checkpointing: bool = _field(False, "recompute layers in the backward pass to save memory", "run")
 
     def __post_init__(self) -> None:
-        _check_literals(self)
-        for f in dataclasses.fields(self):
-            value = getattr(self, f.name)
-            if type(f.default) in (int, float) and (problem := out_of_range(value, f.metadata)):
-                raise UserError(f"model field {f.name} is {value}; it {problem}")
+        check(self, "model field ")
         self._check_combinations()
 
     def _check_combinations(self) -> None:
@@ -182,19 +178,6 @@ def _plain(value: Any, kind: type) -> Any:
     if kind is bool and not isinstance(value, bool):
         return str(value).lower() == "true"
     return str(value) if kind is str else value
-
-
-def literal_choices(cls: type) -> dict[str, tuple[str, ...]]:
-    """The allowed values of every `Literal` field of a config class."""
-    hints = get_type_hints(cls)
-    return {name: get_args(hint) for name, hint in hints.items() if getattr(hint, "__origin__", None) is Literal}
-
-
-def _check_literals(config: ModelConfig) -> None:
-    for name, choices in literal_choices(type(config)).items():
-        value = getattr(config, name)
-        if value not in choices:
-            raise UserError(f"model field {name} is {value!r}; choose one of {', '.join(choices)}")
 
 
 BASE = ModelConfig()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from metro_t0.errors import UserError
-from metro_t0.options import out_of_range
+from metro_t0.options import check, option
 from metro_t0.randomness import keyed_generator, keyed_seed, position_uniforms
 from metro_t0.spans import noise_counts
 
@@ -22,39 +22,21 @@ Flags = NDArray[np.bool_]
 class MaskingConfig:
     """The auxiliary's masking (paper section A.2): i.i.d., 15%, every masked token becomes [MASK]."""
 
-    mask_ratio: float = field(
-        default=0.15,
-        metadata={"help": "share of the non-special tokens that is masked", "at_least": 0.001, "at_most": 0.999},
+    mask_ratio: float = option(0.15, "share of the non-special tokens that is masked", at_least=0.001, at_most=0.999)
+    mask_pattern: Literal["iid", "span"] = option(
+        "iid", "independent tokens, or contiguous spans with T5's span lengths (ablation)"
     )
-    mask_pattern: Literal["iid", "span"] = field(
-        default="iid",
-        metadata={"help": "independent tokens, or contiguous spans with T5's span lengths (ablation)"},
+    mean_span_length: float = option(3.0, "mean length of a masked or corrupted span", at_least=1, at_most=100_000)
+    keep_ratio: float = option(0.0, "share of the masked tokens left unchanged (BERT: 0.1)", at_least=0, at_most=1)
+    random_ratio: float = option(
+        0.0, "share of the masked tokens replaced by a random token (BERT: 0.1)", at_least=0, at_most=1
     )
-    mean_span_length: float = field(
-        default=3.0, metadata={"help": "mean length of a masked or corrupted span", "at_least": 1, "at_most": 100_000}
-    )
-    keep_ratio: float = field(
-        default=0.0,
-        metadata={"help": "share of the masked tokens left unchanged (BERT: 0.1)", "at_least": 0, "at_most": 1},
-    )
-    random_ratio: float = field(
-        default=0.0,
-        metadata={
-            "help": "share of the masked tokens replaced by a random token (BERT: 0.1)",
-            "at_least": 0,
-            "at_most": 1,
-        },
-    )
-    fixed_mask_count: bool = field(
-        default=False,
-        metadata={"help": "with iid: mask exactly mask_ratio of each text, so that full blocks make equal shapes"},
+    fixed_mask_count: bool = option(
+        False, "with iid: mask exactly mask_ratio of each text, so that full blocks make equal shapes"
     )
 
     def __post_init__(self) -> None:
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if isinstance(f.default, float) and (problem := out_of_range(value, f.metadata)):
-                raise UserError(f"{f.name} is {value}; it {problem}")
+        check(self)
         if self.keep_ratio + self.random_ratio > 1:
             raise UserError("keep_ratio and random_ratio must add up to at most 1")
 
