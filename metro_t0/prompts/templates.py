@@ -141,16 +141,17 @@ class TemplateEntry(TypedDict):
     metadata: NotRequired[dict[str, Any] | None]
 
 
-def _read_entries(path: Path) -> dict[str, TemplateEntry]:
+def _read_entries(path: Path) -> dict[str | int, TemplateEntry]:
     content = field(read_yaml(path, dict[Any, Any], _DataLoader), "templates", dict, str(path))
     if not content:
         raise UserError(f"{path}: field 'templates' must be a mapping of at least one template")
-    entries: dict[str, TemplateEntry] = expect(content, dict[str, TemplateEntry], f"{path}: template")
+    # Only the names inside the entries count; people number the keys.
+    entries: dict[str | int, TemplateEntry] = expect(content, dict[str | int, TemplateEntry], f"{path}: template")
     return entries
 
 
 def _parse_template(
-    path: Path, key: str, entry: TemplateEntry, dataset: DatasetName, max_variable_length: int | None
+    path: Path, key: str | int, entry: TemplateEntry, dataset: DatasetName, max_variable_length: int | None
 ) -> Template:
     metadata = entry.get("metadata") or {}
     metrics = field(metadata, "metrics", list[str] | None, f"{path}: template {key}", None)

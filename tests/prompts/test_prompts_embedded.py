@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -52,3 +53,11 @@ def test_unknown_names() -> None:
         load_rows("embedded", "next_par", "train")
     with pytest.raises(UserError, match="no split 'dev'"):
         load_rows("embedded", "next_part", "dev")
+
+
+def test_templates_may_be_numbered(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "templates.yaml").write_text(
+        "dataset: mine\ntemplates:\n  1: !Template {name: first, jinja: '{{ a }} ||| {{ b }}'}\n"
+    )
+    assert list(load_templates("mine", templates_dir=tmp_path)) == ["first"]
