@@ -56,6 +56,10 @@ class PretrainingConfig(FairseqDataclass):
         default=False,
         metadata={"help": "pad every batch to tokens_per_sample, so that all have one shape (compiled layers)"},
     )
+    pad_multiple: int = field(
+        default=1,
+        metadata={"help": "pad every batch to a multiple of this, so that batches have few shapes (compiled layers)"},
+    )
     seed: int = II("common.seed")
 
 
@@ -105,9 +109,9 @@ class BlockDataset(WholeDataset):
     """
 
     def __init__(
-        self, blocks: Any, make_batch: BatchMaker, pad_id: int, seed: int, epoch: int, least_columns: int = 1
+        self, blocks: Any, make_batch: BatchMaker, pad_id: int, seed: int, epoch: int, column_multiple: int = 1
     ) -> None:
-        self.least_columns = least_columns
+        self.column_multiple = column_multiple
         self.blocks = blocks
         self._sizes = blocks.sizes
         self.make_batch = make_batch
@@ -125,7 +129,9 @@ class BlockDataset(WholeDataset):
         if not samples:
             return {}
         examples = [sample["id"] for sample in samples]
-        tokens = pad_rows([sample["tokens"] for sample in samples], self.pad_id, self.least_columns)
+        longest = max(len(sample["tokens"]) for sample in samples)
+        rounded = -(-longest // self.column_multiple) * self.column_multiple
+        tokens = pad_rows([sample["tokens"] for sample in samples], self.pad_id, rounded)
         batch = self.make_batch(tokens, examples, self.stream)
         return {
             "id": torch.tensor(examples),
@@ -274,8 +280,17 @@ class PretrainingTask(OneDictionaryTask):
             self.dictionary.pad(),
             self.cfg.seed,
             epoch if is_train else 0,
-            self.cfg.tokens_per_sample if self.cfg.pad_blocks else 1,
+            self.cfg.tokens_per_sample if self.cfg.pad_blocks else self._pad_multiple(),
         )
+
+    def _pad_multiple(self) -> int:
+        multiple = int(self.cfg.pad_multiple)
+        with clear_errors():
+            if multiple < 1 or self.cfg.tokens_per_sample % multiple:
+                raise UserError(
+                    f"--pad-multiple {multiple} does not divide --tokens-per-sample {self.cfg.tokens_per_sample}"
+                )
+        return multiple
 
     def max_positions(self) -> tuple[int, int]:
         """Longest source and target."""

@@ -145,6 +145,18 @@ def test_padded_blocks_all_have_the_sample_length(
     assert all(b.has_padding for b in batches)  # no document here fills a block
 
 
+def test_batches_are_padded_to_a_multiple(
+    train: Train, batches: list[PretrainingBatch], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = f"--save-dir {tmp_path / 'run'} --max-update 6 --no-save --batch-size 2"
+    train(f"{options} --pad-multiple 8")
+    assert {b.source_tokens.shape[1] for b in batches} == {24, 32}
+    assert any(bool((b.source_tokens != 1).any(0)[-1]) for b in batches)
+    with pytest.raises(SystemExit, match="2"):
+        train(f"{options} --pad-multiple 12")
+    assert "does not divide --tokens-per-sample 32" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("precision", ["", "--bf16", "--amp"])
 def test_uniform_numbers_keep_their_precision(
     precision: str, train: Train, batches: list[PretrainingBatch], tmp_path: Path

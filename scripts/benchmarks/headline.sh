@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# The headline benchmarks of docs/benchmarks.md in about ten minutes on two cores, each beside its peers.
+#
+#   scripts/benchmarks/headline.sh OUTPUT TEXT VOCABULARY TASKS
+#
+# TEXT: a text file (.txt or .zst); VOCABULARY: a directory with sp.model and dict.txt; TASKS: local data sets as of
+# --data-dir. Writes OUTPUT/*.txt. One thread each, processor time, so that other programs disturb little.
+set -euo pipefail
+[ $# -eq 4 ] || { sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 2; }
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+output=$1 text=$2 vocabulary=$3 tasks=$4
+mkdir -p "$output"
+export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false
+export PYTHONPATH="$here/../..${PYTHONPATH:+:$PYTHONPATH}"
+one() { # name, script, options
+    local name=$1; shift
+    echo "== $name" >&2
+    timeout 240 python "$here/$1" "${@:2}" > "$output/$name.txt"
+    tail -n 4 "$output/$name.txt"
+}
+one tokenizer data.py --text "$text" --vocabulary "$vocabulary" --megabytes 8 --tokenizer-only --repeats 2 &
+one pretraining pretrain.py --preset tiny --batch 8 --length 256 --steps 5
+wait $!
+one prompts prompts.py --data-dir "$tasks" --rows 20 &
+one ranking rank_eval.py --size small --tokenizer "${RANK_TOKENIZER:-$vocabulary}" --data-dir "$tasks" --rows 24 \
+    --turns 1 --cpu-time
+wait $!
