@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,8 +24,11 @@ from fairseq_plugins.errors import agree
 from fairseq_plugins.ranges import check_numbers
 from fairseq_plugins.run import Run
 from metro_t0.checkpoint_files import check_readable, peek
+from metro_t0.claims import lock
 from metro_t0.errors import UserError
 
+_held = ExitStack()
+atexit.register(_held.close)
 LAST = "checkpoint_last.pt"
 """fairseq's name for the newest checkpoint, and its default of --restore-file."""
 
@@ -56,7 +61,19 @@ def begin(cfg: Any) -> None:
     """Take note of the run; end it with one line where it cannot be meant."""
     give_each_job_a_directory(cfg)
     run = runs.begin(cfg)
-    agree(lambda: check(run))
+    _held.close()  # by an earlier run in this process
+
+    def question() -> None:
+        check(run)
+        hold_save_dir(run)
+
+    agree(question)
+
+
+def hold_save_dir(run: Run) -> None:
+    """Let no other run write the checkpoints while this process lives (see `metro_t0.claims`)."""
+    if not run.cfg.checkpoint.no_save:
+        _held.enter_context(lock(Path(run.cfg.checkpoint.save_dir)))
 
 
 def check(run: Run) -> None:

@@ -41,7 +41,10 @@ def lock(directory: Path) -> Iterator[None]:
     if directory.exists() and not directory.is_dir():
         raise UserError(f"{directory}: is a file; name a directory")
     existed = directory.exists()
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{directory}: cannot be made ({(error.strerror or str(error)).lower()})") from None
     place = directory.resolve()
     with _held_guard:
         if place in _held:
@@ -66,7 +69,10 @@ def lock(directory: Path) -> Iterator[None]:
 def _acquire(directory: Path) -> int:
     path = directory / LOCK_NAME
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({(error.strerror or str(error)).lower()})") from None
         try:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             now = os.stat(path)
@@ -79,7 +85,12 @@ def _acquire(directory: Path) -> int:
             if isinstance(error, (BlockingIOError, PermissionError)):
                 busy = f"in use by {holder}" if holder else "in use by another command"
                 raise UserError(f"{directory}: {busy}; wait for it to end, or name another directory") from None
-            raise UserError(f"{path}: cannot be locked ({error.strerror}); use a file system with locks") from None
+            print(
+                f"warning: {directory}: its file system has no locks ({error.strerror}); see to it that no other "
+                "command writes there",
+                file=sys.stderr,
+            )
+            return os.open(path, os.O_RDWR)
         if os.path.samestat(os.fstat(handle), now):
             break
         os.close(handle)  # another command has put a new file in its place

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import signal
@@ -48,6 +50,22 @@ def test_two_commands_do_not_write_one_directory(tmp_path: Path) -> None:
         with lock(tmp_path / "out"):
             pass
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".notes.tmp"]
+
+
+def test_a_file_system_without_locks_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", no_locks)
+    with lock(tmp_path / "out"):
+        (tmp_path / "out" / "file").touch()
+    assert "out: its file system has no locks (No locks available)" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["file"]
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file/out: cannot be made"), lock(tmp_path / "file" / "out"):
+        pass
 
 
 def test_one_process_does_not_write_a_directory_twice_either(tmp_path: Path) -> None:

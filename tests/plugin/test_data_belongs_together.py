@@ -7,6 +7,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -193,3 +194,27 @@ def test_two_thousand_tasks_need_no_more_files_than_one(tmp_path: Path) -> None:
     assert float(seconds) < 60
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == limit
     print(f"2,000 tasks with train and valid load in {float(seconds):.2f} s")
+
+
+def test_two_runs_do_not_write_one_save_dir(
+    train: Train, token_directory: Path, common_options: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    save_dir = tmp_path / "run"
+    endless = f"{token_directory} --task metro_pretraining {common_options} --max-update 100000 --save-dir {save_dir}"
+    other = subprocess.Popen(
+        [sys.executable, "-m", "fairseq_cli.train", *endless.split(), "--save-interval-updates", "1"],
+        cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        while not list(save_dir.glob("checkpoint_*.pt")):
+            assert other.poll() is None
+            time.sleep(0.02)
+        with pytest.raises(SystemExit) as ended:
+            train(f"--save-dir {save_dir} --max-update 1")
+        assert ended.value.code == 2
+        assert f"{save_dir}: in use by process {other.pid}" in capfd.readouterr().err
+    finally:
+        other.kill()
+        other.wait()
+    for _ in range(2):
+        train(f"--save-dir {save_dir} --max-update 1")  # it is free again, and this process may go on itself
