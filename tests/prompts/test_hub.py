@@ -125,7 +125,8 @@ def test_every_data_set_loads_and_its_templates_render(client: Client, hub: Hub,
                 template.render(row)
 
 
-def test_pinned_commits_are_read(hub: Hub) -> None:
+def test_pinned_commits_are_read(client: Client, hub: Hub) -> None:
+    client.ask("rotten_tomatoes", "train")
     pinned = [place for source in SOURCES.values() for place in source.places if place.commit]
     assert len(pinned) > 35
     assert all(len(place.commit or "") == 40 for place in pinned)
