@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel, T5ForConditionalGeneration
 
@@ -22,7 +22,7 @@ from metro_t0.errors import UserError
 from metro_t0.files import atomic_path, read_json, write_json
 from metro_t0.hf.checkpoints import MAIN, Checkpoint, checkpoint_state, read_checkpoint, write_checkpoint
 from metro_t0.hf.export import from_main_state, save_directory, save_tokenizer
-from metro_t0.hf.loading import load_seq2seq
+from metro_t0.hf.loading import load_seq2seq, read_safetensors
 from metro_t0.hf.model_card import write_card
 from metro_t0.hf.release import fetch, read_release
 from metro_t0.hf.stock_t5 import from_stock_t5, is_stock_t5, to_stock_t5
@@ -215,12 +215,17 @@ def _with_pretraining_parts(
     config: ModelConfig, main: dict[str, Tensor], directory: Path
 ) -> tuple[ModelConfig, dict[str, Tensor]]:
     full = ModelConfig.from_dict(read_json(directory / PRETRAINING_CONFIG, dict[str, Any]))
-    parts = load_file(directory / PRETRAINING_WEIGHTS)
+    parts = read_safetensors(directory / PRETRAINING_WEIGHTS)
     with torch.device("meta"):
         names = MetroT5(full, pad_id=PAD_ID).state_dict().keys()
     state = main | parts
-    for name in names - state.keys():
-        state[name] = main[name.replace(SHARED_WITH_MAIN, "main.encoder.embeddings.")]
+    for name in sorted(names - state.keys()):
+        shared = name.replace(SHARED_WITH_MAIN, "main.encoder.embeddings.")
+        if shared not in main:
+            raise UserError(
+                f"{directory / PRETRAINING_WEIGHTS}: tensor {name} is missing; {PRETRAINING_CONFIG} names it"
+            )
+        state[name] = main[shared]
     return full, {name: state[name] for name in names}
 
 

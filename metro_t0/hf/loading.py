@@ -111,8 +111,14 @@ def directory_tensors(directory: Path) -> dict[str, Tensor]:
     files = weight_files(directory)
     if not files:
         raise UserError(f"{directory}: holds neither {' nor '.join(FILES.values())}")
-    parts = [load_file(file) if file.suffix == ".safetensors" else load_plain(file) for file in files]
+    parts = [read_safetensors(file) if file.suffix == ".safetensors" else load_plain(file) for file in files]
     return {name: tensor for part in parts for name, tensor in part.items()}
+
+
+def read_safetensors(file: Path) -> dict[str, Tensor]:
+    """All tensors of a file by name. Raises `UserError` where it is missing, truncated or of another kind."""
+    _check_safetensors(file)
+    return load_file(file)
 
 
 def _shards(index: Path) -> list[Path]:

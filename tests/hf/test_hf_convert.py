@@ -197,6 +197,20 @@ def test_refusals_are_one_line(metro_checkpoint: Path, tokenizer: Tokenizer, tmp
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["vocabulary"]  # nothing half-written
 
 
+def test_damaged_pretraining_parts_are_one_line(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    directory = Path(shutil.copytree(exported, tmp_path / "hf"))
+    parts = load_file(directory / "pretraining.safetensors")
+    name = next(name for name in parts if name.startswith("rtd_head."))
+    save_file({key: t for key, t in parts.items() if key != name}, directory / "pretraining.safetensors")
+    convert_back = ["to-fairseq", str(directory), "--output", str(tmp_path / "back")]
+    assert main(convert_back) == 2
+    assert f"pretraining.safetensors: tensor {name} is missing" in capsys.readouterr().err
+    (directory / "pretraining.safetensors").write_bytes(b"")
+    assert main(convert_back) == 2
+    assert "pretraining.safetensors: truncated or not a safetensors file" in capsys.readouterr().err
+    assert not (tmp_path / "back").exists()
+
+
 def test_a_conversion_whose_logits_differ_is_refused_and_leaves_nothing(
     metro_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
