@@ -3,8 +3,7 @@
     python scripts/benchmarks/costs.py
     python scripts/benchmarks/costs.py --length 1024 --batch 16 --tflops 989 --bandwidth 4.8   # the bounds on one H200
 
-FLOPs are those of the matrix products (2 per multiply-add), a training step counting three times its forward pass;
-`tests/scripts/test_costs.py` holds them against torch's own counter. Bytes are the least that mixed-precision training
+FLOPs are those of `metro_t0.modeling.flops`. Bytes are the least that mixed-precision training
 moves through memory: activations kept for the backward pass, written and read once (Korthikanti et al. 2022, section
 4: 34 bytes per feature of a layer without its scores; a cross-attention adds 13), weights read twice and their
 gradients written once in bf16, and AdamW's fp32 state (4 numbers read, 3 written per parameter).
@@ -19,45 +18,12 @@ from torch import nn
 
 from metro_t0.command import Parser
 from metro_t0.modeling import MetroT5, ModelConfig, preset
+from metro_t0.modeling.flops import forward_flops
 
 VOCABULARIES = {"base_pp": 64_000, "large_pp": 64_000}
 """Pieces of the released vocabularies where they are not 32,768 (paper table 5)."""
 ENCODER_BYTES, DECODER_BYTES = 34, 47
 UPDATE_BYTES = 2 * 2 + 2 + 4 * 4 + 3 * 4
-
-
-def forward_flops(
-    config: ModelConfig, length: int, mask_ratio: float, last_layers: float | None = None
-) -> dict[str, float]:
-    """FLOPs per source token of a forward pass by part; without an auxiliary, `mask_ratio` positions meet the head.
-
-    last_layers: share of the positions at which the last layers of decoder and auxiliary are computed (keys and values
-    at all); the mask ratio where it is not given.
-    """
-    spared = 1 - (mask_ratio if last_layers is None else last_layers)
-    d, inner, ffn = config.d_model, config.inner_dim, config.ffn_dim * (3 if config.gated_ffn else 2)
-    encoder_layer, decoder_layer = 4 * d * inner + d * ffn, 8 * d * inner + d * ffn
-    head = mask_ratio * config.vocab_size * d
-    spared_auxiliary = spared * (2 * d * inner + d * ffn) if config.auxiliary_layers else 0
-    has_rtd_layer = config.rtd != "none" and config.rtd_head == "mlp"
-    return {
-        "auxiliary": 2.0 * (config.auxiliary_layers * encoder_layer - spared_auxiliary),
-        "encoder": 2.0 * config.encoder_layers * encoder_layer,
-        "decoder": 2.0 * (config.decoder_layers * decoder_layer - spared * (4 * d * inner + d * ffn)),
-        "scores": 4.0 * length * inner * attended_layers(config, spared),
-        "heads": 2.0 * (head * (2 if config.auxiliary_layers else 1) + (d * d if has_rtd_layer else 0)),
-    }
-
-
-def attended_layers(config: ModelConfig, spared: float) -> float:
-    """Attentions whose scores are computed, a causal one counting half, the last ones but for what is spared."""
-    auxiliary = config.auxiliary_layers - spared if config.auxiliary_layers else 0
-    return auxiliary + config.encoder_layers + 1.5 * (config.decoder_layers - spared)
-
-
-def training_flops(config: ModelConfig, length: int, mask_ratio: float, last_layers: float | None = None) -> float:
-    """FLOPs per source token of forward and backward pass."""
-    return 3 * sum(forward_flops(config, length, mask_ratio, last_layers).values())
 
 
 def activation_bytes(config: ModelConfig) -> float:

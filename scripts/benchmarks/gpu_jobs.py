@@ -16,12 +16,13 @@ from statistics import median
 from typing import Any
 
 import torch
-from costs import VOCABULARIES, training_flops
+from costs import VOCABULARIES
 from pretrain import PAD, matrix_flops, metro_batch, metro_loss_of, metro_step, peak_gib, t5_step, timed
 from torch.profiler import ProfilerActivity, profile
 
 from metro_t0.command import Parser
 from metro_t0.modeling import MetroT5, ModelConfig, PretrainingBatch, preset
+from metro_t0.modeling.flops import training_flops
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TOLERANCE = {"fp32": 2e-3, "bf16": 1e-1}

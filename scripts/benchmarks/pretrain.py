@@ -28,11 +28,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from costs import training_flops
 from torch import nn
 
 from metro_t0.command import Parser
 from metro_t0.modeling import MetroT5, ModelConfig, PretrainingBatch, preset
+from metro_t0.modeling.flops import training_flops
 from metro_t0.objectives.batches import MetroBatches
 from metro_t0.objectives.losses import loss_parts, metro_loss
 from metro_t0.objectives.masking import MaskingConfig, Stream, Vocabulary

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from costs import forward_flops, parameters, training_flops
+from costs import parameters
 from pretrain import metro_batch, metro_loss_of
 from torch.utils.flop_counter import FlopCounterMode
 
-from metro_t0.modeling import MetroT5, ModelConfig, preset
+from metro_t0.modeling import T5, MetroT5, ModelConfig, preset
+from metro_t0.modeling.flops import forward_flops, seq2seq_training_flops, training_flops
 
 LENGTH, BATCH, MASKED = 40, 3, 6 / 40
 SMALL = preset("demo", vocab_size=600, attention_backend="eager")
@@ -43,3 +44,14 @@ def test_the_base_preset_costs_what_the_field_reckons() -> None:
     assert training_flops(config, 512, 0.15, last_layers=1) == pytest.approx(1.566e9, rel=0.005)
     assert 0.93 < training_flops(config, 512, 0.15) / training_flops(config, 512, 0.15, last_layers=1) < 0.96
     assert parameters(config) == pytest.approx(254.6e6, rel=0.001)
+
+
+def test_flops_of_pairs_equal_those_torch_counts() -> None:
+    config = SMALL.replace(activation_dropout=0.0).without_pretraining()
+    model = T5(config)
+    source, target = torch.randint(4, 600, (BATCH, LENGTH)), torch.randint(4, 600, (BATCH, 7))
+    with FlopCounterMode(display=False) as counter:
+        model.logits(model(source, target)[0]).sum().backward()
+    causal_halves = 3 * 4.0 * config.inner_dim * config.decoder_layers * BATCH * 7 * 7 / 2
+    expected = seq2seq_training_flops(config, BATCH, BATCH * LENGTH, BATCH * 7) + causal_halves
+    assert counter.get_total_flops() == pytest.approx(expected, rel=1e-9)
