@@ -13,8 +13,10 @@ from fairseq.tasks import import_tasks
 
 import fairseq_plugins.apex_check
 import fairseq_plugins.averaging
+import fairseq_plugins.bars
 import fairseq_plugins.before_training
 import fairseq_plugins.checkpoints
+import fairseq_plugins.console
 import fairseq_plugins.deferred_logs
 import fairseq_plugins.divergence
 import fairseq_plugins.epochs
@@ -29,6 +31,8 @@ for folder in ("criterions", "optim"):
     for found in iter_modules([str(Path(__file__).parent / folder)]):
         import_module(f"fairseq_plugins.{folder}.{found.name}")
 for module in (
+    fairseq_plugins.console,
+    fairseq_plugins.bars,
     fairseq_plugins.before_training,
     fairseq_plugins.checkpoints,
     fairseq_plugins.deferred_logs,

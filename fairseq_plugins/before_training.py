@@ -19,6 +19,7 @@ from omegaconf import open_dict
 
 from fairseq_plugins import run as runs
 from fairseq_plugins.checkpoints import REMEDY, is_model_directory
+from fairseq_plugins.console import divide
 from fairseq_plugins.differences import check_options
 from fairseq_plugins.errors import agree
 from fairseq_plugins.ranges import check_numbers
@@ -61,6 +62,10 @@ def begin(cfg: Any) -> None:
     """Take note of the run; end it with one line where it cannot be meant."""
     give_each_job_a_directory(cfg)
     run = runs.begin(cfg)
+    divide()
+    # Else fairseq would have hydra's handlers print everything again.
+    with open_dict(cfg):
+        cfg.pop("job_logging_cfg", None)
     _held.close()  # by an earlier run in this process
 
     def question() -> None:

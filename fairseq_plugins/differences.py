@@ -29,7 +29,7 @@ COMPARED = {
 """fairseq's own options that say what is learnt from what."""
 LENGTH_OF_RUN = {"lr_scheduler": {"total_num_update", "max_update"}, "criterion": {"max_update"}}
 ONLY_THIS_RUN = {
-    "model": {*fields_of("run"), "accept_changed_options"},
+    "model": {*fields_of("run"), "accept_changed_options", "peak_tflops"},
     "task": {"save_dir", "valid_examples", "accuracy_target"},
     "optimizer": {"tpu", "lr"},  # the same as optimization.lr
     "lr_scheduler": {"lr"},

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import functools
 import math
+from pathlib import Path
 from typing import Any
 
 from fairseq import checkpoint_utils
 
 from fairseq_plugins import run as runs
 from fairseq_plugins.before_training import training_modules
-from fairseq_plugins.console import say
+from fairseq_plugins.console import begin_file, say
 
 PATIENCE = ("best", "num_runs")
 """What fairseq keeps, as attributes of a function, to stop early."""
@@ -31,6 +32,8 @@ def install() -> None:
         state, batches = original(options, trainer, **settings)
         reason = None if state is None else why_finished(trainer, batches)
         trainer.finished = reason is not None
+        if runs.current is not None:
+            runs.current.trainer = trainer
         if reason:
             say(f"{options.save_dir}: finished, nothing is changed: {reason}")
             trainer.cfg.dataset.disable_validation = True  # else fairseq reads all of it for a trial
@@ -45,7 +48,12 @@ def install() -> None:
 def _train_unless_finished(train: Any) -> Any:
     @functools.wraps(train)
     def train_epoch(cfg: Any, trainer: Any, task: Any, batches: Any) -> Any:
-        return ([None], True) if getattr(trainer, "finished", False) else train(cfg, trainer, task, batches)
+        if getattr(trainer, "finished", False):
+            return [None], True
+        begin_file(Path(cfg.checkpoint.save_dir))
+        if runs.current is not None:
+            runs.current.updates_before_epoch = trainer.get_num_updates() - batches.iterations_in_epoch
+        return train(cfg, trainer, task, batches)
 
     return train_epoch
 

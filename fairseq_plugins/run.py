@@ -21,6 +21,10 @@ class Run:
     cfg: Any
     by_keys: bool
     """True where options are hydra keys, False where they are flags."""
+    trainer: Any = None
+    """fairseq's, once there is one."""
+    updates_before_epoch: int = 0
+    """Updates when the epoch began."""
 
     def option(self, section: str, field: str = "_name") -> str:
         """An option as its user writes it."""

@@ -31,6 +31,14 @@ class StartingPointConfig(FairseqDataclass):
         },
     )
     init_embeddings: bool = field(default=False, metadata={"help": "with init_from a model: its embeddings too"})
+    peak_tflops: float = field(
+        default=0.0,
+        metadata={
+            "help": "TFLOP/s of one device in the precision of training, which model FLOPs utilization is a share of; "
+            "0: measured when training begins",
+            "at_least": 0,
+        },
+    )
     accept_changed_options: bool = field(
         default=False,
         metadata={"help": "train on from a checkpoint although other options than these were used to train it"},

@@ -62,6 +62,8 @@ class PromptCrossEntropyCriterion(FairseqCriterion):
             "sample_size": sample["ntokens"],
             "ntokens": sample["ntokens"],
             "nsentences": sample["nsentences"],
+            "source_tokens": sample["source_tokens"],
+            "target_tokens": sample["ntokens"],
             "token_hits": (hits & counted).sum(),
             "example_hits": example_hits.sum(),
         }

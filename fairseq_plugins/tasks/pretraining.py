@@ -22,6 +22,7 @@ from metro_t0.data.record import check_dictionary
 from metro_t0.data.token_files import IdLimit
 from metro_t0.errors import UserError
 from metro_t0.modeling import ModelConfig
+from metro_t0.modeling.flops import forward_flops, seq2seq_training_flops, training_flops
 from metro_t0.modeling.pretraining import PretrainingBatch
 from metro_t0.objectives.batches import MetroBatches, SpanCorruptionBatches, check_target, pad_rows
 from metro_t0.objectives.losses import LossOptions, Positions
@@ -234,6 +235,12 @@ class PretrainingTask(OneDictionaryTask):
         """The model this task trains, or a `UserError` where the two do not fit."""
         raise NotImplementedError
 
+    def training_flops(self, total: dict[str, float]) -> float:
+        """Those of auxiliary, encoder, decoder and heads, as many positions as were predicted."""
+        tokens = total["ntokens"]
+        length, predicted = tokens / max(total["nsentences"], 1), total["sample_size"] / max(tokens, 1)
+        return tokens * training_flops(self.model_config, round(length), predicted)
+
     def make_batches(self, is_train: bool) -> BatchMaker:
         """How blocks become batches."""
         raise NotImplementedError
@@ -362,6 +369,15 @@ class T5PretrainingTask(PretrainingTask):
         """The ratio of the positions that are expected, so that each loss is near its mean (see `sample_size`)."""
         counts = self.make_batches(is_train=True).expected_counts()
         return counts["predicted"] / counts[positions] if counts[positions] else 1.0
+
+    def training_flops(self, total: dict[str, float]) -> float:
+        """The texts get shorter: every span becomes one sentinel."""
+        tokens, rows = total["ntokens"], total["nsentences"]
+        masked = self.cfg.mask_ratio * tokens
+        source = tokens - masked + masked / self.cfg.mean_span_length
+        target = tokens if str(self.cfg.decoding_target) == "all_tokens" else total["sample_size"]
+        auxiliary = 3 * source * forward_flops(self.model_config, round(source / max(rows, 1)), 0.0)["auxiliary"]
+        return seq2seq_training_flops(self.model_config, rows, source, target) + auxiliary
 
     def make_batches(self, is_train: bool) -> SpanCorruptionBatches:
         """The same in training and validation."""

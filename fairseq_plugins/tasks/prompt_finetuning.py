@@ -163,7 +163,8 @@ class PromptFinetuningTask(SourceTargetTask):
 
     def adapt_model(self, config: ModelConfig) -> ModelConfig:
         """The main model alone: the auxiliary, RTD head and CLM additions belong to pretraining."""
-        return config.without_pretraining()
+        self.model_config = config.without_pretraining()
+        return self.model_config
 
     def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **settings: Any) -> None:
         """`train`, `valid` (everything held out), or `valid_NAME` for one data set or task of the mixture."""

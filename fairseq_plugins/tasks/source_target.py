@@ -10,11 +10,16 @@ from fairseq.data import Dictionary, FairseqDataset
 from fairseq.data.iterators import CountingIterator, EpochBatchIterator
 from fairseq.tasks import FairseqTask
 
+from fairseq_plugins import run as runs
+from fairseq_plugins.criterions.logging import summed
 from fairseq_plugins.differences import data_files
 from fairseq_plugins.errors import clear_errors, refuse
 from fairseq_plugins.finished import patience_so_far, restore_patience
 from fairseq_plugins.generation import Sources
+from fairseq_plugins.utilization import log_utilization
 from metro_t0.errors import UserError
+from metro_t0.modeling import ModelConfig
+from metro_t0.modeling.flops import seq2seq_training_flops
 from metro_t0.objectives.batches import pad_rows
 from metro_t0.tokenization.vocabulary import sentinel
 
@@ -50,6 +55,19 @@ class OneDictionaryTask(FairseqTask):
         iterator.persistent_workers = iterator.reuse_dataloader = False
         iterator.__class__ = ClearEpochs  # fairseq makes its iterator itself
         return iterator
+
+    model_config: ModelConfig
+    """Of the model that is trained; set by `adapt_model`."""
+
+    def training_flops(self, total: dict[str, float]) -> float:
+        """FLOPs of an update whose logged sums are `total`."""
+        raise NotImplementedError
+
+    def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
+        """Adds the model FLOPs utilization to fairseq's statistics of training."""
+        super().reduce_metrics(logging_outputs, criterion)
+        if criterion.training and runs.current is not None:
+            log_utilization(self.training_flops(summed(logging_outputs)))
 
     def get_checkpoint_dict(self) -> dict[str, Any]:
         """What fairseq stores of the task in every checkpoint: how long --patience has waited, which data it had."""
@@ -90,6 +108,12 @@ class SourceTargetTask(OneDictionaryTask):
     def build_dataset_for_inference(self, src_tokens: Any, src_lengths: Any, **settings: Any) -> FairseqDataset:
         """What fairseq-interactive was given."""
         return Sources(src_tokens, self.source_start, self.dictionary.pad())
+
+    def training_flops(self, total: dict[str, float]) -> float:
+        """Those of the main model: what padding costs is no use."""
+        return seq2seq_training_flops(
+            self.model_config, total["nsentences"], total["source_tokens"], total["target_tokens"]
+        )
 
 
 class WholeDataset(FairseqDataset):
@@ -170,6 +194,7 @@ def source_target_batch(
         "id": torch.tensor(examples),
         "nsentences": len(examples),
         "ntokens": sum(len(target) for target in targets),
+        "source_tokens": sum(len(source) for source in sources),
         "net_input": {
             "src_tokens": padded(sources),
             "src_lengths": torch.tensor([len(source) for source in sources]),

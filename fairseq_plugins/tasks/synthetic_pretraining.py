@@ -182,7 +182,8 @@ class SyntheticPretrainingTask(SourceTargetTask):
 
     def adapt_model(self, config: ModelConfig) -> ModelConfig:
         """The main model alone."""
-        return config.without_pretraining()
+        self.model_config = config.without_pretraining()
+        return self.model_config
 
     def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **settings: Any) -> None:
         """`train` (endless, in epochs of `epoch_examples`) or `valid`."""
