@@ -20,6 +20,8 @@ from fairseq_plugins.console import CONSOLE, FILE, ONLY, show_bar
 
 logger = progress_bar.logger
 LONGEST_NAME = 4
+WIDE = 120
+"""Columns of a terminal that has room for the bar itself."""
 
 
 def install() -> None:
@@ -151,30 +153,39 @@ class Json(_Ours):
 
 
 class Bar(_Ours):
-    """A bar on a terminal."""
+    """A bar on a terminal, in one row of 80 columns or more."""
 
     def __iter__(self) -> Iterator[Any]:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
         from rich.progress import Progress as RichProgress
 
-        if self.subset is not None or logger.getEffectiveLevel() > logging.INFO:  # a validation; another process
-            yield from self.iterable
-            return
-        update, left = TextColumn("update"), TimeRemainingColumn(compact=True)
-        text = TextColumn("{task.fields[losses]}", markup=False)
         run = runs.current
-        with RichProgress(update, MofNCompleteColumn(), BarColumn(20), text, left, console=Console(stderr=True)) as bar:
-            self.task = bar.add_task("", total=self.progress.total, losses="")
+        if run is None or self.subset is not None or logger.getEffectiveLevel() > logging.INFO:
+            yield from self.iterable  # a validation; another process than the first
+            return
+        console = Console(stderr=True)
+        wide = (TextColumn("update"), BarColumn(20)) if console.width >= WIDE else ()
+        text = TextColumn("{task.fields[numbers]}", markup=False)
+        with RichProgress(*wide[:1], MofNCompleteColumn(), *wide[1:], text, console=console) as bar:
+            updates = run.trainer.get_num_updates()
+            self.task = bar.add_task("", total=self.progress.total, completed=updates, numbers=run.shown)
             self.bar = bar
             show_bar(bar)
             try:
                 for batch in self.iterable:
-                    bar.update(self.task, completed=run.trainer.get_num_updates() if run and run.trainer else 0)
+                    bar.update(self.task, completed=run.trainer.get_num_updates())
                     yield batch
             finally:
                 show_bar(None)
 
     def show(self, stats: Any, updates: int) -> None:
-        """The columns after the bar."""
-        self.bar.update(self.task, completed=updates, losses="  ".join(columns(stats)))
+        """The numbers after the bar."""
+        left = self.progress.numbers(stats, updates).get("seconds_left")
+        numbers = [f"{name} {value:.3f}" for name, value in losses(stats).items()]
+        numbers += [f"{float(format_stat(stats['wps'])) / 1000:,.1f}k tok/s"] if "wps" in stats else []
+        numbers += [f"MFU {float(format_stat(stats['mfu'])):.1f}%"] if "mfu" in stats else []
+        numbers += [duration(left).strip()] if left is not None else []
+        assert runs.current is not None
+        runs.current.shown = " ".join(numbers)
+        self.bar.update(self.task, completed=updates, numbers=runs.current.shown)

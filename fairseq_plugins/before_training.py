@@ -13,17 +13,20 @@ from types import ModuleType
 from typing import Any
 
 import fairseq_cli.train
+from fairseq import checkpoint_utils
+from fairseq.logging import progress_bar
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import open_dict
 
 from fairseq_plugins import run as runs
 from fairseq_plugins.checkpoints import REMEDY, is_model_directory
-from fairseq_plugins.console import divide
+from fairseq_plugins.console import divide, wait_for_file
 from fairseq_plugins.differences import check_options
 from fairseq_plugins.errors import agree
 from fairseq_plugins.ranges import check_numbers
 from fairseq_plugins.run import Run
+from fairseq_plugins.utilization import peak_of_run
 from metro_t0.checkpoint_files import check_readable, peek
 from metro_t0.claims import lock
 from metro_t0.errors import UserError
@@ -63,6 +66,8 @@ def begin(cfg: Any) -> None:
     give_each_job_a_directory(cfg)
     run = runs.begin(cfg)
     divide()
+    wait_for_file()
+    forget_earlier_runs()
     # Else fairseq would have hydra's handlers print everything again.
     with open_dict(cfg):
         cfg.pop("job_logging_cfg", None)
@@ -79,6 +84,19 @@ def hold_save_dir(run: Run) -> None:
     """Let no other run write the checkpoints while this process lives (see `metro_t0.claims`)."""
     if not run.cfg.checkpoint.no_save:
         _held.enter_context(lock(Path(run.cfg.checkpoint.save_dir)))
+
+
+def forget_earlier_runs() -> None:
+    """fairseq keeps the best loss, how long it was not beaten, and open event files for the life of a process.
+
+    The next job of a multirun would take them for its own.
+    """
+    vars(checkpoint_utils.save_checkpoint).pop("best", None)
+    for module in training_modules():
+        vars(module.should_stop_early).clear()
+    progress_bar._close_writers()
+    progress_bar._tensorboard_writers.clear()
+    peak_of_run.cache_clear()
 
 
 def check(run: Run) -> None:

@@ -37,8 +37,7 @@ def say(line: str) -> None:
 
 def install() -> None:
     """Divide the records as soon as the plugin is loaded, in a program that trains."""
-    main = sys.modules["__main__"]
-    if os.path.basename(sys.argv[0]) in PROGRAMS or getattr(main.__spec__, "name", "") in MODULES:
+    if any(os.path.basename(part) in PROGRAMS or part in MODULES for part in sys.orig_argv):
         divide()
 
 
@@ -58,13 +57,21 @@ def divide() -> None:
         root.addHandler(_file)
 
 
+def wait_for_file() -> None:
+    """Keep what comes for the file of the run that begins now; another may have run in this process."""
+    if _file is not None:
+        _file.flush()
+        _file.setTarget(None)
+        _file.capacity = MOST_WAITING
+
+
 def begin_file(directory: Path) -> None:
     """Write what waits, and all that comes, to the log file of a run (first process only)."""
     if _file is None or (distributed.is_initialized() and distributed.get_rank() != 0):
         return
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / LOG_NAME
-    if isinstance(_file.target, logging.FileHandler) and _file.target.baseFilename == os.path.abspath(path):
+    if _file.target is not None:
         return
     target = logging.FileHandler(path, encoding="utf-8")
     target.setFormatter(FORMAT)

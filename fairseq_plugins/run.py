@@ -25,6 +25,8 @@ class Run:
     """fairseq's, once there is one."""
     updates_before_epoch: int = 0
     """Updates when the epoch began."""
+    shown: str = ""
+    """The numbers beside the bar, which begins anew in every epoch."""
 
     def option(self, section: str, field: str = "_name") -> str:
         """An option as its user writes it."""

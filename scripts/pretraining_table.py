@@ -1,10 +1,11 @@
 """A table of a pretraining run: losses and accuracies on held-out text at start, middle and end, and what a trivial
 predictor reaches.
 
-    python scripts/pretraining_table.py runs/quickstart/pretraining.log --dict runs/quickstart/data/dict.txt
+    python scripts/pretraining_table.py runs/quickstart/pretrained --dict runs/quickstart/data/dict.txt
 
-The log is what fairseq-train prints with --log-format json. Losses are in nats. Trivial predictors: piece frequencies
-for MLM and CLM, the base rate of replaced tokens for RTD, the majority answer for accuracies.
+The first argument is the run's save_dir (its train.log is read), or a log file. Losses are in nats. Trivial
+predictors: piece frequencies for MLM and CLM, the base rate of replaced tokens for RTD, the majority answer for
+accuracies.
 """
 
 from __future__ import annotations

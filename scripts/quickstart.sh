@@ -30,31 +30,25 @@ export HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 PYTHONWARNINGS=ignore
 export OMP_WAIT_POLICY=PASSIVE
 mkdir -p "$OUTPUT"
 
-# train LOG CONFIG OVERRIDE...: metro-t0-train with its log kept and one readable line per interval shown.
-train() {
-    local log=$1; shift
-    metro-t0-train "$@" 2>&1 | tee -a "$log" | python scripts/show_training.py
-}
-
 step "Training a tokenizer (4,096 pieces) and binarizing the text"
 [ -f "$OUTPUT/vocab/dict.txt" ] ||
     metro-t0-data tokenizer "$TEXT" --vocab-size 4096 --lowercase --output "$OUTPUT/vocab"
 [ -f "$OUTPUT/data/info.json" ] ||
     metro-t0-data binarize "$TEXT" --tokenizer "$OUTPUT/vocab" --output "$OUTPUT/data"
 
-step "Pretraining METRO-T5 demo (log: $OUTPUT/pretraining.log)"
+step "Pretraining METRO-T5 demo (log: $OUTPUT/pretrained/train.log)"
 if [ ! -f "$OUTPUT/pretraining.done" ]; then
     pretrain=(metro_t5_demo
         "task.data=$OUTPUT/data" "checkpoint.save_dir=$OUTPUT/pretrained")
     # One update first: its validation is the "start" of the table. Then the whole run resumes from it.
     [ -f "$OUTPUT/pretrained/checkpoint_last.pt" ] ||
-        train "$OUTPUT/pretraining.log" "${pretrain[@]}" optimization.max_update=1
-    train "$OUTPUT/pretraining.log" "${pretrain[@]}"
+        metro-t0-train "${pretrain[@]}" optimization.max_update=1
+    metro-t0-train "${pretrain[@]}"
     touch "$OUTPUT/pretraining.done"
 fi
-metro-t0-analyze curves "METRO-T5 demo=$OUTPUT/pretraining.log" --dict "$OUTPUT/data/dict.txt" \
+metro-t0-analyze curves "METRO-T5 demo=$OUTPUT/pretrained" --dict "$OUTPUT/data/dict.txt" \
     --metrics mlm_loss,rtd_loss,clm_loss,mlm_accuracy,rtd_recall,clm_accuracy_masked --output "$OUTPUT/pretraining"
-python scripts/pretraining_table.py "$OUTPUT/pretraining.log" --dict "$OUTPUT/data/dict.txt" \
+python scripts/pretraining_table.py "$OUTPUT/pretrained" --dict "$OUTPUT/data/dict.txt" \
     --output "$OUTPUT/pretraining.md"
 step "Pretrained: $OUTPUT/pretrained/checkpoint_last.pt, curves: $OUTPUT/pretraining.png"
 [ "${1:-}" != --pretrain-only ] || exit 0
@@ -64,9 +58,9 @@ step "Building the prompted tasks"
     metro-t0-prompts build --mixture embedded --max-source-tokens 128 --max-target-tokens 64 \
         --tokenizer "$OUTPUT/vocab" --output "$OUTPUT/prompted"
 
-step "Prompt-finetuning (log: $OUTPUT/finetuning.log)"
+step "Prompt-finetuning (log: $OUTPUT/finetuned/train.log)"
 if [ ! -f "$OUTPUT/finetuning.done" ]; then
-    train "$OUTPUT/finetuning.log" finetuning/demo \
+    metro-t0-train finetuning/demo \
         "task.data=$OUTPUT/prompted" "checkpoint.save_dir=$OUTPUT/finetuned" \
         "checkpoint.finetune_from_model=$OUTPUT/pretrained/checkpoint_last.pt"
     touch "$OUTPUT/finetuning.done"

@@ -82,7 +82,7 @@ class Curves(Figure):
     name: ClassVar[str] = "curves"
     examples: ClassVar[str] = CURVES_EXAMPLES
     logs: tuple[str, ...] = option(
-        help="output of fairseq-train --log-format json", positional=True, metavar="[NAME=]LOG"
+        help="save_dir of a run (its train.log), or what it printed", positional=True, metavar="[NAME=]LOG"
     )
     metrics: tuple[str, ...] = option((), "panels to draw (default: all that were logged)", names=True)
     over: Literal["updates", "tokens"] = option("updates", "what runs from left to right")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -23,11 +24,18 @@ _BY_OBJECTIVE = [[f"{objective.name}_loss", *objective.metric_titles] for object
 PANELS = {name: TITLES[name] for row in zip_longest(*_BY_OBJECTIVE) for name in row if name} | {"loss": "Loss"}
 """Metric of the log -> title of its panel, in the order of the figure: a column for each objective."""
 
+LOG_NAME = "train.log"
+"""What training writes into its save_dir."""
+PRINTED = re.compile(r"(?:update +(?P<updates>[\d,]+)|(?P<subset>valid\S*) +at (?P<at>[\d,]+))(?P<losses>.*)$")
+PRINTED_LOSS = re.compile(r"\b([a-z]\w*) +(\d+\.\d{4})\b")
+
 NOT_MEASURED_IN_TRAINING = ("clm_accuracy_unmasked",)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Records of a log written with `--log-format json` (standard output, or `--log-file`), in order of updates.
+    """Records of a run in order of updates: of its directory (train.log in it), its log file, or what it printed.
+
+    What was printed is JSON (`--log-format json`) or lines such as "update 20 of 100  20.0%  mlm 6.6130 ...".
 
     Each record has `split` ("train", or the name of the validation set), `updates` (int), `tokens` (source tokens seen
     until then, where the log has tokens per update), and the metrics as floats.
@@ -37,11 +45,13 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     """
     records: dict[tuple[str, int], dict[str, Any]] = {}
     for line in _lines(path):
-        record = _record(line)
+        record = _record(line) or _printed(line)
         if record is not None:
             records[record["split"], record["updates"]] = record
     if not records:
-        raise UserError(f"{path}: no training records; train with --log-format json and a smaller --log-interval")
+        raise UserError(
+            f"{path}: no training records; give a run's train.log or its output; a smaller --log-interval logs more"
+        )
     has_intervals = any(split == "train_inner" for split, _ in records)
     unwanted = "train" if has_intervals else "train_inner"
     kept = [record for (split, _), record in records.items() if split != unwanted]
@@ -64,10 +74,11 @@ def _count_tokens(records: Sequence[dict[str, Any]]) -> None:
 
 
 def _lines(path: Path) -> Iterator[str]:
+    path = path / LOG_NAME if path.is_dir() else path
     try:
         with open(path, encoding="utf-8", errors="replace") as stream:
             yield from stream
-    except (FileNotFoundError, IsADirectoryError):
+    except FileNotFoundError:
         raise UserError(f"{path}: no such log file") from None
 
 
@@ -93,6 +104,19 @@ def _record(line: str) -> dict[str, Any] | None:
         if key != counters[0] and number is not None:
             record[key.removeprefix(prefix)] = number
     return record
+
+
+def _printed(line: str) -> dict[str, Any] | None:
+    """The numbers of a line that training prints for people, or None."""
+    found = PRINTED.search(line)
+    if found is None:
+        return None
+    losses = {
+        name if name == "loss" else f"{name}_loss": float(value)
+        for name, value in PRINTED_LOSS.findall(found["losses"])
+    }
+    updates = int((found["updates"] or found["at"]).replace(",", ""))
+    return {"split": "train_inner" if found["updates"] else found["subset"], "updates": updates, **losses}
 
 
 def _number(value: Any) -> float | None:

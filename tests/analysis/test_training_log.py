@@ -64,7 +64,7 @@ def test_epoch_means_serve_where_no_interval_was_logged(tmp_path: Path) -> None:
 
 def test_no_records_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "empty.log").write_text("nothing\n")
-    with pytest.raises(UserError, match="log-format json"):
+    with pytest.raises(UserError, match=r"give a run's train\.log or its output"):
         read_log(tmp_path / "empty.log")
     with pytest.raises(UserError, match="no such log file"):
         read_log(tmp_path / "absent.log")
