@@ -29,9 +29,14 @@ MOST_WAITING = 100_000
 _file: MemoryHandler | None = None
 
 
+def is_first() -> bool:
+    """True in the process that speaks for all."""
+    return not distributed.is_initialized() or distributed.get_rank() == 0
+
+
 def say(line: str) -> None:
     """One line for the user, from the first process."""
-    if not distributed.is_initialized() or distributed.get_rank() == 0:
+    if is_first():
         print(f"metro-t0: {line}", file=sys.stderr, flush=True)
 
 
@@ -46,7 +51,7 @@ def divide() -> None:
     global _file
     root = logging.getLogger()
     logging.captureWarnings(True)
-    root.setLevel(logging.INFO)
+    root.setLevel(logging.INFO if is_first() else logging.WARNING)
     for handler in list(root.handlers):
         if type(handler) in (logging.StreamHandler, logging.FileHandler) or isinstance(handler, _Console):
             root.removeHandler(handler)
@@ -67,7 +72,7 @@ def wait_for_file() -> None:
 
 def begin_file(directory: Path) -> None:
     """Write what waits, and all that comes, to the log file of a run (first process only)."""
-    if _file is None or (distributed.is_initialized() and distributed.get_rank() != 0):
+    if _file is None or not is_first():
         return
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / LOG_NAME
