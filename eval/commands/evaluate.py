@@ -125,7 +125,9 @@ class Tasks(Evaluate):
 
     name: ClassVar[str] = "tasks"
     examples: ClassVar[str] = TASKS_EXAMPLES
-    tasks: str = option(help="YAML file that lists data sets and templates, or embedded (no download)", metavar="FILE")
+    tasks: str = option(
+        help="task set by name (btzsc, embedded), or a YAML file that lists data sets and templates", metavar="TASKS"
+    )
 
     def run(self) -> None:
         from eval.tasks import task_set_of

@@ -32,7 +32,7 @@ class LmEvalTasks(Command):
     name: ClassVar[str] = "lm-eval-tasks"
     examples: ClassVar[str] = EXAMPLES
     output: Path = output_option("directory of the pack")
-    tasks: str = option("t0", "task set: t0, mmlu, embedded, or a YAML file of your own", metavar="TASKS")
+    tasks: str = option("t0", "task set: t0, mmlu, btzsc, embedded, or a YAML file of your own", metavar="TASKS")
     only: tuple[str, ...] = only_option("tasks of the set")
     data_dir: Path | None = data_dir_option()
     templates_dir: Path | None = templates_option()
