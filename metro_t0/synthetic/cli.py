@@ -11,9 +11,9 @@ from metro_t0.command import Command, Program
 from metro_t0.common_options import MOST_EXAMPLES, MOST_TOKENS, output_option
 from metro_t0.errors import UserError
 from metro_t0.options import option
-from metro_t0.synthetic import cli_downstream
 from metro_t0.synthetic.settings import BLOCK, VALID_EXAMPLES, Format, Order, Profile, StreamSettings, order_option
 from metro_t0.transfer import commands as transfer_commands
+from metro_t0.transfer import downstream_command
 
 if TYPE_CHECKING:
     from metro_t0.synthetic.vocabulary import Vocabulary
@@ -151,7 +151,7 @@ COMMANDS = (
     Stats,
     Verify,
     *transfer_commands.COMMANDS,
-    *cli_downstream.COMMANDS,
+    *downstream_command.COMMANDS,
     *synthetic_commands.COMMANDS,
 )
 main = Program(PROGRAM, __doc__, COMMANDS, EXAMPLES)

@@ -19,82 +19,28 @@ import numpy as np
 
 from metro_t0.synthetic.draws import Draws
 from metro_t0.synthetic.law import Law
+from metro_t0.synthetic.nonsense_lexicon import (
+    CLASS_MARKS,
+    KEYWORDS,
+    PERIOD,
+    TOPICS,
+    VARIANTS,
+    WORDS,
+    Sentence,
+    keyword_ids,
+    lexicon,
+    verdict_ids,
+    word_id,
+)
 from metro_t0.synthetic.ragged import Examples, Ragged, exclusive_sum, row_positions, tokens_of
 from metro_t0.synthetic.vocabulary import Vocabulary
 
-WORDS = 5000
 SENTENCES = (7, 13)
 SENTENCE_WORDS = (5, 15)
 OPERATIONS_PER_EXAMPLE = 3
 LANES_PER_REFILL = 4096
 
-Sentence = list[int]
 Document = list[Sentence]
-
-
-def nonsense_word(index: int) -> str:
-    """Three letters, base 26, the least significant first: 0 is aaa, 1 is baa, 26 is aba, 4999 is hkh."""
-    letters = (index % 26, index // 26 % 26, index // 676)
-    return "".join(chr(ord("a") + letter) for letter in letters)
-
-
-def _keywords(operation: str, names: list[str]) -> list[str]:
-    return [f"__{operation}__{name}__" for name in names]
-
-
-def _numbered(stem: str, count: int) -> list[str]:
-    return [f"{stem}{i}" for i in range(count)]
-
-
-KEYWORDS: dict[str, list[str]] = {
-    "d3": _keywords("d3", _numbered("key", 10)),
-    "d4": _keywords("d4", _numbered("key", 10)),
-    "d5": _keywords("d5", _numbered("key", 10)),
-    "d6": _keywords("d6", _numbered("key", 10)),
-    "d7": _keywords("d7", ["begin", "end"]),
-    "d8": _keywords("d8", ["bullet"]),
-    "d10": _keywords("d10", _numbered("good", 5) + _numbered("bad", 5)),
-    "d11": _keywords("d11", [f"{kind}{i}" for kind in "abc" for i in range(3)]),
-    "d12": _keywords("d12", ["one", "two"]),
-    "d13": _keywords("d13", [f"{kind}{i}" for kind in "abc" for i in range(3)]),
-    "d14": _keywords("d14", _numbered("", 100)),
-    "d16": _keywords("d16", _numbered("", 100)),
-    "d18": _keywords("d18", _numbered("source", 20)),
-    "d19": _keywords("d19", _numbered("join", 5)),
-    "d20": _keywords("d20", _numbered("break", 5)),
-    "d21": _keywords("d21", _numbered("cut", 10)),
-}
-CLASS_MARKS = _keywords("d11", ["a", "b", "c"])
-TOPICS = _keywords("d13", ["a", "b", "c"])
-VARIANTS = _keywords("d18", [f"variant{i}_{j}" for i in range(20) for j in range(3)])
-VERDICTS = {
-    "positive": "the tone of this text is positive .",
-    "negative": "the tone of this text is negative .",
-    "one": "mark one is more frequent .",
-    "two": "mark two is more frequent .",
-    "below": "this value is below fifty .",
-    "above": "this value is at or above fifty .",
-    "largest": "the largest number here is",
-    "opening": "several parts are joined here :",
-}
-
-
-@cache
-def _lexicon() -> tuple[list[str], dict[str, int]]:
-    words = [nonsense_word(i) for i in range(WORDS)] + ["."]
-    for group in (*KEYWORDS.values(), CLASS_MARKS, TOPICS, VARIANTS, ["section"]):
-        words += group
-    words += sorted({word for sentence in VERDICTS.values() for word in sentence.split()} - set(words))
-    words += [str(number) for number in range(100)]
-    return words, {word: i for i, word in enumerate(words)}
-
-
-def lexicon() -> list[str]:
-    """All words that documents and outputs are made of, by lexicon id."""
-    return _lexicon()[0]
-
-
-PERIOD = WORDS
 
 
 class Chance:
@@ -148,23 +94,6 @@ class Operation:
     outputs: Outputs
 
 
-@cache
-def _ids(operation: str) -> list[int]:
-    index = _lexicon()[1]
-    return [index[word] for word in KEYWORDS[operation]]
-
-
-@cache
-def _fixed(name: str) -> Sentence:
-    index = _lexicon()[1]
-    return [index[word] for word in VERDICTS[name].split()]
-
-
-@cache
-def _id(word: str) -> int:
-    return _lexicon()[1][word]
-
-
 def _overwrite(sentence: Sentence, keyword: int, chance: Chance, tail: int = 1) -> None:
     """Put a keyword over a random nonsense word that is not among the last `tail` positions (there is always one)."""
     while sentence[position := chance.below(len(sentence) - tail)] >= WORDS:
@@ -176,7 +105,7 @@ def _plant(operation: str, counts: tuple[int, ...], distinct: bool = False, tail
     """Keywords, drawn with replacement unless `distinct`, into one of `counts` different sentences."""
 
     def edit(document: Document, chance: Chance) -> None:
-        keywords = _ids(operation)
+        keywords = keyword_ids(operation)
         count = counts[chance.below(len(counts))]
         places = chance.distinct(len(document), count)
         if distinct:
@@ -190,7 +119,7 @@ def _plant(operation: str, counts: tuple[int, ...], distinct: bool = False, tail
 
 
 def _quote(document: Document, chance: Chance) -> None:
-    begin, end = _ids("d7")
+    begin, end = keyword_ids("d7")
     sentence = document[chance.below(len(document))]
     first = chance.below(len(sentence))
     last = chance.between(first, len(sentence) - 1)
@@ -199,13 +128,13 @@ def _quote(document: Document, chance: Chance) -> None:
 
 
 def _bullet(document: Document, chance: Chance) -> None:
-    document[chance.below(len(document))].insert(0, _ids("d8")[0])
+    document[chance.below(len(document))].insert(0, keyword_ids("d8")[0])
 
 
 def _two_breaks(document: Document, chance: Chance) -> None:
     sentence = document[chance.below(len(document))]
-    for rank in chance.distinct(len(_ids("d20")), 2):
-        _overwrite(sentence, _ids("d20")[rank], chance)
+    for rank in chance.distinct(len(keyword_ids("d20")), 2):
+        _overwrite(sentence, keyword_ids("d20")[rank], chance)
 
 
 def _copies(document: Document, marks: list[Mark]) -> list[Sentence]:
@@ -237,40 +166,40 @@ def _substituted(document: Document, mark: Mark, word: int) -> Sentence:
 
 
 def _tone(document: Document, marks: list[Mark]) -> list[Sentence]:
-    return [_fixed("positive" if marks[0].rank < 5 else "negative")]
+    return [verdict_ids("positive" if marks[0].rank < 5 else "negative")]
 
 
 def _class_replaced(document: Document, marks: list[Mark]) -> list[Sentence]:
-    return [_substituted(document, marks[0], _id(CLASS_MARKS[marks[0].rank // 3]))]
+    return [_substituted(document, marks[0], word_id(CLASS_MARKS[marks[0].rank // 3]))]
 
 
 def _majority(document: Document, marks: list[Mark]) -> list[Sentence]:
-    return [_fixed("one" if sum(mark.rank == 0 for mark in marks) * 2 > len(marks) else "two")]
+    return [verdict_ids("one" if sum(mark.rank == 0 for mark in marks) * 2 > len(marks) else "two")]
 
 
 def _by_topic(document: Document, marks: list[Mark]) -> list[Sentence]:
     line: Sentence = []
     for number, topic in enumerate(TOPICS):
-        line += [_id("section"), _id(topic)]
+        line += [word_id("section"), word_id(topic)]
         line += _copies(document, [mark for mark in marks if mark.rank // 3 == number])[0]
     return [line]
 
 
 def _threshold(document: Document, marks: list[Mark]) -> list[Sentence]:
-    return [_fixed("below" if marks[0].rank < 50 else "above")]
+    return [verdict_ids("below" if marks[0].rank < 50 else "above")]
 
 
 def _largest(document: Document, marks: list[Mark]) -> list[Sentence]:
-    return [[*_fixed("largest"), _id(str(max(mark.rank for mark in marks))), PERIOD]]
+    return [[*verdict_ids("largest"), word_id(str(max(mark.rank for mark in marks))), PERIOD]]
 
 
 def _paraphrases(document: Document, marks: list[Mark]) -> list[Sentence]:
     variants = VARIANTS[3 * marks[0].rank : 3 * marks[0].rank + 3]
-    return [_substituted(document, marks[0], _id(variant)) for variant in variants]
+    return [_substituted(document, marks[0], word_id(variant)) for variant in variants]
 
 
 def _joined(document: Document, marks: list[Mark]) -> list[Sentence]:
-    line = list(_fixed("opening"))
+    line = list(verdict_ids("opening"))
     for mark in marks:
         line += [word for word in document[mark.sentence][mark.position :] if word != PERIOD]
     return [[*line, PERIOD]]
@@ -309,7 +238,7 @@ OPERATIONS = (
 @cache
 def _owners() -> dict[int, tuple[str, int]]:
     """Lexicon id of a keyword -> (its operation, its rank there)."""
-    return {word: (name, rank) for name in KEYWORDS for rank, word in enumerate(_ids(name))}
+    return {word: (name, rank) for name in KEYWORDS for rank, word in enumerate(keyword_ids(name))}
 
 
 def find_marks(document: Document) -> dict[str, list[Mark]]:
@@ -406,7 +335,7 @@ def _decoding(table: Ragged) -> tuple[dict[tuple[int, ...], int], int]:
 
 def split_sentences(words: Sentence) -> Document:
     """Sentences of a source: each ends with a period, which the closing quote mark may follow."""
-    closing_quote = _ids("d7")[1]
+    closing_quote = keyword_ids("d7")[1]
     document: Document = [[]]
     for i, word in enumerate(words):
         document[-1].append(word)

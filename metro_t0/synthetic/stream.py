@@ -29,7 +29,6 @@ GENERATOR_VERSION = 2
 ROWS_PER_DRAW = 512  # half a block at a time: its temporary arrays stay in the cache
 SPARE_DRAWS = 64
 SMALLEST_RATE = Fraction(1, 512)
-QUICK_BITS = 18  # 256 kB stay in the cache; of other sources 4% fall on a marked place
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,8 @@ class TaskStream:
     def _unseen(self, number: int, spare: int) -> Examples:
         """Training examples whose source is not in the validation set."""
         examples = self._draw("train", number, spare)
-        held_out = self._held_out.mask(examples.sources, len(self.law.prefix))
-        return examples.take(~held_out) if held_out.any() else examples
+        new = np.array([source.tobytes() not in self._held_out for source in examples.sources])
+        return examples if new.all() else examples.take(new)
 
     def _draw(self, split: Split, number: int, spare: int) -> Examples:
         profile = self.law.profile
@@ -80,8 +79,10 @@ class TaskStream:
         return Examples(examples.sources, examples.targets.or_marker(self.law.vocabulary.empty))
 
     @cached_property
-    def _held_out(self) -> HeldOut:
-        return HeldOut([self.block("valid", number).sources for number in range(VALID_BLOCKS)], len(self.law.prefix))
+    def _held_out(self) -> set[bytes]:
+        """The sources of the validation set."""
+        blocks = [self.block("valid", number).sources for number in range(VALID_BLOCKS)]
+        return {source.tobytes() for block in blocks for source in block}
 
 
 def _stack(parts: Sequence[Examples]) -> Examples:
@@ -100,33 +101,6 @@ def _stack(parts: Sequence[Examples]) -> Examples:
         targets = side([part.targets for part in parts])
         return Examples(sources, Ragged(sources.values, targets.starts, targets.lengths))
     return Examples(sources, side([part.targets for part in parts]))
-
-
-class HeldOut:
-    """The sources of the validation set, to keep them out of training."""
-
-    def __init__(self, blocks: Sequence[Ragged], prefix: int) -> None:
-        self._marked = np.zeros(2**QUICK_BITS, dtype=bool)
-        for block in blocks:
-            self._marked[_quick_keys(block, prefix)] = True
-        self._sources = {source.tobytes() for block in blocks for source in block}
-
-    def mask(self, sources: Ragged, prefix: int) -> NDArray[np.bool_]:
-        """(n,): whether a source is in the validation set. Only rows with a marked quick key are compared whole."""
-        mask = self._marked[_quick_keys(sources, prefix)]
-        suspects = np.flatnonzero(mask)
-        mask[suspects] = [sources[row].tobytes() in self._sources for row in suspects.tolist()]
-        return mask
-
-
-def _quick_keys(sources: Ragged, prefix: int) -> NDArray[np.uint64]:
-    """A hash of length and three tokens of every input: multiplication by an odd constant, the highest bits kept."""
-    first = sources.starts + np.minimum(prefix, sources.lengths - 1)
-    last = sources.starts + sources.lengths - 1
-    key = sources.lengths.astype(np.uint64)
-    for at in (first, (first + last) // 2, last):
-        key = (key << np.uint64(16)) | sources.values[at]
-    return (key * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - QUICK_BITS)
 
 
 @dataclass(frozen=True)

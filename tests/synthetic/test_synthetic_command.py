@@ -13,8 +13,8 @@ from metro_t0.errors import UserError
 from metro_t0.modeling import MetroT5, preset
 from metro_t0.synthetic import tasks as synthetic_tasks
 from metro_t0.synthetic.cli import main
-from metro_t0.synthetic.downstream import TASKS, pairs
 from metro_t0.synthetic.vocabulary import compact_vocabulary
+from metro_t0.transfer.downstream import TASKS, pairs
 
 SHORT = ["--vocabulary", "compact:100", "--length-min", "4", "--length-max", "12"]
 

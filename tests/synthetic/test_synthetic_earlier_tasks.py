@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from metro_t0.synthetic import dyck, lime, nonsense, spans
+from metro_t0.synthetic import dyck, lime, nonsense, nonsense_lexicon, spans
 from metro_t0.synthetic.draws import Draws
 from metro_t0.synthetic.ragged import Ragged
 from metro_t0.synthetic.settings import StreamSettings
@@ -133,8 +133,8 @@ def test_dyck_chunks_fit_t5():
 
 
 def test_nonsense_words():
-    assert [nonsense.nonsense_word(i) for i in (0, 1, 25, 26, 4999)] == ["aaa", "baa", "zaa", "aba", "hkh"]
-    assert len(set(nonsense.lexicon())) == len(nonsense.lexicon())
+    assert [nonsense_lexicon.nonsense_word(i) for i in (0, 1, 25, 26, 4999)] == ["aaa", "baa", "zaa", "aba", "hkh"]
+    assert len(set(nonsense_lexicon.lexicon())) == len(nonsense_lexicon.lexicon())
 
 
 def test_nonsense_lengths():
@@ -145,7 +145,7 @@ def test_nonsense_lengths():
 
 
 def words(text):
-    index = {word: i for i, word in enumerate(nonsense.lexicon())}
+    index = {word: i for i, word in enumerate(nonsense_lexicon.lexicon())}
     return [index[word] for word in text.split()]
 
 

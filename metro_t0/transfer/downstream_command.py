@@ -31,7 +31,7 @@ class Downstream(Command):
     output: Path = output_option()
 
     def run(self) -> None:
-        from metro_t0.synthetic.downstream import get_downstream, write_split
+        from metro_t0.transfer.downstream import get_downstream, write_split
 
         get_downstream(self.task)
         self.output.mkdir(parents=True, exist_ok=True)
