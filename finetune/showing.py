@@ -9,7 +9,7 @@ from finetune.settings import PromptSettings
 from metro_t0.errors import UserError, printable
 from metro_t0.prompts.datasets import Row, load_rows
 from metro_t0.prompts.names import DatasetName
-from metro_t0.prompts.rendering import Template
+from metro_t0.prompts.rendering import HiddenLabelError, Template
 from metro_t0.prompts.templates import find_template, load_templates
 
 
@@ -38,6 +38,8 @@ def show_examples(
 def _show_row(template: Template, row: Row, index: int, seed: int) -> bool:
     try:
         rendered = template.render(row, (seed, template.dataset, template.name, index))
+    except HiddenLabelError:
+        return False
     except UserError as error:
         _say(f"row {index}: {error}", "red")
         return True

@@ -48,6 +48,8 @@ def test_the_tutorial_on_a_task_of_ones_own(
         assert PROGRAMS[program]([replaced.get(word, word) for word in arguments]) == 0, command
         outputs.append(capsys.readouterr().out)
     show, listed, table, check, built = outputs
+    assert prompts_main([*shlex.split(commands[0])[1:], "--rows", "9"]) == 0  # the last row has no answer
+    assert "Nobody has read this one yet" not in capsys.readouterr().out
     assert "Which department should answer this message: billing, technical support, accounts?" in show
     assert "help_desk_forwarded_to" in listed
     assert "help_desk" in table
