@@ -19,6 +19,7 @@ from typing import Any
 from metro_t0.claims import check_owner, claimed
 from metro_t0.data.documents import BadLines
 from metro_t0.data.record import INFO_NAME
+from metro_t0.data.shares import Share, check_no_share_is_running, share_of_work
 from metro_t0.data.sources import MAX_DOCUMENT_BYTES, PIECES, UNIT_BYTES, Input, Unit
 from metro_t0.data.token_files import TokenFileWriter, token_dtype
 from metro_t0.data.units import VALID, Counts, Split, encode_unit, load_unit, save_unit
@@ -77,9 +78,25 @@ def binarize(settings: BinarizeSettings, tokenizer: Tokenizer, processes: int) -
     output, overwrite = settings.output, settings.overwrite
     if (finished := _finished(output, plan, overwrite)) is not None:
         return finished
+    check_no_share_is_running(output / WORK_NAME)
     with claimed(output, plan, f"{WORK_NAME}/{PLAN_NAME}", [f"{WORK_NAME}/{UNIT_NAMES}"], REMEDY, overwrite):
         # Another run may have finished it just before.
         return _finished(output, plan, overwrite) or _binarize(settings, tokenizer, processes, plan)
+
+
+def encode_share(settings: BinarizeSettings, tokenizer: Tokenizer, processes: int, share: Share) -> int:
+    """Encode one share of the units into the directory, for `binarize` to join; gives how many. See `data.shares`.
+
+    Raises `WorkerDied`, after which the same call goes on, and `UserError`.
+    """
+    if settings.overwrite:
+        raise UserError("--part goes on with what is there, so it does not go with --overwrite; remove the directory")
+    plan, work = settings.plan(tokenizer), settings.output / WORK_NAME
+    if _finished(settings.output, plan, overwrite=False) is not None:
+        return 0
+    with share_of_work(settings.output, work, plan, PLAN_NAME, share):
+        encoded = _encode_all(settings, tokenizer, work, processes, _digest(plan), share)
+        return sum(1 for _ in progress(encoded, f"binarize, part {share.number}/{share.of}", unit=PIECES))
 
 
 def _binarize(settings: BinarizeSettings, tokenizer: Tokenizer, processes: int, plan: dict[str, Any]) -> dict[str, Any]:
@@ -138,7 +155,12 @@ class _Head:
 
 
 def _encode_all(
-    settings: BinarizeSettings, tokenizer: Tokenizer, work: Path, processes: int, plan: str
+    settings: BinarizeSettings,
+    tokenizer: Tokenizer,
+    work: Path,
+    processes: int,
+    plan: str,
+    share: Share = Share(1, 1),  # noqa: B008 - immutable
 ) -> Iterator[_Head]:
     def tasks() -> Iterator[_Task]:
         number = 0
@@ -146,7 +168,8 @@ def _encode_all(
             for each in inputs:
                 for unit in each.units():
                     path = _unit_path(work, number)
-                    yield _Task(None if path.is_file() else unit, split, path, plan)
+                    if share.has(number):
+                        yield _Task(None if path.is_file() else unit, split, path, plan)
                     number += 1
 
     with workers(processes, partial(_set_tokenizer, tokenizer), fork=True) as pool:

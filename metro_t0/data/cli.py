@@ -91,10 +91,16 @@ class Binarize(Command):
     )
     shards: int = option(1, "training shards", at_least=1, at_most=10_000)
     overwrite: bool = option(False, "replace another data set in the directory")
+    part: str | None = option(
+        None,
+        "encode this share only, on one of N machines with the same disk; the command without --part then joins all",
+        metavar="I/N",
+    )
     output: Path = output_option()
 
     def run(self) -> None:
-        from metro_t0.data.binarize import BinarizeSettings, binarize
+        from metro_t0.data.binarize import BinarizeSettings, binarize, encode_share
+        from metro_t0.data.shares import parse_share
         from metro_t0.data.sources import resolve_inputs
         from metro_t0.parallel import default_workers
         from metro_t0.tokenization import Tokenizer
@@ -107,8 +113,12 @@ class Binarize(Command):
             output=self.output,
             overwrite=self.overwrite,
         )
-        info = binarize(settings, Tokenizer.load(self.tokenizer), self.text.workers or default_workers())
-        _print_info(self.output, info)
+        tokenizer, processes = Tokenizer.load(self.tokenizer), self.text.workers or default_workers()
+        if self.part is None:
+            _print_info(self.output, binarize(settings, tokenizer, processes))
+            return
+        count = encode_share(settings, tokenizer, processes, parse_share(self.part))
+        print(f"{self.output}: part {self.part} is done, {count} pieces; when all are, run the command without --part")
 
 
 @dataclass(frozen=True, kw_only=True)
