@@ -19,9 +19,18 @@ one() { # name, script, options
     tail -n 4 "$output/$name.txt"
 }
 one tokenizer data.py --text "$text" --vocabulary "$vocabulary" --megabytes 8 --tokenizer-only --repeats 2 &
+tokenizing=$!
 one pretraining pretrain.py --preset tiny --batch 8 --length 256 --steps 5
-wait $!
+wait "$tokenizing"
 one prompts prompts.py --data-dir "$tasks" --rows 20 &
-one ranking rank_eval.py --size small --tokenizer "${RANK_TOKENIZER:-$vocabulary}" --data-dir "$tasks" --rows 24 \
-    --turns 1 --cpu-time
-wait $!
+rendering=$!
+python - "$vocabulary" "$output/tokenizer" <<'PYTHON'
+import sys
+from pathlib import Path
+from metro_t0.hf import MetroT5TokenizerFast
+from metro_t0.tokenization import Tokenizer
+MetroT5TokenizerFast.from_vocabulary(Tokenizer.load(Path(sys.argv[1]))).save_pretrained(sys.argv[2])
+PYTHON
+one ranking rank_eval.py --size small --tokenizer "$output/tokenizer" --data-dir "$tasks" --rows 24 --turns 1 --cpu-time \
+    --only "wsc (2 words)" "rte (2 choices)" "trec (6 choices)"
+wait "$rendering"

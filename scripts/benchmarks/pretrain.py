@@ -152,14 +152,15 @@ def matrix_flops(device: str, dtype: torch.dtype) -> float:
 
 
 def timed(function: Callable[[], object], device: str) -> float:
-    """Wall seconds of one call, the GPU's work included."""
+    """Seconds of one call: on a GPU of wall time, its work included; of processor time where one CPU thread works."""
+    clock = time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
     if device == "cuda":
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    start = clock()
     function()
     if device == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def peak_gib(function: Callable[[], object], device: str) -> float:
@@ -175,7 +176,7 @@ def peak_gib(function: Callable[[], object], device: str) -> float:
 def compare_with_t5(
     config: ModelConfig, batch: int, length: int, device: str, dtype: torch.dtype, steps: int
 ) -> list[Measurement]:
-    """Alternate steps of the models; medians of processor time with one thread, else of wall time."""
+    """Alternate steps of the models; medians."""
     ceiling = matrix_flops(device, dtype)
     share = MaskingConfig().mask_ratio
     makers = {
@@ -193,9 +194,7 @@ def compare_with_t5(
     times: dict[str, list[float]] = {name: [] for name in built}
     for _ in range(steps):
         for name, (_, step) in built.items():
-            before = time.process_time()
-            seconds = timed(step, device)
-            times[name].append(time.process_time() - before if torch.get_num_threads() == 1 else seconds)
+            times[name].append(timed(step, device))
     measurements = []
     for name, (model, _) in built.items():
         seconds = median(times[name])

@@ -41,6 +41,8 @@ TASKS = {
     "dbpedia (14 choices)": Task(
         "dbpedia", dataset_name("dbpedia_14"), "test", ("pick_one_category_for_the_following_text",)
     ),
+    # Nothing to win: a short prompt, answers of one word.
+    "wsc (2 words)": Task("wsc", dataset_name("super_glue/wsc.fixed"), "validation", ("does the pronoun refer to",)),
     "mmlu (4 choices)": Task(
         "mmlu",
         dataset_name("mmlu"),
