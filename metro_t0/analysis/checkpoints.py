@@ -53,13 +53,8 @@ def load_checkpoint(path: Path, mixture: Path, device: str) -> AnalyzedModel:
 
     Raises `UserError` where it is neither, is no encoder-decoder, or has another vocabulary than the mixture.
     """
-    if path.is_file():
-        model = _from_fairseq(path, mixture / DICT_NAME)
-    elif (path / "config.json").is_file():
-        _check_vocabulary(path, mixture)
-        model = _from_hugging_face(path)
-    else:
-        raise UserError(f"{path}: neither a Hugging Face directory (no config.json in it) nor a checkpoint file")
+    check_checkpoint(path, mixture)
+    model = _from_fairseq(path, mixture / DICT_NAME) if path.is_file() else _from_hugging_face(path)
     model = model.eval().to(device)
 
     def forward(batch: Seq2SeqBatch) -> Tensor:
@@ -74,6 +69,23 @@ def load_checkpoint(path: Path, mixture: Path, device: str) -> AnalyzedModel:
     return AnalyzedModel(model, forward, model.config.pad_token_id, model.config.decoder_start_token_id)
 
 
+def check_checkpoint(path: Path, mixture: Path) -> None:
+    """What can be known without reading weights: of several checkpoints a bad one is found before the first is run.
+
+    Raises `UserError` as `load_checkpoint` does.
+    """
+    from metro_t0.hf.loading import check_weight_files
+
+    if path.is_file():
+        if not (mixture / DICT_NAME).is_file():
+            raise UserError(f"{mixture / DICT_NAME}: no such file, so it is unknown whether its ids are the model's")
+    elif (path / "config.json").is_file():
+        _check_vocabulary(path, mixture)
+        check_weight_files(path)
+    else:
+        raise UserError(f"{path}: neither a Hugging Face directory (no config.json in it) nor a checkpoint file")
+
+
 def _from_hugging_face(directory: Path) -> Any:
     from metro_t0.hf.loading import load_seq2seq
 
@@ -84,8 +96,6 @@ def _from_fairseq(path: Path, dict_path: Path) -> Any:
     from metro_t0.hf.checkpoints import read_checkpoint
     from metro_t0.hf.export import from_main_state
 
-    if not dict_path.is_file():
-        raise UserError(f"{dict_path}: no such file, so it is unknown whether the mixture's ids are the model's")
     checkpoint = read_checkpoint(path)
     checkpoint.check_dictionary(dict_path)
     return from_main_state(checkpoint.config, checkpoint.main_tensors()).float()

@@ -120,15 +120,14 @@ class OverMixture(Figure):
 
     def models(self) -> Iterator[tuple[str, AnalyzedModel, Iterator[Seq2SeqBatch]]]:
         """Name, model and batches of every checkpoint. All that can be known before loading is checked first."""
-        from metro_t0.analysis.checkpoints import load_checkpoint
+        from metro_t0.analysis.checkpoints import check_checkpoint, load_checkpoint
         from metro_t0.analysis.mixtures import batches, sample_mixture
         from metro_t0.devices import choose_device
 
         device = choose_device(self.device)
         named = named_paths(self.checkpoints)
         for path in named.values():
-            if not path.exists():
-                raise UserError(f"{path}: no such file or directory")
+            check_checkpoint(path, self.prompted)
         lengths = (self.max_source_tokens, self.max_target_tokens)
         pairs = sample_mixture(self.prompted, self.split, self.sample, self.seed, *lengths)
         for name, path in named.items():

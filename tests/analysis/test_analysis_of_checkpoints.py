@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from metro_t0.hf.checkpoints import write_checkpoint
 from metro_t0.hf.export import to_hugging_face
 from metro_t0.modeling import T5
 
+DICTIONARY = "".join(f"w{number} 1\n" for number in range(36))
+
 
 @pytest.fixture
 def checkpoint(small_t5: T5, mixture: Path, tmp_path: Path) -> Path:
@@ -24,7 +27,7 @@ def checkpoint(small_t5: T5, mixture: Path, tmp_path: Path) -> Path:
     directory = tmp_path / "metro"
     to_hugging_face(small_t5.float()).save_pretrained(directory)
     for place in (directory, mixture):
-        (place / "dict.txt").write_text("a 1\n" * 36)
+        (place / "dict.txt").write_text(DICTIONARY)
     return directory
 
 
@@ -45,7 +48,7 @@ def test_commands(checkpoint: Path, mixture: Path, tmp_path: Path, capsys: pytes
     )  # fmt: skip
     torch.manual_seed(0)
     transformers.T5ForConditionalGeneration(config).save_pretrained(tmp_path / "t5")
-    (tmp_path / "t5" / "dict.txt").write_text("a 1\n" * 36)
+    (tmp_path / "t5" / "dict.txt").write_text(DICTIONARY)
     for command, rows in (("activation", 4 + 6), ("sensitivity", None)):
         output = tmp_path / command
         options = ["--prompted", str(mixture), "--examples", "20", "--output", str(output)]
@@ -75,6 +78,21 @@ def test_another_vocabulary_is_refused(checkpoint: Path, mixture: Path, capsys: 
     (mixture / "dict.txt").write_text("b 1\n")
     assert main(["activation", str(checkpoint), "--prompted", str(mixture), "--output", str(checkpoint / "f")]) == 2
     assert "differs" in capsys.readouterr().err
+
+
+def test_a_bad_second_checkpoint_is_found_before_the_first_is_loaded(
+    checkpoint: Path, mixture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load(*_: object, **__: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("metro_t0.hf.loading.load_seq2seq", load)
+    other = Path(shutil.copytree(checkpoint, tmp_path / "other"))
+    (other / "model.safetensors").write_bytes(b"")
+    assert (
+        main(["activation", str(checkpoint), str(other), "--prompted", str(mixture), "--output", str(other / "f")]) == 2
+    )
+    assert "other/model.safetensors: truncated" in capsys.readouterr().err
 
 
 def test_what_is_no_checkpoint_is_one_line(mixture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
