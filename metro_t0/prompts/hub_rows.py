@@ -134,19 +134,23 @@ def _first(dataset: DatasetName, load: Callable[[HubSource, HubPlace], T]) -> T:
     source = hub_source(dataset)
     _go_offline_without_connection()
     failures = []
+    reached = False
     for place in source.attempts():
         try:
             found = load(source, place)
         except Exception as error:  # network, permission, missing repository: many types of several libraries
             failures.append(f"{place.title}: {reason_of(error)}")
+            reached = reached or not isinstance(error, ConnectionError)
             if _is_rate_limit(error):
                 break  # another place is the same hub
             continue
         if failures:
             logger.warning("%s is read from %s (%s)", dataset, place.title, "; ".join(failures))
         return found
+    titles = ", ".join(place.title for place in source.attempts())
+    why = "; ".join(failures) if reached else f"it cannot be reached, and its cache has none of {titles}"
     raise UserError(
-        f"data set {dataset} cannot be taken from the hub ({'; '.join(failures)}); "
+        f"data set {dataset} cannot be taken from the hub ({why}); "
         f"give local files with --data-dir DIR (as DIR/{dataset}/SPLIT.jsonl, .jsonl.gz or .parquet)"
     )
 
