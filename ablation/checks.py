@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ablation.plan import Plan
 from ablation.steps import Job, finetune_command, pretrain_command
+from metro_t0.data.mixture_files import MIXTURE_FILE
 from metro_t0.errors import UserError
 from metro_t0.files import sha256_of
 
@@ -32,7 +33,7 @@ def _check_files(plan: Plan) -> None:
         (plan.tokenizer / "dict.txt", "metro-t0-data tokenizer"),
     ]
     if plan.prompted is not None and not plan.pretraining_only:
-        needed.append((plan.prompted / "mixture.json", "metro-t0-prompts build"))
+        needed.append((plan.prompted / MIXTURE_FILE, "metro-t0-prompts build"))
     for path, maker in needed:
         if not path.is_file():
             raise UserError(f"{path}: no such file; make its directory with {maker}")
@@ -47,7 +48,8 @@ def _check_dictionaries(plan: Plan) -> None:
 
 
 def _check_mixture(plan: Plan) -> None:
-    from metro_t0.prompts.mixing import TRAIN, VALID, load_mixture
+    from metro_t0.data.mixture_files import TRAIN, VALID
+    from metro_t0.prompts.mixing import load_mixture
 
     assert plan.prompted is not None
     load_mixture(plan.prompted, TRAIN)

@@ -21,15 +21,15 @@ from finetune.examples import RENDERED, SliceJob, tokenize_slice
 from finetune.mixtures import Mixture, cap_per_task
 from finetune.planning import PlannedDataset, PlannedTask, held_out_split, plan_dataset, refuse_shared_tasks
 from finetune.settings import BuildSettings
-from finetune.task_files import BUILT, FAILED, TaskWriter, remove_task, task_is_written
+from finetune.task_files import BUILT, FAILED, TaskWriter, remove_task
 from metro_t0.claims import claimed
+from metro_t0.data.mixture_files import MIXTURE_FILE, SETTINGS_FILE, TRAIN, VALID, is_written, task_prefix
 from metro_t0.errors import UserError
 from metro_t0.files import read_json, write_json
 from metro_t0.parallel import WorkerDied, Workers
 from metro_t0.progress import progress
 from metro_t0.prompts.datasets import RowSource, find_rows
 from metro_t0.prompts.hub import hub_sources
-from metro_t0.prompts.mixing import MIXTURE_FILE, SETTINGS_FILE, TRAIN, VALID
 from metro_t0.prompts.names import DatasetName
 from metro_t0.randomness import keyed_generator
 from metro_t0.tokenization import Tokenizer
@@ -99,11 +99,13 @@ class Builder:
         record: dict[str, Any] = read_json(path, dict[str, Any]) if path.is_file() else {}
         if record.get("templates") != planned.fingerprint:
             return None
-        built = [self.output / TRAIN / t["name"] for t in record["tasks"] if t["status"] == BUILT]
+        built = [task_prefix(self.output, TRAIN, t["name"]) for t in record["tasks"] if t["status"] == BUILT]
         built += [
-            self.output / VALID / t["name"] for t in record["tasks"] if (t["held_out"] or {}).get("status") == BUILT
+            task_prefix(self.output, VALID, t["name"])
+            for t in record["tasks"]
+            if (t["held_out"] or {}).get("status") == BUILT
         ]
-        return record if all(task_is_written(prefix) for prefix in built) else None
+        return record if all(is_written(prefix) for prefix in built) else None
 
     def _build_dataset(self, dataset: DatasetName) -> dict[str, Any]:
         planned = plan_dataset(self.mixture, dataset, self.settings)
@@ -152,7 +154,7 @@ class Builder:
         source = find_rows(rows.name, rows.subset, split, self.settings.data_dir)
         indices = self._chosen_rows(len(source.open()), rows, split, limit)
         (self.output / folder).mkdir(parents=True, exist_ok=True)
-        prefixes = [self.output / folder / task.name for task in tasks]
+        prefixes = [task_prefix(self.output, folder, task.name) for task in tasks]
         for prefix in prefixes:
             remove_task(prefix)
         writers = [TaskWriter(prefix, len(self.tokenizer)) for prefix in prefixes]

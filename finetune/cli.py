@@ -83,9 +83,10 @@ class Build(Command):
     output: Path = output_option()
 
     def run(self) -> int:
-        from finetune.building import MIXTURE_FILE, Builder
+        from finetune.building import Builder
         from finetune.mixtures import choose_datasets, load_mixture
         from finetune.report import print_build
+        from metro_t0.data.mixture_files import MIXTURE_FILE
         from metro_t0.parallel import workers
         from metro_t0.tokenization import Tokenizer
 

@@ -19,12 +19,13 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from metro_t0.common_options import SEED
+from metro_t0.data.mixture_files import TRAIN, VALID
 from metro_t0.devices import choose_device
 from metro_t0.errors import UserError
 from metro_t0.hf.loading import load_part, load_seq2seq
 from metro_t0.objectives.batches import pad_rows
 from metro_t0.progress import progress
-from metro_t0.prompts.mixing import TRAIN, VALID, TaskExamples, choose_tasks, load_mixture
+from metro_t0.prompts.mixing import TaskExamples, choose_tasks, load_mixture
 from metro_t0.randomness import sample_indices
 from metro_t0.token_budget import length_sorted_batches
 from metro_t0.tokenization import Tokenizer

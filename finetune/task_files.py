@@ -7,23 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from finetune.examples import HIDDEN_LABEL, MISSING_COLUMN, NO_TARGET, READ, RENDER_ERROR, RENDERED, TokenizedSlice
+from metro_t0.data.mixture_files import SIDES, side_prefixes
 from metro_t0.data.token_files import TokenFileWriter, bin_path, idx_path, token_dtype
 
-SIDES = ("source", "target")
 BUILT = "built"
 EMPTY = "empty"
 FAILED = "failed"
 
 
-def task_is_written(prefix: Path) -> bool:
-    """Whether the files of a task are there; they are whole if they are."""
-    return all(idx_path(f"{prefix}.{side}").is_file() for side in SIDES)
-
-
 def remove_task(prefix: Path) -> None:
     """Remove what an earlier build left under a task's names."""
-    for side in SIDES:
-        for path in (bin_path(f"{prefix}.{side}"), idx_path(f"{prefix}.{side}")):
+    for side in side_prefixes(prefix):
+        for path in (bin_path(side), idx_path(side)):
             path.unlink(missing_ok=True)
 
 
@@ -36,7 +31,9 @@ class TaskWriter:
         self.complaint: str | None = None
         self.failure: str | None = None
         dtype = token_dtype(vocabulary_size)
-        self._writers = {side: TokenFileWriter(f"{prefix}.{side}", dtype) for side in SIDES}
+        self._writers = {
+            side: TokenFileWriter(path, dtype) for side, path in zip(SIDES, side_prefixes(prefix), strict=True)
+        }
         for writer in self._writers.values():
             writer.__enter__()
 

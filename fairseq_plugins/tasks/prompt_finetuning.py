@@ -15,10 +15,11 @@ from omegaconf import II
 from fairseq_plugins.errors import clear_errors
 from fairseq_plugins.generation import Pieces
 from fairseq_plugins.tasks.source_target import SourceTargetTask, WholeDataset, source_target_batch
+from metro_t0.data.mixture_files import TRAIN, VALID
 from metro_t0.data.pairs import SUFFIXES
 from metro_t0.errors import UserError
 from metro_t0.modeling import ModelConfig
-from metro_t0.prompts.mixing import TRAIN, VALID, TaskExamples, choose_tasks, load_mixture, load_pairs
+from metro_t0.prompts.mixing import TaskExamples, choose_tasks, load_mixture, load_pairs
 from metro_t0.randomness import keyed_generator
 from metro_t0.tokenization import Tokenizer
 from metro_t0.tokenization.tokenizer import TOKENIZER_NAME

@@ -10,18 +10,15 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from metro_t0.data.mixture_files import MIXTURE_FILE, SETTINGS_FILE, VALID, is_written, side_prefixes, task_prefix
 from metro_t0.data.pairs import read_pairs
-from metro_t0.data.token_files import IdLimit, TokenFile, idx_path
+from metro_t0.data.token_files import IdLimit, TokenFile
 from metro_t0.errors import UserError, nearest
 from metro_t0.files import read_json, sha256_of
 from metro_t0.randomness import keyed_generator
 from metro_t0.tokenization import Tokenizer
 from metro_t0.tokenization.vocabulary import Vocabulary
 
-MIXTURE_FILE = "mixture.json"
-SETTINGS_FILE = "build.json"
-TRAIN = "train"
-VALID = "valid"
 Tokens = Sequence[NDArray[np.integer]]
 
 
@@ -86,11 +83,11 @@ def load_mixture(directory: Path, split: str) -> list[TaskExamples]:
     limit = _id_limit(directory)
     tasks = []
     for entry in read_json(path, MixtureFile)["tasks"]:
-        if split == VALID and not idx_path(directory / VALID / f"{entry['name']}.source").is_file():
+        prefix = task_prefix(directory, split, entry["name"])
+        if split == VALID and not is_written(prefix):
             continue  # not every task has held-out examples
         dataset = entry["dataset"] if entry["subset"] is None else f"{entry['dataset']}_{entry['subset']}"
-        source = TokenFile(directory / split / f"{entry['name']}.source", limit)
-        target = TokenFile(directory / split / f"{entry['name']}.target", limit)
+        source, target = (TokenFile(side, limit) for side in side_prefixes(prefix))
         if len(source) != len(target):
             raise UserError(f"{source.prefix}: {len(source)} sources but {len(target)} targets; build it again")
         tasks.append(TaskExamples(entry["name"], dataset, source, target, source.sizes, target.sizes, entry["cap"]))

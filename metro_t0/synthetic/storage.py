@@ -12,6 +12,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from metro_t0.claims import check_owner, lock
+from metro_t0.data.mixture_files import MIXTURE_FILE, side_prefixes
 from metro_t0.errors import UserError
 from metro_t0.files import atomic_path, read_json, write_json, write_text
 from metro_t0.progress import progress
@@ -80,7 +81,7 @@ def _write_mixture(directory: Path, names: list[str], examples: int) -> None:
         {"name": name, "dataset": "synthetic", "subset": name, "template": name, "examples": examples, "cap": examples}
         for name in names
     ]
-    write_json(directory / "mixture.json", {"tasks": tasks})
+    write_json(directory / MIXTURE_FILE, {"tasks": tasks})
 
 
 def settings_name(vocabulary: Vocabulary) -> str:
@@ -132,7 +133,8 @@ def write_examples(files: Files, split: Split, stream: TaskStream, blocks: Itera
 def _write_fairseq(path: Path, blocks: Iterator[Examples], end: int) -> None:
     from metro_t0.data.token_files import TokenFileWriter
 
-    with TokenFileWriter(f"{path}.source") as source, TokenFileWriter(f"{path}.target") as target:
+    source_prefix, target_prefix = side_prefixes(path)
+    with TokenFileWriter(source_prefix) as source, TokenFileWriter(target_prefix) as target:
         for block in blocks:
             for writer, rows in ((source, block.sources), (target, block.targets)):
                 compact = rows.compact()
@@ -205,7 +207,7 @@ def _read_parquet(path: Path) -> Iterator[Row]:
 def _read_fairseq(path: Path, end: int) -> Iterator[Row]:
     from metro_t0.data.token_files import TokenFile
 
-    source, target = TokenFile(f"{path}.source"), TokenFile(f"{path}.target")
+    source, target = map(TokenFile, side_prefixes(path))
     if len(source) != len(target):
         raise UserError(f"{path}: {len(source)} sources but {len(target)} targets")
     for number in range(len(source)):
