@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from transformers import PreTrainedTokenizerBase
 
 from eval.ranking import Question
+from metro_t0.errors import UserError
 
 TEXTS_PER_CALL = 2048
 
@@ -40,6 +41,8 @@ class QuestionEncoder:
         for start in range(0, len(sources), TEXTS_PER_CALL):
             part = list(sources[start : start + TEXTS_PER_CALL])
             ids += self.tokenizer(part, truncation=True, max_length=self.max_source_tokens)["input_ids"]
+        if not all(ids):
+            raise UserError(f"the tokenizer of {self.tokenizer.name_or_path} gives no token for a prompt; is it whole?")
         return ids
 
     def _learn_choices(self, choices: Iterable[str]) -> None:

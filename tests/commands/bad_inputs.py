@@ -1,5 +1,8 @@
 # ruff: noqa: E501 - command lines
-"""Bad inputs of every kind on every command: `python tests/commands/bad_inputs.py` prints how each of them ended."""
+"""Bad inputs of every kind on every command: `python tests/commands/bad_inputs.py` prints how each of them ended.
+
+Arguments: only command lines that hold this text, and only every N-th damage to a file, as in `"eval report" 3`.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ NUMBER_OPTIONS = {
     "data tokenizer text.txt --output out": ("--vocab-size", "--max-mb", "--workers", "--character-coverage"),
     "data binarize text.txt --tokenizer vocab --output out": ("--shards", "--workers", "--valid-fraction"),
     "data inspect bin": ("--documents",),
-    "prompts build --mixture toy --data-dir tasks --templates templates --tokenizer vocab --output out": (
+    "prompts build --mixture toy --data-dir tasks --templates templates --tokenizer vocab --workers 1 --output out": (
         "--limit", "--held-out-limit", "--seed", "--max-source-tokens", "--workers"),
     "prompts show --dataset toy --data-dir tasks --templates templates": ("--rows", "--seed"),
     "prompts score --model metro --prompted built": ("--limit",),
@@ -230,6 +233,7 @@ def is_tree(name: str) -> bool:
 def main() -> int:
     """Try them all; gives 1 where one ended otherwise than with success or one line."""
     pattern = sys.argv[1] if len(sys.argv) > 1 else ""
+    every = int(sys.argv[2]) if len(sys.argv) > 2 else 1
     outcomes: list[tuple[str, str]] = []
     with tempfile.TemporaryDirectory() as directory:
         world, work = Path(directory) / "world", Path(directory) / "work"
@@ -252,14 +256,18 @@ def main() -> int:
                 attempt(kind, arguments)
         for case in CASES:
             if pattern in case.line:
-                _damage_all(case, world, work, renew, attempt)
+                _damage_all(case, world, work, renew, attempt, every)
     print(table(outcomes))
     return 0 if all(outcome in (SUCCESS, ONE_LINE) for _, outcome in outcomes) else 1
 
 
-def _damage_all(case: Case, world: Path, work: Path, renew: Callable[[], None], attempt: Callable[..., None]) -> None:
+def _damage_all(
+    case: Case, world: Path, work: Path, renew: Callable[[], None], attempt: Callable[..., None], every: int
+) -> None:
     for name in case.reads:
         for number, (kind, content) in enumerate(damaged((world / name).read_bytes(), is_tree(name), name)):
+            if number % every:
+                continue
             renew()
             (work / name).unlink()
             if content is None:
