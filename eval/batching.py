@@ -36,7 +36,7 @@ def run_batches(lengths: Sequence[int], max_tokens: int, work: Callable[[list[in
         if max_tokens <= longest and len(batch) == 1:
             raise UserError(
                 f"out of memory on a single prompt of {longest} tokens; use a smaller model, "
-                "--dtype bfloat16 or a smaller --max-source-length"
+                "--dtype bfloat16 or a smaller --max-source-tokens"
             )
         max_tokens = max(longest, min(max_tokens, longest * len(batch)) // 2)
         logger.warning("out of memory: token budget halved to %d", max_tokens)
