@@ -24,6 +24,7 @@ HELD_OUT_EVERY = 10
 """One document in ten is for validation, one in ten for test."""
 WORDS_PER_PASSAGE = 24
 NUM_CHOICES = 4
+ORDERED_WORDS = 8
 WORD = re.compile(r"[A-Za-z]{4,}")
 
 Passage = list[str]
@@ -104,11 +105,27 @@ def which_word(passage: Passage, other: Passage, generator: np.random.Generator)
     return {"passage": " ".join(passage), "word1": first, "word2": second, "label": label}
 
 
+def word_order(passage: Passage, other: Passage, generator: np.random.Generator) -> Row | None:
+    """How does the text go on: the next words, or the same words in another order? Held out of training.
+
+    Both choices have the same words, so that only knowledge of the language tells them apart.
+    """
+    beginning, end = passage[:-ORDERED_WORDS], passage[-ORDERED_WORDS:]
+    shuffled = [end[int(place)] for place in generator.permutation(ORDERED_WORDS)]
+    if shuffled == end:
+        return None
+    label = int(generator.integers(2))
+    pair = [" ".join(end), " ".join(shuffled)]
+    first, second = pair if label == 0 else pair[::-1]
+    return {"passage": " ".join(beginning), "end1": first, "end2": second, "label": label}
+
+
 MAKERS: dict[str, RowMaker] = {
     "word_in_passage": word_in_passage,
     "missing_word": missing_word,
     "next_part": next_part,
     "which_word": which_word,
+    "word_order": word_order,
 }
 
 

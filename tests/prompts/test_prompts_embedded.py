@@ -36,6 +36,14 @@ def test_answers_follow_from_the_text() -> None:
         words = [row["word1"], row["word2"]]
         assert words[row["label"]] in row["passage"]
         assert words[1 - row["label"]].lower() not in row["passage"].lower()
+    passages = {row["passage"] for row in load_rows("embedded", "which_word", "validation")}
+    for row in load_rows("embedded", "word_order", "validation"):
+        ends = [row["end1"], row["end2"]]
+        assert f"{row['passage']} {ends[row['label']]}" in passages or not any(
+            p.startswith(row["passage"]) for p in passages
+        )
+        assert ends[0] != ends[1]
+        assert sorted(ends[0].split()) == sorted(ends[1].split())
     for row in load_rows("embedded", "missing_word", "validation"):
         assert "____" in row["passage"]
         assert [choice in row["passage"] for choice in row["choices"]].index(True) == row["label"]
