@@ -8,12 +8,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
+from matplotlib.axes import Axes
+
 from ablation.steps import Job, updates_after
 from ablation.table import held_out_of, updates_of
-from metro_t0.analysis.figures import look, new_figure, save
+from metro_t0.analysis.figures import STYLE, look, new_figure, save
 from metro_t0.files import read_json
 
-METRICS = {"average": "zero-shot accuracy", "held_out": "exact match, held-out rows"}
+METRICS = {"average": "accuracy, mean over tasks", "held_out": "exact match, held-out rows"}
 
 
 def write_progress(jobs: Sequence[Job], output: Path) -> list[Path]:
@@ -22,21 +25,29 @@ def write_progress(jobs: Sequence[Job], output: Path) -> list[Path]:
     if len({row["part"] for row in rows}) < 2:
         return []
     metrics = [name for name in METRICS if any(name in row for row in rows)]
-    figure = new_figure(4.2 * len(metrics), 3.2)
-    for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
-        for number, variant in enumerate(dict.fromkeys(row["variant"] for row in rows)):
-            mine = [row for row in rows if row["variant"] == variant and metric in row]
-            style = look(number)
-            updates = sorted({row["updates"] for row in mine})
-            values = [[row[metric] for row in mine if row["updates"] == update] for update in updates]
-            axes.errorbar(
-                updates, [statistics.fmean(v) for v in values], color=style.color, marker=style.marker, label=variant,
-                yerr=[statistics.stdev(v) if len(v) > 1 else 0.0 for v in values], capsize=2,
-            )  # fmt: skip
-        axes.set_xlabel("pretraining updates")
-        axes.set_ylabel(f"{METRICS[metric]}, percent")
-    axes.legend()
-    return save(figure, output / "figures" / "progress", rows)
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(4.2 * len(metrics), 4.2)
+        panels = figure.subplots(1, len(metrics), squeeze=False)[0]
+        for axes, metric in zip(panels, metrics, strict=True):
+            _draw_panel(axes, rows, metric)
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(2, len(labels)))
+        return save(figure, output / "figures" / "progress", rows)
+
+
+def _draw_panel(axes: Axes, rows: Sequence[dict[str, Any]], metric: str) -> None:
+    """Means over seeds; the bars are standard deviations over seeds."""
+    for number, variant in enumerate(dict.fromkeys(row["variant"] for row in rows)):
+        mine = [row for row in rows if row["variant"] == variant and metric in row]
+        style = look(number)
+        updates = sorted({row["updates"] for row in mine})
+        values = [[row[metric] for row in mine if row["updates"] == update] for update in updates]
+        axes.errorbar(
+            updates, [statistics.fmean(v) for v in values], color=style.color, marker=style.marker, label=variant,
+            linestyle=style.dashes, yerr=[statistics.stdev(v) if len(v) > 1 else 0.0 for v in values], capsize=2,
+        )  # fmt: skip
+    axes.set_xlabel("pretraining updates")
+    axes.set_title(f"{METRICS[metric]}, percent", loc="left")
 
 
 def _rows(job: Job) -> Iterator[dict[str, Any]]:
