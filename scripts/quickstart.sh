@@ -30,9 +30,9 @@ export HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 PYTHONWARNINGS=ignore
 export OMP_WAIT_POLICY=PASSIVE
 mkdir -p "$OUTPUT"
 
-step "Training a tokenizer (4,096 pieces) and binarizing the text"
+step "Training a tokenizer (2,048 pieces) and binarizing the text"
 [ -f "$OUTPUT/vocab/dict.txt" ] ||
-    metro-t0-data tokenizer "$TEXT" --vocab-size 4096 --lowercase --output "$OUTPUT/vocab"
+    metro-t0-data tokenizer "$TEXT" --vocab-size 2048 --lowercase --output "$OUTPUT/vocab"
 [ -f "$OUTPUT/data/info.json" ] ||
     metro-t0-data binarize "$TEXT" --tokenizer "$OUTPUT/vocab" --output "$OUTPUT/data"
 
@@ -47,7 +47,7 @@ if [ ! -f "$OUTPUT/pretraining.done" ]; then
     touch "$OUTPUT/pretraining.done"
 fi
 metro-t0-analyze curves "METRO-T5 demo=$OUTPUT/pretrained" --dict "$OUTPUT/data/dict.txt" \
-    --metrics mlm_loss,rtd_loss,clm_loss,mlm_accuracy,rtd_recall,clm_accuracy_masked --output "$OUTPUT/pretraining"
+    --metrics mlm_loss,rtd_loss,clm_loss,rtd_auc,rtd_average_precision,clm_accuracy_masked --output "$OUTPUT/pretraining"
 python scripts/pretraining_table.py "$OUTPUT/pretrained" --dict "$OUTPUT/data/dict.txt" \
     --output "$OUTPUT/pretraining.md"
 step "Pretrained: $OUTPUT/pretrained/checkpoint_last.pt, curves: $OUTPUT/pretraining.png"
@@ -70,7 +70,7 @@ step "Converting to a Hugging Face directory"
 [ -f "$OUTPUT/model/config.json" ] ||
     metro-t0-convert fairseq "$OUTPUT/finetuned/checkpoint_last.pt" --tokenizer "$OUTPUT/vocab" --output "$OUTPUT/model"
 
-step "Zero-shot evaluation on the held-out task, by rank classification"
+step "Zero-shot evaluation on two held-out tasks, by rank classification"
 metro-t0-eval tasks --tasks embedded --model "$OUTPUT/model" --output "$OUTPUT/results" \
     --max-source-tokens 128 --save-predictions
 metro-t0-eval report "$OUTPUT/results" --output "$OUTPUT/report"
