@@ -33,10 +33,11 @@ def install() -> None:
     def reduce_and_log_stats(self: Any, logging_outputs: Any, sample_size: Any, grad_norm: Any = None) -> Any:
         if grad_norm is None or not defers(self):
             return log(self, logging_outputs, sample_size, grad_norm)
-        if self not in _trainers:
-            _trainers[:] = [self]
         self.waiting_logs = [*getattr(self, "waiting_logs", []), (logging_outputs, sample_size, grad_norm)]
-        if len(self.waiting_logs) >= MOST:
+        is_first = self not in _trainers
+        if is_first:
+            _trainers[:] = [self]
+        if is_first or len(self.waiting_logs) >= MOST:  # meters of speed count from the first update on
             flush()
         return {}
 

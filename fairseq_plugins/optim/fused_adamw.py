@@ -27,7 +27,7 @@ class ScalingAdamW(torch.optim.AdamW):
     supports_step_with_scale = True
     """fairseq's question: then its 16-bit wrapper hands over sample size, clipping and loss scale as one number."""
 
-    def step(self, closure: Callable[[], Any] | None = None, scale: Tensor | float = 1.0) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None, scale: Tensor | float = 1.0) -> Any:
         """One update with gradients / scale; no value is read back."""
         if not isinstance(scale, Tensor) and scale == 1:
             return super().step(closure)

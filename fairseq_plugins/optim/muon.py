@@ -123,7 +123,7 @@ class MuonWithAdamW(ScalingAdamW):
         self._step_supports_amp_scaling = False  # under --amp, torch shall unscale and skip for both kinds
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None, scale: Tensor | float = 1.0) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None, scale: Tensor | float = 1.0) -> Any:
         """One update of both kinds with gradients / scale."""
         groups = self.param_groups
         self.param_groups = [group for group in groups if not group[HIDDEN_MATRICES]]

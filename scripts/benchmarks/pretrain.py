@@ -179,7 +179,7 @@ def compare_with_t5(
     """Alternate steps of the models; medians."""
     ceiling = matrix_flops(device, dtype)
     share = MaskingConfig().mask_ratio
-    makers = {
+    makers: dict[str, Callable[..., tuple[nn.Module, Callable[[], None]]]] = {
         "METRO-T5": metro_step,
         "Hugging Face T5": t5_step,
         f"... loss on {share:.0%}": partial(t5_step, share=share),

@@ -32,6 +32,7 @@ def test_every_number_is_the_same(train: Train, tmp_path: Path, monkeypatch: pyt
     for one, two in zip(at_once, later, strict=True):
         assert {k: v for k, v in one.items() if k not in OF_TIME} == {k: v for k, v in two.items() if k not in OF_TIME}
     assert max(calls) == 3
+    assert all(0 < float(record["ups"]) < 1000 for record in later)
     assert sum(calls) == 8
     meters = [torch.load(tmp_path / run / "checkpoint_last.pt", weights_only=False) for run in ("at_once", "later")]
     states = [{name: state for _, name, _, state in made["extra_state"]["metrics"]["train"]} for made in meters]
