@@ -21,7 +21,7 @@ ONLY = "shown_in"
 """Attribute of a record that belongs to one place alone: CONSOLE or FILE."""
 CONSOLE, FILE = "console", "file"
 SHOWN_LOGGERS = ("fairseq_plugins", "metro_t0", "train", "valid")
-SHOWN_MESSAGES = ("Loaded checkpoint",)
+SHOWN_MESSAGES = ("Loaded checkpoint", "Stopping training", "early stop")
 PROGRAMS = ("fairseq-train", "fairseq-hydra-train", "metro-t0-train")
 MODULES = ("fairseq_cli.train", "fairseq_cli.hydra_train", "fairseq_plugins.hydra_train")
 MOST_WAITING = 100_000

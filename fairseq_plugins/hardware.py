@@ -13,6 +13,8 @@ import torch
 from fairseq.distributed import utils as distributed_utils
 from fairseq.models import distributed_fairseq_model
 
+from fairseq_plugins.errors import STATUS
+
 
 def install() -> None:
     """Mend fairseq once."""
@@ -31,7 +33,12 @@ def _call_main_without_tpu(original: Callable[..., Any]) -> Callable[..., Any]:
             cfg.common.tpu = False
             if cfg.optimizer is not None and "tpu" in cfg.optimizer:
                 cfg.optimizer.tpu = False
-        return original(cfg, main, **settings)
+        try:
+            return original(cfg, main, **settings)
+        except torch.multiprocessing.ProcessExitedException as error:
+            if error.exit_code != STATUS:
+                raise
+            raise SystemExit(STATUS) from None  # the process for one of the GPUs has said why
 
     call_main.mended = True  # type: ignore[attr-defined]
     return call_main
