@@ -72,7 +72,8 @@ def in_the_users_words(message: str) -> str:
     """
     if current is None:
         return message
-    run, sections = current, {}
+    run = current
+    sections: dict[str, str] = {}
     for section, field, _ in run.fields():
         sections.setdefault(field, section)
 
