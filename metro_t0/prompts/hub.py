@@ -37,6 +37,8 @@ class HubPlace:
     """Historical split name -> split name there, where they differ."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """Historical column name -> column name there, where they differ."""
+    folder: str | None = None
+    """Where to look in a branch without a card."""
 
     @property
     def revision(self) -> str | None:
@@ -47,15 +49,18 @@ class HubPlace:
     def title(self) -> str:
         """How messages name the place."""
         revision = self.commit[:12] if self.commit else self.branch
-        return self.id + (f"/{self.config}" if self.config else "") + (f"@{revision}" if revision else "")
+        part = self.config or self.folder
+        return self.id + (f"/{part}" if part else "") + (f"@{revision}" if revision else "")
 
     def attempts(self) -> list[HubPlace]:
-        """The place as pinned, then its branch, then `main` of what the hub converted (it may hold the data by now)."""
+        """The place as pinned, then its branch, then the other of `main` and the hub's conversion."""
         tries = [self]
         if self.commit:
             tries.append(replace(self, commit=None))
         if self.branch == CONVERT_BRANCH:
             tries.append(replace(self, commit=None, branch=None))
+        elif self.branch is None:
+            tries.append(replace(self, commit=None, branch=CONVERT_BRANCH, config=None, folder=self.config))
         return tries
 
 

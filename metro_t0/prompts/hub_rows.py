@@ -147,8 +147,8 @@ def _first(dataset: DatasetName, load: Callable[[HubSource, HubPlace], T]) -> T:
         if failures:
             logger.warning("%s is read from %s (%s)", dataset, place.title, "; ".join(failures))
         return found
-    titles = ", ".join(place.title for place in source.attempts())
-    why = "; ".join(failures) if reached else f"it cannot be reached, and its cache has none of {titles}"
+    ids = " or ".join(dict.fromkeys(place.id for place in source.places))
+    why = "; ".join(failures) if reached else f"it cannot be reached, and its cache does not have {ids}"
     raise UserError(
         f"data set {dataset} cannot be taken from the hub ({why}); "
         f"give local files with --data-dir DIR (as DIR/{dataset}/SPLIT.jsonl, .jsonl.gz or .parquet)"
@@ -201,7 +201,7 @@ def open_builder(place: HubPlace) -> Any:
     import datasets
     from datasets.load import get_dataset_builder_class
 
-    module = _module(place.id, place.revision)
+    module = _module(place.id, place.revision, place.folder)
     arguments = dict(module.builder_kwargs)
     name = arguments.pop("config_name", place.config or module.builder_configs_parameters.default_config_name)
     builder_class = get_dataset_builder_class(module, dataset_name=arguments.get("dataset_name"))
@@ -211,11 +211,11 @@ def open_builder(place: HubPlace) -> Any:
 
 
 @cache
-def _module(id: str, revision: str | None) -> Any:
+def _module(id: str, revision: str | None, folder: str | None) -> Any:
     """What a repository holds. Kept, since reading the card of one with hundreds of configurations takes seconds."""
     from datasets.load import dataset_module_factory
 
-    return dataset_module_factory(id, revision=revision)
+    return dataset_module_factory(id, revision=revision, data_dir=folder)
 
 
 def _is_rate_limit(error: BaseException | None) -> bool:

@@ -178,8 +178,8 @@ def test_an_unreachable_hub_is_one_line(tmp_path: Path) -> None:
     assert f"{url} does not answer" in answer["said"][0]
     error = answer["error"]
     assert error.startswith(
-        "data set xsum cannot be taken from the hub (it cannot be reached, and its cache has none of "
-        "EdinburghNLP/xsum@refs/convert/parquet, EdinburghNLP/xsum, knkarthick/xsum); "
+        "data set xsum cannot be taken from the hub (it cannot be reached, and its cache does not have "
+        "EdinburghNLP/xsum or knkarthick/xsum); give local files with "
     )
     assert "--data-dir DIR (as DIR/xsum/SPLIT.jsonl" in error
     assert "\n" not in error
@@ -236,6 +236,8 @@ def faulty() -> Hub:
         hub.repositories[id] = repository(changed(cards[id], change), id.split("/")[1])
     hub.repositories["dataset-org/dream"].commits.clear()  # the known one is gone
     del hub.repositories["ybisk/piqa"].branches[CONVERT]  # a loading script is all there is
+    script_only = {**cards["aps/super_glue"], "layout": "convert", "commit": None}
+    hub.repositories["aps/super_glue"] = repository(script_only, "super_glue")
     hub.repositories["stanfordnlp/web_questions"].gated = True
     hub.refusals["microsoft/wiki_qa"] = 2
     hub.cuts["allenai/qasc"] = 2
@@ -265,6 +267,13 @@ def test_the_second_place_is_taken_and_said(unlucky: Client) -> None:
     (said,) = answer["said"]
     assert "piqa is read from baber/piqa@142f6d7367fd" in said
     assert "Dataset scripts are no longer supported" in said
+
+
+def test_the_conversion_is_read_where_main_has_a_script_only(unlucky: Client) -> None:
+    """Of several configurations, each is a folder of the branch."""
+    answer = unlucky.ask("super_glue/cb", "validation")
+    assert answer["count"] == small(56)
+    assert "super_glue/cb is read from aps/super_glue/cb@refs/convert/parquet" in answer["said"][0]
 
 
 def test_a_gated_or_missing_data_set_is_one_line(unlucky: Client) -> None:
