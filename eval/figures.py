@@ -103,7 +103,7 @@ def _task_axes(summaries: Sequence[Summary]) -> tuple[Figure, Axes, list[str]]:
         figure = new_figure(8, 1.4 + len(names) * (0.25 + 0.16 * len(summaries)))
         axes = figure.subplots()
     axes.set_yticks(range(len(names)), names, parse_math=False)
-    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_ylim(max(len(names), 1) - 0.5, -0.5)  # none where no task is done
     axes.set_xlim(0, 100)
     axes.set_xlabel("accuracy (%)")
     return figure, axes, names
