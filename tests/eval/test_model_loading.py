@@ -125,14 +125,17 @@ def _index(directory: Path) -> None:
         (lambda d: _bin(d, lambda p: torch.save({"x": Payload()}, p)), "holds more than tensors and plain values"),
         (
             lambda d: _bin(d, lambda p: p.write_bytes(pickle.dumps({"x": Payload()}))),
-            "pytorch_model.bin: not a checkpoint",
+            "pytorch_model.bin: truncated or corrupt",
         ),
         (lambda d: _bin(d, lambda p: torch.save({"x": 1}, p)), "pytorch_model.bin: not a table of tensors"),
         (lambda d: _bin(d, lambda p: torch.save([torch.ones(1)], p)), "pytorch_model.bin: not a table of tensors"),
-        (lambda d: _bin(d, lambda p: p.write_bytes(b"")), "pytorch_model.bin: truncated or not a checkpoint"),
+        (lambda d: _bin(d, lambda p: p.write_bytes(b"")), "pytorch_model.bin: truncated or corrupt"),
         (lambda d: _bin(d, lambda p: p.write_bytes(b"PK\x03\x04nothing")), "pytorch_model.bin: truncated"),
         (_index, "model-00002-of-00002.safetensors: no such file"),
-        (lambda d: (_index(d), (d / f"{WEIGHTS}.index.json").write_text("[]")), "'weight_map' must say"),
+        (
+            lambda d: (_index(d), (d / f"{WEIGHTS}.index.json").write_text("[]")),
+            "model.safetensors.index.json: must be a mapping",
+        ),
     ],
 )
 def test_damaged_weight_files_are_one_line(
