@@ -17,7 +17,7 @@ import fairseq_plugins  # noqa: F401
 from fairseq_plugins import deferred_logs
 
 Train = Callable[..., list[dict[str, Any]]]
-OF_TIME = {"wps", "ups", "train_wall", "wall"}
+OF_TIME = {"wps", "ups", "train_wall", "wall", "mfu", "seconds_left"}
 
 
 def test_every_number_is_the_same(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
