@@ -46,7 +46,7 @@ def measure_peak(device: torch.device, dtype: torch.dtype) -> float:
     """FLOP/s of square matrix products that fill a device, the best of those within a fifth of a second."""
     side = SIDES[device.type]
     a = torch.randn(side, side, device=device).to(dtype)
-    times = []
+    times: list[float] = []
     begin = time.perf_counter()
     while time.perf_counter() - begin < SECONDS or len(times) < 2:
         start = time.perf_counter()

@@ -39,7 +39,7 @@ def token_files(prefix: Path, combine: bool, limit: IdLimit | None = None) -> li
     return files
 
 
-class TokenBlocks(torch.utils.data.Dataset):
+class TokenBlocks(torch.utils.data.Dataset[torch.Tensor]):
     """Blocks of up to `longest` tokens of one token file, each with `first_token` before it.
 
     break_mode: none, complete, complete_doc or eos, as in fairseq.

@@ -209,7 +209,9 @@ def _rows(runs: Mapping[str, list[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
         for record in records:
             for metric in PANELS:
                 if metric in record and not (record["split"] == "train" and metric in NOT_MEASURED_IN_TRAINING):
-                    values = {key: record[key] for key in ("split", "updates", "tokens") if key in record}
+                    values: dict[str, Any] = {
+                        key: record[key] for key in ("split", "updates", "tokens") if key in record
+                    }
                     yield {"run": run, **values, "metric": metric, "value": record[metric]}
 
 

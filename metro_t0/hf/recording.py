@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from metro_t0.modeling.attention import Attention
 from metro_t0.modeling.encoder_decoder import Stack
 from metro_t0.modeling.recorded_weights import recorded_weights
 
@@ -41,7 +42,7 @@ class Record:
 def recording(stack: Stack, hidden_states: bool, attentions: bool) -> Iterator[Record]:
     """Collect while the context is open. Raises ValueError for attentions that fused kernels never form."""
     record = Record([] if hidden_states else None, is_decoder=stack.is_decoder, has_weights=attentions)
-    if attentions and any(layer.self_attention.backend != "eager" for layer in stack.layers):
+    if attentions and any(part.backend != "eager" for part in stack.modules() if isinstance(part, Attention)):
         raise ValueError(
             "MetroT5 returns attention weights only with attn_implementation='eager': fused attention never forms them"
         )

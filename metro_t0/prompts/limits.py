@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from jinja2.compiler import CodeGenerator, Frame
+from jinja2.exceptions import SecurityError
 from jinja2.nodes import Concat, Const, Dict, List, Pair, Tuple
-from jinja2.sandbox import SecurityError
 
 MOST_WORK = 10_000_000
 """Of one rendering: every character and item that is made or looked through, and `STEP` for every turn and call."""

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import jinja2
 from jinja2 import meta, nodes
+from jinja2.exceptions import SecurityError
 from jinja2.runtime import Context
-from jinja2.sandbox import SecurityError
 
 from metro_t0.errors import UserError
 from metro_t0.prompts import MAX_VARIABLE_LENGTH, limits

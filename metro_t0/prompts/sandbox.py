@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from jinja2 import Environment, nodes, pass_context, pass_environment
-from jinja2.exceptions import TemplateAssertionError
+from jinja2.exceptions import SecurityError, TemplateAssertionError
 from jinja2.filters import do_int, do_truncate
 from jinja2.runtime import Context, Undefined
-from jinja2.sandbox import SandboxedEnvironment, SecurityError
+from jinja2.sandbox import SandboxedEnvironment
 from markupsafe import soft_str
 
 from metro_t0.prompts import limits

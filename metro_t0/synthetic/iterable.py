@@ -53,7 +53,7 @@ def vocabulary_of(mixture: Mixture) -> Vocabulary:
     return mixture.streams[0].law.vocabulary
 
 
-class SyntheticIterableDataset(IterableDataset):
+class SyntheticIterableDataset(IterableDataset[dict[str, torch.Tensor]]):
     """Examples or batches of a stream in its order, without end (validation: its 10,240 examples).
 
     With `batch_size` every item is a batch {input_ids, attention_mask, labels} of int64 tensors (batch, longest),

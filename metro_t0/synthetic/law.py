@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -142,7 +143,7 @@ def sorted_labels(labels: NDArray[np.integer], lengths: Index) -> NDArray[np.uin
     return ordered
 
 
-def pick(table: NDArray[np.integer], columns: NDArray[np.integer]) -> NDArray:
+def pick(table: NDArray[np.integer], columns: NDArray[np.integer]) -> NDArray[Any]:
     """`table[i, columns[i, j]]`; columns past the table's width (padding) give its last column."""
     n, width = table.shape
     flat = np.add(np.minimum(columns, width - 1), (np.arange(n, dtype=np.int64) * width)[:, None], dtype=np.int64)
@@ -219,7 +220,7 @@ class Frame:
         """Where part `number` of each source starts."""
         return self.starts + len(self.law.prefix) + sum(self.parts[:number], np.full_like(self.starts, number))
 
-    def spread(self, values: NDArray) -> NDArray:
+    def spread(self, values: NDArray[Any]) -> NDArray[Any]:
         """One value per example -> one per token of its source."""
         return np.repeat(values, self.rows)
 

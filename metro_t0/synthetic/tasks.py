@@ -15,6 +15,8 @@ from metro_t0.synthetic.settings import Order, Profile
 from metro_t0.synthetic.vocabulary import Vocabulary
 
 Kind = Literal["unary", "binary", "words", "own"]
+Function = Callable[..., Any]
+SetOperation = Callable[[set[int], set[int]], set[int]]
 Defect = Callable[[Sequence[int], Sequence[int], Vocabulary], str | None]
 
 
@@ -31,9 +33,9 @@ class Task:
     name: str
     kind: Kind
     sampler: Sampler
-    function: Callable[..., Any] | None = None
+    function: Function | None = None
     authors_name: str = ""
-    set_operation: Callable[[set, set], set] | None = None
+    set_operation: SetOperation | None = None
     defect: Defect | None = None
     shortest: int = 1
     wide: bool = False
@@ -44,11 +46,11 @@ class Task:
         return self.kind != "own"
 
 
-def _unary(name: str, function: Callable, sampler: Sampler, authors_name: str = "", distinct: bool = False) -> Task:
+def _unary(name: str, function: Function, sampler: Sampler, authors_name: str = "", distinct: bool = False) -> Task:
     return Task(name, "unary", sampler, function, authors_name or name, distinct=distinct)
 
 
-def _set_pair(name: str, function: Callable, sampler: Sampler, operation: Callable, authors_name: str = "") -> Task:
+def _set_pair(name: str, function: Function, sampler: Sampler, operation: SetOperation, authors_name: str = "") -> Task:
     return Task(name, "binary", sampler, function, authors_name or name, set_operation=operation, shortest=3)
 
 

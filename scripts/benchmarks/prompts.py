@@ -26,7 +26,7 @@ from finetune.planning import PlannedTask
 from finetune.settings import BuildSettings
 from metro_t0.command import Parser
 from metro_t0.progress import progress
-from metro_t0.prompts.datasets import DatasetName, Row, available_splits, load_rows, local_datasets
+from metro_t0.prompts.datasets import DatasetName, Row, available_splits, find_rows, load_rows, local_datasets
 from metro_t0.prompts.templates import Template, load_templates, templated_datasets
 
 with warnings.catch_warnings():
@@ -124,7 +124,8 @@ def build_seconds(dataset: DatasetName, split: str, template: Template, rows: in
     """Seconds to read, render and tokenize the same rows for one template."""
     settings = BuildSettings(tokenizer=arguments.tokenizer, data_dir=arguments.data_dir)
     task = PlannedTask("benchmark", template, dataset, validated=False)
-    _, seconds = timed(lambda: tokenize_slice(SliceJob(dataset, split, np.arange(rows), (task,), settings)), 2)
+    source = find_rows(dataset.name, dataset.subset, split, arguments.data_dir)
+    _, seconds = timed(lambda: tokenize_slice(SliceJob(source, split, np.arange(rows), (task,), settings)), 2)
     return seconds
 
 
