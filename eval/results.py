@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, NotRequired, TypedDict, get_type_hints
 
 from eval.scores import Score, accuracy
 from metro_t0.claims import claimed
@@ -94,6 +94,14 @@ class TemplateResult:
         }
 
 
+class RunFile(TypedDict):
+    """What run.json is read for; it holds all settings."""
+
+    model: str
+    task_set: str
+    limit: NotRequired[int | None]
+
+
 class ResultsDirectory:
     """A directory of results of one model under one group of settings.
 
@@ -148,7 +156,11 @@ class ResultsDirectory:
     @property
     def plan(self) -> dict[str, list[str]]:
         """Template names of every task of the whole set, in its order."""
-        content: dict[str, list[str]] = read_json(self.path / PLAN_FILE, dict[str, list[str]])
+        path = self.path / PLAN_FILE
+        content: dict[str, list[str]] = read_json(path, dict[str, list[str]])
+        for task, templates in content.items():
+            if not templates:
+                raise UserError(f"{path}: {task}: has no templates; evaluate again into another directory")
         return content
 
     @plan.setter
@@ -158,7 +170,7 @@ class ResultsDirectory:
     @property
     def run(self) -> dict[str, Any]:
         """Model and settings of the results."""
-        content: dict[str, Any] = read_json(self.path / RUN_FILE, dict[str, Any])
+        content: dict[str, Any] = read_json(self.path / RUN_FILE, RunFile)
         return content
 
     def predictions_path(self, task: str, template: str) -> Path:

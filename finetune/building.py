@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from finetune.examples import RENDERED, SliceJob, tokenize_slice
 from finetune.mixtures import Mixture, cap_per_task
 from finetune.planning import PlannedDataset, PlannedTask, held_out_split, plan_dataset, refuse_shared_tasks
+from finetune.records import DatasetRecord
 from finetune.settings import BuildSettings
 from finetune.task_files import BUILT, FAILED, TaskWriter, remove_task
 from metro_t0.claims import claimed
@@ -96,8 +97,10 @@ class Builder:
     def _finished(self, planned: PlannedDataset) -> dict[str, Any] | None:
         """The record of an earlier build of the same templates, if all its files are there."""
         path = self._record_path(planned.dataset)
-        record: dict[str, Any] = read_json(path, dict[str, Any]) if path.is_file() else {}
-        if record.get("templates") != planned.fingerprint:
+        if not path.is_file():
+            return None
+        record: dict[str, Any] = read_json(path, DatasetRecord)
+        if record["templates"] != planned.fingerprint:
             return None
         built = [task_prefix(self.output, TRAIN, t["name"]) for t in record["tasks"] if t["status"] == BUILT]
         built += [
