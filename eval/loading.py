@@ -90,6 +90,8 @@ def open_model(settings: ModelSettings) -> ModelFiles:
         # transformers would make an empty tokenizer of the model's kind and say nothing.
         raise UserError(f"{name}: no tokenizer in it; save the model's own tokenizer beside it")
     tokenizer = load_part("tokenizer", AutoTokenizer, name, common)
+    if not isinstance(tokenizer.model_max_length, int | float):
+        raise UserError(f"{name}: model_max_length in tokenizer_config.json must be a number")
     if tokenizer.eos_token_id is None:
         raise UserError(f"{name}: the tokenizer has no end token (eos_token in tokenizer_config.json)")
     check_weight_files(Path(name))
