@@ -20,7 +20,9 @@ FORMAT = logging.Formatter("%(asctime)s | %(levelname)s | %(name)s | %(message)s
 ONLY = "shown_in"
 """Attribute of a record that belongs to one place alone: CONSOLE or FILE."""
 CONSOLE, FILE = "console", "file"
-SHOWN_LOGGERS = ("fairseq_plugins", "metro_t0", "train", "valid")
+OWN_LOGGERS = ("fairseq_plugins", "metro_t0")
+RESULTS = ("train", "valid")
+"""fairseq logs numbers under the name of their split."""
 SHOWN_MESSAGES = ("Loaded checkpoint", "Stopping training", "early stop")
 PROGRAMS = ("fairseq-train", "fairseq-hydra-train", "metro-t0-train")
 MODULES = ("fairseq_cli.train", "fairseq_cli.hydra_train", "fairseq_plugins.hydra_train")
@@ -66,6 +68,8 @@ def wait_for_file() -> None:
     """Keep what comes for the file of the run that begins now; another may have run in this process."""
     if _file is not None:
         _file.flush()
+        if _file.target is not None:
+            _file.target.close()
         _file.setTarget(None)
         _file.capacity = MOST_WAITING
 
@@ -101,13 +105,17 @@ class _Console(logging.Handler):
         name = record.name.partition(".")[0]
         if record.levelno >= logging.ERROR or record.getMessage().startswith(SHOWN_MESSAGES):
             return True
-        return record.levelno < logging.WARNING and (name in SHOWN_LOGGERS or name.startswith(("train_", "valid_")))
+        if name in OWN_LOGGERS:
+            return True
+        return record.levelno < logging.WARNING and name.startswith(RESULTS)
 
     def emit(self, record: logging.LogRecord) -> None:
         """As it is where it was made for the console, with time and logger where not."""
         made_for_it = getattr(record, ONLY, None) == CONSOLE
-        plain = made_for_it or record.name.startswith(("fairseq_plugins", "metro_t0"))
+        plain = made_for_it or record.name.startswith(OWN_LOGGERS)
         text = record.getMessage() if plain else self.format(record)
+        if plain and record.levelno >= logging.WARNING:
+            text = f"metro-t0: {record.levelname.lower()}: {text}"
         if bar := current_bar():
             bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
