@@ -28,7 +28,7 @@ from metro_t0.modeling import PRESETS, MetroT5, PretrainingBatch, preset
 from metro_t0.modeling.layers import Layer
 from metro_t0.objectives.batches import MetroBatches, pad_rows
 from metro_t0.objectives.losses import WEIGHTS, loss_parts, metro_loss
-from metro_t0.objectives.masking import MaskingConfig, Stream, Vocabulary
+from metro_t0.objectives.masking import MaskingConfig, Stream, WordIds
 from metro_t0.randomness import keyed_generator
 
 BOS, PAD, SPECIALS = 0, 1, 4  # fairseq's ids: <s> <pad> </s> <unk>
@@ -71,7 +71,7 @@ class Run:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.blocks = Blocks(TokenFile(Path(args.data) / "train"), args.tokens_per_sample - 1)
         words = SPECIALS + len((Path(args.data) / "dict.txt").read_text(encoding="utf-8").splitlines())
-        self.make_batch = MetroBatches(MASKING, Vocabulary(PAD, words, SPECIALS, words), words)
+        self.make_batch = MetroBatches(MASKING, WordIds(PAD, words, SPECIALS, words), words)
         torch.manual_seed(args.seed)
         self.config = preset(args.preset, vocab_size=words + args.tokens_per_sample, **args.model)
         self.model = self._distributed(MetroT5(self.config, PAD).to(self.device))

@@ -26,7 +26,7 @@ WIDE = 120
 
 def install() -> None:
     """Replace fairseq's bars where a run of ours trains."""
-    if getattr(progress_bar.SimpleProgressBar, "mended", False):
+    if getattr(progress_bar.SimpleProgressBar, "patched", False):
         return
     for name, ours in (("SimpleProgressBar", Lines), ("TqdmProgressBar", Bar), ("JsonProgressBar", Json)):
         setattr(progress_bar, name, _in_a_run(getattr(progress_bar, name), ours))
@@ -36,7 +36,7 @@ def _in_a_run(theirs: Any, ours: Any) -> Any:
     def make(*arguments: Any) -> Any:
         return (theirs if runs.current is None else ours)(*arguments)
 
-    make.mended = True  # type: ignore[attr-defined]
+    make.patched = True  # type: ignore[attr-defined]
     return make
 
 

@@ -49,7 +49,7 @@ def install() -> None:
     """Have `begin` called where fairseq's `main` has completed the config, in all processes of a run."""
     for module in training_modules():
         original = module.add_defaults
-        if getattr(original, "mended", False):
+        if getattr(original, "patched", False):
             continue
 
         @functools.wraps(original)
@@ -57,7 +57,7 @@ def install() -> None:
             original(cfg)
             begin(cfg)
 
-        add_defaults.mended = True  # type: ignore[attr-defined]
+        add_defaults.patched = True  # type: ignore[attr-defined]
         module.add_defaults = add_defaults  # type: ignore[attr-defined]
 
 

@@ -35,7 +35,7 @@ MODEL_CONFIG = "config.json"
 def install() -> None:
     """Mend fairseq once."""
     original = checkpoint_utils.load_checkpoint_to_cpu
-    if getattr(original, "mended", False):
+    if getattr(original, "patched", False):
         return
 
     @functools.wraps(original)
@@ -47,7 +47,7 @@ def install() -> None:
                 check_readable(Path(path), REMEDY)
         return with_average(original(path, *arguments, **settings))
 
-    load_checkpoint_to_cpu.mended = True  # type: ignore[attr-defined]
+    load_checkpoint_to_cpu.patched = True  # type: ignore[attr-defined]
     checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
     distributed_utils._broadcast_object_slow = broadcast_plain
     is_file, copy = PathManager.isfile, PathManager.copy

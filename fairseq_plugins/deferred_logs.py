@@ -26,7 +26,7 @@ _trainers: list[Trainer] = []
 def install() -> None:
     """Defer once."""
     log = Trainer._reduce_and_log_stats
-    if getattr(log, "mended", False):
+    if getattr(log, "patched", False):
         return
 
     @functools.wraps(log)
@@ -49,7 +49,7 @@ def install() -> None:
                     for update in waiting:
                         log(trainer, *update)
 
-    reduce_and_log_stats.mended = True  # type: ignore[attr-defined]
+    reduce_and_log_stats.patched = True  # type: ignore[attr-defined]
     Trainer._reduce_and_log_stats = reduce_and_log_stats
     Trainer.state_dict = _after(flush, Trainer.state_dict)  # checkpoints hold the meters
     metrics.get_smoothed_values = _after(flush, metrics.get_smoothed_values)

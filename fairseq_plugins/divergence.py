@@ -27,7 +27,7 @@ MOST_SKIPPED = 100
 def install() -> None:
     """Watch fairseq's updates."""
     original = fairseq_trainer.Trainer.train_step
-    if getattr(original, "mended", False):
+    if getattr(original, "patched", False):
         return
 
     @functools.wraps(original)
@@ -44,7 +44,7 @@ def install() -> None:
             report(self, f"the loss is {loss}")
         return log
 
-    train_step.mended = True  # type: ignore[attr-defined]
+    train_step.patched = True  # type: ignore[attr-defined]
     fairseq_trainer.Trainer.train_step = train_step
     fairseq_trainer.NanDetector = FirstNoNumber
 

@@ -17,7 +17,7 @@ IN_EPOCH = "batches_in_epoch"
 
 def install() -> None:
     """Replace both directions."""
-    if getattr(EpochBatchIterator.state_dict, "mended", False):
+    if getattr(EpochBatchIterator.state_dict, "patched", False):
         return
     state_dict, load_state_dict = EpochBatchIterator.state_dict, EpochBatchIterator.load_state_dict
 
@@ -27,7 +27,7 @@ def install() -> None:
     def load_scaled(self: Any, state: dict[str, Any]) -> None:
         load_state_dict(self, place_in_epoch(state, len(self)))
 
-    with_length.mended = True  # type: ignore[attr-defined]
+    with_length.patched = True  # type: ignore[attr-defined]
     EpochBatchIterator.state_dict = with_length
     EpochBatchIterator.load_state_dict = load_scaled
 

@@ -24,7 +24,7 @@ PATIENCE = ("best", "num_runs")
 def install() -> None:
     """Look at a run after its checkpoint was loaded, before anything is trained."""
     original = checkpoint_utils.load_checkpoint
-    if getattr(original, "mended", False):
+    if getattr(original, "patched", False):
         return
 
     @functools.wraps(original)
@@ -39,7 +39,7 @@ def install() -> None:
             trainer.cfg.dataset.disable_validation = True  # else fairseq reads all of it for a trial
         return state, batches
 
-    load_checkpoint.mended = True  # type: ignore[attr-defined]
+    load_checkpoint.patched = True  # type: ignore[attr-defined]
     checkpoint_utils.load_checkpoint = load_checkpoint
     for module in training_modules():
         module.train = _train_unless_finished(module.train)  # type: ignore[attr-defined]

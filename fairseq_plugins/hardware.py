@@ -18,7 +18,7 @@ from fairseq_plugins.errors import STATUS
 
 def install() -> None:
     """Mend fairseq once."""
-    if getattr(distributed_utils.call_main, "mended", False):
+    if getattr(distributed_utils.call_main, "patched", False):
         return
     distributed_utils.call_main = _call_main_without_tpu(distributed_utils.call_main)
     distributed_utils._infer_torch_distributed_launch_init = _launch_with_or_without_gpus(
@@ -35,12 +35,12 @@ def _call_main_without_tpu(original: Callable[..., Any]) -> Callable[..., Any]:
                 cfg.optimizer.tpu = False
         try:
             return original(cfg, main, **settings)
-        except torch.multiprocessing.ProcessExitedException as error:
+        except torch.multiprocessing.spawn.ProcessExitedException as error:
             if error.exit_code != STATUS:
                 raise
             raise SystemExit(STATUS) from None  # the process for one of the GPUs has said why
 
-    call_main.mended = True  # type: ignore[attr-defined]
+    call_main.patched = True  # type: ignore[attr-defined]
     return call_main
 
 

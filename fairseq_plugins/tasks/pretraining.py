@@ -26,7 +26,7 @@ from metro_t0.modeling.flops import forward_flops, seq2seq_training_flops, train
 from metro_t0.modeling.pretraining import PretrainingBatch
 from metro_t0.objectives.batches import MetroBatches, SpanCorruptionBatches, check_target, pad_rows
 from metro_t0.objectives.losses import LossOptions, Positions
-from metro_t0.objectives.masking import MaskingConfig, Stream, Vocabulary
+from metro_t0.objectives.masking import MaskingConfig, Stream, WordIds
 from metro_t0.randomness import keyed_generator
 
 logger = logging.getLogger(__name__)
@@ -208,7 +208,7 @@ class PretrainingTask(OneDictionaryTask):
         self.dict_path = dict_path
         end_of_words = len(dictionary)
         self.add_sentinels()
-        self.words = Vocabulary(
+        self.words = WordIds(
             pad_id=dictionary.pad(), mask_id=end_of_words, first_word=dictionary.nspecial, end_of_words=end_of_words
         )
         with clear_errors():

@@ -122,7 +122,7 @@ class MetroT5PreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def initialize_weights(self) -> None:
-        """Draw the weights that no checkpoint gave. The law looks at whole models, not at one module at a time."""
+        """Draw the weights that no checkpoint gave. Drawing looks at whole models, not at one module at a time."""
         super().initialize_weights()
         with guard_torch_init_functions():
             initialize(self.main, self.config.model_config())

@@ -99,7 +99,7 @@ class ModelConfig:
         without="linear",
     )
 
-    initialization: Initialization = _field("metro", "law of the initial weights")
+    initialization: Initialization = _field("metro", "distribution of the initial weights")
     attention_backend: AttentionBackend = _field(
         "sdpa",
         "torch's fused attention; FlexAttention (no dropout); the definition spelled out; our Triton kernel (CUDA)",

@@ -1,11 +1,11 @@
 """Initial weights.
 
 metro: linear weights normal with variance 1 / (fan_in + fan_out), embeddings and positions normal with deviation 0.02,
-relative biases zero, the auxiliary as BERT (normal, 0.02), the last layer of the RTD head zero. The paper gives no law.
+relative biases zero, the auxiliary as BERT (normal, 0.02), the last layer of the RTD head zero. The paper gives none.
 The authors' release differs in what it does not share with this: variance 1 / (2 fan_out) for linear layers, token
 embeddings among them (they are tied to the output layer), uniform positions with deviation 1 / sqrt(2 d_model), and
 relative biases of the auxiliary with 0.02 (docs/pretraining.md, section 6).
-t5: the laws of T5X, in which the published T5 models and their random baselines start.
+t5: the distributions of T5X, in which the published T5 models and their random baselines start.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from metro_t0.objectives.masking import (
     Ids,
     MaskingConfig,
     Stream,
-    Vocabulary,
+    WordIds,
     apply_masks,
     choose_positions,
 )
@@ -69,7 +69,7 @@ class MetroBatches:
     """
 
     masking: MaskingConfig
-    words: Vocabulary
+    words: WordIds
     decoder_start: int
     target: MetroTarget = "masked_loss"
     probe_unmasked: bool = False
@@ -130,7 +130,7 @@ class SpanCorruptionBatches:
     """
 
     masking: MaskingConfig
-    words: Vocabulary
+    words: WordIds
     decoder_start: int
     eos_id: int
     target: T5Target = "spans"

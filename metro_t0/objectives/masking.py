@@ -42,7 +42,7 @@ class MaskingConfig:
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class WordIds:
     """The ids that masking needs to know. Special and sentinel ids are never masked and never drawn at random."""
 
     pad_id: int
@@ -70,7 +70,7 @@ class Stream:
 
 
 def choose_positions(
-    tokens: Ids, examples: Sequence[int] | Ids, config: MaskingConfig, words: Vocabulary, stream: Stream
+    tokens: Ids, examples: Sequence[int] | Ids, config: MaskingConfig, words: WordIds, stream: Stream
 ) -> Flags:
     """(B, T) tokens -> (B, T) True on the masked positions."""
     maskable = words.is_word(tokens)
@@ -102,7 +102,7 @@ def apply_masks(
     chosen: Flags,
     examples: Sequence[int] | Ids,
     config: MaskingConfig,
-    words: Vocabulary,
+    words: WordIds,
     stream: Stream,
 ) -> Ids:
     """The text the auxiliary reads: [MASK] at the chosen positions, but for the kept and the random ones."""

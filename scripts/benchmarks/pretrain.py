@@ -35,7 +35,7 @@ from metro_t0.modeling import MetroT5, ModelConfig, PretrainingBatch, preset
 from metro_t0.modeling.flops import training_flops
 from metro_t0.objectives.batches import MetroBatches
 from metro_t0.objectives.losses import loss_parts, metro_loss
-from metro_t0.objectives.masking import MaskingConfig, Stream, Vocabulary
+from metro_t0.objectives.masking import MaskingConfig, Stream, WordIds
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PAD, EOS = 1, 2
@@ -62,7 +62,7 @@ def metro_batch(
     padded: a third of the last sequence is padding. documents: two in each sequence, attention within them.
     """
     end_of_words = config.vocab_size - length
-    words = Vocabulary(PAD, end_of_words, 4, end_of_words)
+    words = WordIds(PAD, end_of_words, 4, end_of_words)
     tokens = np.random.default_rng(0).integers(4, end_of_words, (batch, length))
     if padded:
         tokens[-1, -length // 3 :] = PAD

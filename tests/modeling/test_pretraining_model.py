@@ -19,7 +19,7 @@ from metro_t0.modeling.layers import Layer
 from metro_t0.modeling.pretraining import sample_tokens
 from metro_t0.objectives.batches import MetroBatches
 from metro_t0.objectives.losses import clm_loss, loss_parts, metro_loss, mlm_loss, pretraining_metrics, rtd_loss
-from metro_t0.objectives.masking import MaskingConfig, Stream, Vocabulary
+from metro_t0.objectives.masking import MaskingConfig, Stream, WordIds
 
 PAD, WORDS, SENTINELS = 1, 60, 12
 SMALL = preset(
@@ -32,7 +32,7 @@ def make_batch(ratio: float = 0.3, length: int = 12) -> PretrainingBatch:
     tokens = np.random.default_rng(3).integers(4, WORDS, (3, length))
     tokens[:, 0] = 0
     tokens[1, -4:] = PAD
-    words = Vocabulary(pad_id=PAD, mask_id=WORDS, first_word=4, end_of_words=WORDS)
+    words = WordIds(pad_id=PAD, mask_id=WORDS, first_word=4, end_of_words=WORDS)
     return MetroBatches(MaskingConfig(mask_ratio=ratio), words, WORDS)(tokens, [5, 6, 7], Stream(seed=1, epoch=1))
 
 
@@ -153,7 +153,7 @@ def test_initial_cross_entropies_are_those_of_a_uniform_guess(name: str) -> None
     torch.manual_seed(0)
     model = MetroT5(preset(name, vocab_size=4000 + 128), PAD)
     tokens = np.random.default_rng(0).integers(4, 4000, (8, 64))
-    words = Vocabulary(PAD, 4000, 4, 4000)
+    words = WordIds(PAD, 4000, 4, 4000)
     batch = MetroBatches(MaskingConfig(), words, 4000)(tokens, range(8), Stream(1, 1))
     output = model(batch)
     uniform = math.log(4128)
@@ -331,7 +331,7 @@ def test_documents_in_one_row_are_as_if_each_stood_alone(backend: str) -> None:
 
 
 def test_documents_end_at_the_second_end_token() -> None:
-    words = Vocabulary(pad_id=PAD, mask_id=WORDS, first_word=4, end_of_words=WORDS)
+    words = WordIds(pad_id=PAD, mask_id=WORDS, first_word=4, end_of_words=WORDS)
     make = MetroBatches(MaskingConfig(), words, WORDS, document_end=2)
     tokens = np.array([[0, 5, 2, 6, 2, 2, 7, 2, 2, 8], [0, 5, 2, 2, 2, 6, PAD, PAD, PAD, PAD]])
     batch = make(tokens, [0, 1], Stream(1, 1))

@@ -13,14 +13,14 @@ from torch import Tensor
 from metro_t0.modeling import MetroT5, PretrainingBatch, preset
 from metro_t0.modeling.selection import make_selection
 from metro_t0.objectives.batches import MetroBatches, SpanCorruptionBatches
-from metro_t0.objectives.masking import MaskingConfig, Stream, Vocabulary
+from metro_t0.objectives.masking import MaskingConfig, Stream, WordIds
 
 PAD, EOS, WORDS, LENGTH = 1, 2, 60, 40
 SMALL = preset(
     "demo", vocab_size=WORDS + LENGTH, d_model=16, ffn_dim=24, num_heads=2, head_dim=8, encoder_layers=1,
     decoder_layers=2, auxiliary_layers=2, dropout=0.0, attention_dropout=0.0,
 )  # fmt: skip
-WORD_IDS = Vocabulary(pad_id=PAD, mask_id=WORDS, first_word=4, end_of_words=WORDS)
+WORD_IDS = WordIds(pad_id=PAD, mask_id=WORDS, first_word=4, end_of_words=WORDS)
 
 
 def make_batch(kind: str) -> PretrainingBatch:

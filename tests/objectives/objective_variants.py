@@ -10,10 +10,10 @@ import torch
 
 from metro_t0.modeling import MetroT5, ModelConfig
 from metro_t0.objectives.batches import MetroBatches, MetroTarget
-from metro_t0.objectives.masking import MaskingConfig, Stream, Vocabulary
+from metro_t0.objectives.masking import MaskingConfig, Stream, WordIds
 
 PAD, BOS, EOS = 1, 0, 2
-WORDS = Vocabulary(pad_id=PAD, mask_id=60, first_word=4, end_of_words=60)
+WORDS = WordIds(pad_id=PAD, mask_id=60, first_word=4, end_of_words=60)
 VOCAB_SIZE = 84
 STREAM = Stream(seed=3, epoch=2)
 EXAMPLES = [11, 4, 7]

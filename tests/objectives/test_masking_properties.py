@@ -14,7 +14,7 @@ from metro_t0.objectives.batches import MetroBatches, SpanCorruptionBatches, pad
 from metro_t0.objectives.masking import (
     MaskingConfig,
     Stream,
-    Vocabulary,
+    WordIds,
     apply_masks,
     choose_positions,
     span_mask,
@@ -22,7 +22,7 @@ from metro_t0.objectives.masking import (
 from metro_t0.spans import corrupt_spans
 
 PAD, EOS = 1, 2
-WORDS = Vocabulary(pad_id=PAD, mask_id=1000, first_word=4, end_of_words=1000)
+WORDS = WordIds(pad_id=PAD, mask_id=1000, first_word=4, end_of_words=1000)
 patterns = st.sampled_from(["iid", "span"])
 seeds = st.integers(0, 2**31)
 texts = st.lists(st.integers(0, 999).filter(lambda token: token != PAD), min_size=1, max_size=60)
@@ -88,7 +88,7 @@ def test_a_fixed_count_masks_exactly_that_many_tokens(rows: list[list[int]], see
     MaskingConfig(0.9, keep_ratio=0.3, random_ratio=0.7),
 ])  # fmt: skip
 def test_sentinels_and_special_ids_are_never_masked_and_never_drawn(config: MaskingConfig) -> None:
-    words = Vocabulary(pad_id=PAD, mask_id=10, first_word=4, end_of_words=10)
+    words = WordIds(pad_id=PAD, mask_id=10, first_word=4, end_of_words=10)
     tokens = np.tile(np.arange(14), (200, 1))  # 0 to 3 special, 4 to 9 words, 10 to 13 sentinels
     assert words.is_word(tokens[0]).nonzero()[0].tolist() == [4, 5, 6, 7, 8, 9]
     flags = choose_positions(tokens, range(200), config, words, Stream(3, 1))

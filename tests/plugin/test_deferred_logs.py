@@ -49,5 +49,5 @@ def test_all_numbers_come_over_at_once() -> None:
 
 
 def test_validation_and_cpus_log_at_once() -> None:
-    assert getattr(Trainer._reduce_and_log_stats, "mended", False)
+    assert getattr(Trainer._reduce_and_log_stats, "patched", False)
     assert not deferred_logs.defers(type("Cpu", (), {"cuda": False})())

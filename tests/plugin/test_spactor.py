@@ -12,11 +12,11 @@ import torch
 
 from metro_t0.modeling import MetroT5, PretrainingBatch, PretrainingOutput
 from metro_t0.objectives.batches import SpanCorruptionBatches
-from metro_t0.objectives.masking import MaskingConfig, Stream, Vocabulary
+from metro_t0.objectives.masking import MaskingConfig, Stream, WordIds
 
 Train = Callable[..., list[dict[str, Any]]]
 OPTIONS = "--replaced-ratio 0.3 --mlm-until 3 --rtd-until 3 --dropout 0 --attention-dropout 0"
-WORDS = Vocabulary(pad_id=1, mask_id=500, first_word=4, end_of_words=500)
+WORDS = WordIds(pad_id=1, mask_id=500, first_word=4, end_of_words=500)
 LAST_SENTINEL = 1011
 
 
