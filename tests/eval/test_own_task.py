@@ -12,7 +12,8 @@ import pytest
 
 from eval.cli import main as eval_main
 from finetune.cli import main as prompts_main
-from metro_t0.tokenization.training import BpeSettings, train_bpe
+from metro_t0.tokenization.settings import BpeSettings
+from metro_t0.tokenization.training import train_bpe
 
 TUTORIAL = Path(__file__).parents[2] / "docs/own_task.md"
 PROGRAMS = {"metro-t0-prompts": prompts_main, "metro-t0-eval": eval_main}

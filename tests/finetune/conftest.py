@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from small_mixture import TEMPLATES, color_rows, write_dataset
 
-from metro_t0.tokenization.training import BpeSettings, train_bpe
+from metro_t0.tokenization.settings import BpeSettings
+from metro_t0.tokenization.training import train_bpe
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ the hub is tested and not assumed. Splits are short: `small` maps a real number 
 
 from __future__ import annotations
 
+import copy
 import csv
 import hashlib
 import io
@@ -316,3 +317,22 @@ def standard_hub(ids: Iterable[str] | None = None) -> Hub:
     cards = load_cards()
     chosen = cards if ids is None else {id: cards[id] for id in ids}
     return Hub({id: repository(card, id.split("/")[1]) for id, card in chosen.items()})
+
+
+def changed(card: dict[str, Any], change: str) -> dict[str, Any]:
+    """The card of a repository that differs from the table. Its commit is another one, too."""
+    card = {**copy.deepcopy(card), "commit": None}
+    content = next(iter(card["configs"].values()))
+    if change == "names":
+        content["columns"]["label"] = {"class": ["bad", "good"]}
+    elif change == "numbers":
+        content["columns"]["label"] = "int64"
+    elif change == "columns":
+        content["columns"]["sentence"] = content["columns"].pop("text")
+    elif change == "rows":
+        content["splits"]["validation"] += 1
+    elif change == "split":
+        del content["splits"]["validation"]
+    elif change == "order":
+        content["columns"]["label"] = {"class": ["contradiction", "entailment", "neutral"]}
+    return card
