@@ -69,7 +69,7 @@ def renew(world: Path, work: Path) -> None:
     shutil.copytree(world, work)
 
 
-@fuzz(100)
+@fuzz(60)
 @given(
     program=st.sampled_from(sorted(PROGRAMS)),
     rest=st.lists(st.sampled_from(WORDS) | st.sampled_from(OPTIONS) | st.text(min_size=1, max_size=9), max_size=6),
@@ -82,7 +82,7 @@ def test_arguments(program: str, rest: list[str], data: st.DataObject, world: Pa
     check([program, command, *(word.replace("\0", "") for word in rest)], work)
 
 
-@fuzz(40)
+@fuzz(25)
 @given(which=st.sampled_from(TREES), value=VALUES, data=st.data())
 def test_shapes(which: tuple[Case, str], value: Any, data: st.DataObject, world: Path, work: Path) -> None:
     case, name = which
@@ -104,7 +104,7 @@ def changed(tree: Any, value: Any, data: st.DataObject) -> Any:
     return tree
 
 
-@fuzz(60)
+@fuzz(30)
 @given(which=st.sampled_from(FILES), data=st.data(), new=st.binary(max_size=40))
 def test_bytes(which: tuple[Case, str], data: st.DataObject, new: bytes, world: Path, work: Path) -> None:
     case, name = which
