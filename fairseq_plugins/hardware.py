@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from fairseq.distributed import utils as distributed_utils
 from fairseq.models import distributed_fairseq_model
+from torch.multiprocessing.spawn import ProcessExitedException
 
 from fairseq_plugins.errors import STATUS
 
@@ -35,7 +36,7 @@ def _call_main_without_tpu(original: Callable[..., Any]) -> Callable[..., Any]:
                 cfg.optimizer.tpu = False
         try:
             return original(cfg, main, **settings)
-        except torch.multiprocessing.spawn.ProcessExitedException as error:
+        except ProcessExitedException as error:
             if error.exit_code != STATUS:
                 raise
             raise SystemExit(STATUS) from None  # the process for one of the GPUs has said why
