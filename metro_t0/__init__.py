@@ -1,3 +1,3 @@
 """ELECTRA-style T5 pretraining with model-generated signals (METRO-T0), without any training framework."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
