@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 
+import metro_t0
 from metro_t0.data.token_files import TokenFileWriter
 from metro_t0.launch import train_command
 
@@ -182,5 +183,5 @@ def test_errors_are_one_line(run: Run, arguments: list[str], message: str) -> No
 def test_version_is_one(run: Run) -> None:
     script = "import importlib.metadata as m, metro_t0; print(m.version('metro-t0'), metro_t0.__file__)"
     version, place = run("python", "-P", "-c", script).stdout.split()
-    assert version == PROJECT["version"]
+    assert version == metro_t0.__version__
     assert "site-packages" in place

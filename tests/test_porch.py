@@ -8,13 +8,15 @@ from pathlib import Path
 
 import yaml
 
+import metro_t0
+
 ROOT = Path(__file__).resolve().parents[1]
 SETUP = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PACKAGES = {name.removesuffix("*") for name in SETUP["tool"]["setuptools"]["packages"]["find"]["include"]}
 
 
 def test_version_is_said_alike() -> None:
-    version = SETUP["project"]["version"]
+    version = metro_t0.__version__
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version
     assert f"## [{version}] - " in (ROOT / "CHANGELOG.md").read_text()
 
