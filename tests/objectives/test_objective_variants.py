@@ -317,7 +317,7 @@ def test_metrics_count_what_they_say(name: str) -> None:
 
 def test_a_batch_without_masks_has_zero_losses_and_gradients_of_zero() -> None:
     """Very short texts can end up without a mask; the criterion must survive it."""
-    variant = Variant(masking=MaskingConfig(mask_ratio=1e-6))
+    variant = Variant(masking=MaskingConfig(mask_ratio=0.001))
     model = make_model(variant)
     batch = batches_of(variant)(pad_rows(texts((3, 2, 1)), PAD), EXAMPLES, STREAM)
     output = model(batch)
