@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from fairseq.distributed import utils as distributed_utils
 from fairseq.models import distributed_fairseq_model
+from torch import distributed
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from fairseq_plugins.errors import STATUS
@@ -26,6 +27,7 @@ def install() -> None:
         distributed_utils._infer_torch_distributed_launch_init
     )
     distributed_fairseq_model.DistributedDataParallel = CpuOrGpuDataParallel
+    distributed_utils.distributed_init = _init_of_this_attempt(distributed_utils.distributed_init)
 
 
 def _call_main_without_tpu(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -57,6 +59,23 @@ def _launch_with_or_without_gpus(original: Callable[..., Any]) -> Callable[..., 
         cfg.distributed_no_spawn = True
 
     return infer_torch_distributed_launch_init
+
+
+def _init_of_this_attempt(original: Callable[..., Any]) -> Callable[..., Any]:
+    """After `torchrun --max-restarts` has begun anew: do not meet under the names that killed processes have left.
+
+    torchrun's store lives on, and a process that is early would find the address that another had before.
+    """
+
+    def distributed_init(cfg: Any) -> Any:
+        attempt, options = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), cfg.distributed_training
+        if attempt != "0" and options.distributed_init_method == "env://" and not distributed.is_initialized():
+            store, rank, size = next(distributed.rendezvous("env://"))
+            store = distributed.PrefixStore(f"attempt_{attempt}", store)
+            distributed.init_process_group(options.distributed_backend, store=store, rank=rank, world_size=size)
+        return original(cfg)
+
+    return distributed_init
 
 
 class CpuOrGpuDataParallel(torch.nn.parallel.DistributedDataParallel):
