@@ -59,7 +59,11 @@ class PretrainingConfig(FairseqDataclass):
     )
     pad_multiple: int = field(
         default=1,
-        metadata={"help": "pad every batch to a multiple of this, so that batches have few shapes (compiled layers)"},
+        metadata={
+            "help": "pad every batch to a multiple of this, so that batches have few shapes (compiled layers)",
+            "at_least": 1,
+            "at_most": 65_536,
+        },
     )
     seed: int = II("common.seed")
 
