@@ -13,6 +13,8 @@ import torch
 from fairseq.distributed import utils as distributed_utils
 from fairseq.models import distributed_fairseq_model
 from torch import distributed
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from fairseq_plugins.errors import STATUS
@@ -70,8 +72,8 @@ def _init_of_this_attempt(original: Callable[..., Any]) -> Callable[..., Any]:
     def distributed_init(cfg: Any) -> Any:
         attempt, options = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), cfg.distributed_training
         if attempt != "0" and options.distributed_init_method == "env://" and not distributed.is_initialized():
-            store, rank, size = next(distributed.rendezvous("env://"))
-            store = distributed.PrefixStore(f"attempt_{attempt}", store)
+            store, rank, size = next(rendezvous("env://"))
+            store = PrefixStore(f"attempt_{attempt}", store)
             distributed.init_process_group(options.distributed_backend, store=store, rank=rank, world_size=size)
         return original(cfg)
 
