@@ -5,10 +5,11 @@
 #   scripts/evidence/demo.sh CORPUS TASKS OUTPUT
 #
 # CORPUS: directory with train-*.txt.zst and valid-00.txt.zst. TASKS: local data sets (NAME[/SUBSET]/SPLIT.jsonl.gz).
-# Environment: SIZE (demo), TOKENS (20M per model), JOBS (18 at the same time on one device), VARIANTS.
-# About 8 minutes on one H200 with 16 cores; 16 hours on two CPU cores.
+# Environment, with its defaults: SIZE=demo SEEDS=3 UPDATES=2450 BATCH=64 (blocks) JOBS=18 (at the same time) PARTS="0.3 1"
+# FINETUNING_UPDATES=1000 FINETUNING_BATCH=128 VARIANTS=metro,t5,t5_equal_time,t5_all_tokens,spactor,random PYTHON=python3
+# 10 minutes on one H200 with 16 cores, 18 models at a time; on two CPU cores (JOBS=1) an estimated 15 hours.
 set -euo pipefail
-[ $# -eq 3 ] || { sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -eq 3 ] || { sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 corpus=$1 tasks=$2 output=$3
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 PYTHON=${PYTHON:-python3}
