@@ -66,6 +66,7 @@ def test_every_variant_is_accepted_by_fairseq_and_builds_its_objective(tmp_path:
         "copy_all_tokens": ("encoder", "copy", "all_tokens", *usual),
         "weighted_clm": ("encoder", "linear", "masked_loss", "iid", 0.0, True),
         "random": ("none", "linear", "spans", *usual),
+        "spactor": ("encoder", "linear", "spans", *usual),
         "bert_masks": ("encoder", "linear", "masked_loss", "iid", 0.1, False),
     }
 

@@ -169,7 +169,7 @@ def test_a_users_own_directory_of_templates(tmp_path: Path) -> None:
         "  k1: !Template\n    name: one\n    jinja: '{{ a }} ||| {{ b }}'\n    metadata: !TemplateMetadata\n"
         "      original_task: true\n      choices_in_prompt: false\n      metrics: [Accuracy]\n"
     )
-    assert templated_datasets(tmp_path) == [DatasetName("mine", "sub")]
+    assert DatasetName("mine", "sub") in templated_datasets(tmp_path)  # beside promptsource's
     template = load_templates("mine", "sub", tmp_path)["one"]
     assert (template.original_task, template.metrics, template.dataset) == (True, ("Accuracy",), "mine/sub")
     assert template.render({"a": 1, "b": 2}) == ("1", "2", None)
