@@ -245,11 +245,11 @@ def _attend_eager(
 def _attend_triton(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor, valid: Tensor | None, scale: float, dropout: float
 ) -> Tensor:
-    """Our own kernels (triton_attention.py), for the one kind of attention that torch's fused ones are slow at."""
+    """Our own kernels (metro_t0/kernels), for the one kind of attention that torch's fused ones are slow at."""
     if not q.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
         raise UserError("model field attention_backend is triton, which runs on CUDA only: use sdpa")
     try:
-        from metro_t0.modeling.triton_attention import biased_attention
+        from metro_t0.kernels.biased_attention import biased_attention
     except ImportError as error:
         raise UserError(f"model field attention_backend is triton, which cannot be imported: {error}") from error
     matrix = bias_matrix(bias, q.size(2), k.size(2))[0]

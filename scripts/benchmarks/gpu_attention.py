@@ -36,7 +36,7 @@ def by_torch(kernel: SDPBackend) -> Run:
 
 def by_triton(arguments: dict[str, Any], dropout: float) -> Tensor:
     """Our own kernel."""
-    from metro_t0.modeling.triton_attention import biased_attention
+    from metro_t0.kernels.biased_attention import biased_attention
 
     q, k, v, bias = (arguments[name] for name in ("query", "key", "value", "attn_mask"))
     if arguments["is_causal"] or bias is None or not bias.is_floating_point():

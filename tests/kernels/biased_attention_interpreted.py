@@ -1,4 +1,4 @@
-"""Started by test_triton_attention.py with TRITON_INTERPRET=1; prints what held."""
+"""Started by test_biased_attention.py with TRITON_INTERPRET=1; prints what held."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from metro_t0.kernels.biased_attention import attention_forward, biased_attention
 from metro_t0.modeling import preset
 from metro_t0.modeling.attention import attend
 from metro_t0.modeling.encoder_decoder import T5
-from metro_t0.modeling.triton_attention import attention_forward, biased_attention
 
 SCALE, RATE = 0.3, 0.25
 

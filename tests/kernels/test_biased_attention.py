@@ -18,7 +18,7 @@ from metro_t0.modeling.attention import attend
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="Triton is not installed (pip install triton --no-deps)"
 )
-CHECK = Path(__file__).with_name("triton_in_the_interpreter.py")
+CHECK = Path(__file__).with_name("biased_attention_interpreted.py")
 
 
 @needs_triton

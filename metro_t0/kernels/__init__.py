@@ -1,0 +1,1 @@
+"""Triton kernels beside the model: chosen by name, held against their definitions by the interpreter."""
