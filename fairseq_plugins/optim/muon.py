@@ -2,9 +2,9 @@
 
 Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) steps along the momentum with all its singular
 values brought near 1 by five Newton-Schulz iterations. The update rule and its options are those of `torch.optim.Muon`.
-Three things differ: matrices of one shape (or of its transpose) are iterated as one batch; on a CPU the iterations run
-in float32, because bfloat16 is emulated there; and both kinds of parameters live in one optimizer, so that fairseq's
-checkpoints, 16-bit wrappers and schedulers see one.
+Three things differ: matrices of one shape (or of its transpose) are iterated as one batch; a CPU that would emulate
+bfloat16 iterates in float32; and both kinds of parameters live in one optimizer, so that fairseq's checkpoints, 16-bit
+wrappers and schedulers see one.
 """
 
 # fairseq reads the types of dataclass fields at run time: no `from __future__ import annotations` here.
@@ -176,13 +176,16 @@ def rate_factor(rule: str, shape: torch.Size) -> float:
     return 0.2 * math.sqrt(max(rows, columns)) if rule == "match_rms_adamw" else math.sqrt(max(1, rows / columns))
 
 
-def orthogonalized(matrices: list[Tensor], steps: int) -> list[Tensor]:
-    """Every matrix with its singular values brought near 1; all have the same shape, or its transpose.
+def iteration_dtype(device_type: str) -> torch.dtype:
+    """bfloat16, as the authors iterate; float32 on a CPU without bfloat16 products, where it would be 2.4 times slower."""
+    native = device_type != "cpu" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if native else torch.float32
 
-    float32 on a CPU, bfloat16 elsewhere, as the authors do.
-    """
+
+def orthogonalized(matrices: list[Tensor], steps: int) -> list[Tensor]:
+    """Every matrix with its singular values brought near 1; all have the same shape, or its transpose."""
     wide = torch.stack([m if m.size(0) <= m.size(1) else m.t() for m in matrices])
-    wide = wide.to(torch.float32 if wide.device.type == "cpu" else torch.bfloat16)
+    wide = wide.to(iteration_dtype(wide.device.type))
     wide /= torch.linalg.vector_norm(wide, dim=(1, 2), keepdim=True).clamp(min=SMALLEST_NORM)
     a, b, c = COEFFICIENTS
     for _ in range(steps):

@@ -52,6 +52,7 @@ def settings(**changes: Any) -> MuonConfig:
 def test_updates_are_those_of_torch(changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """torch iterates each matrix by itself, in bfloat16: here without that rounding."""
     monkeypatch.setattr(torch.Tensor, "bfloat16", lambda self: self.clone())
+    monkeypatch.setattr(muon, "iteration_dtype", lambda device_type: torch.float32)
     ours, theirs = parameters(), parameters()
     optimizer = Muon(settings(**changes), ours)
     expected = [
@@ -76,7 +77,11 @@ def test_updates_are_those_of_torch(changes: dict[str, Any], monkeypatch: pytest
         assert not torch.equal(mine, start)
 
 
-def test_singular_values_come_near_1_and_directions_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.float32, 1e-4), (torch.bfloat16, 0.05)])
+def test_singular_values_come_near_1_and_directions_stay(
+    dtype: torch.dtype, rounding: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(muon, "iteration_dtype", lambda device_type: dtype)
     generator = torch.Generator().manual_seed(0)
     matrices = [torch.randn(shape, generator=generator) for shape in [(24, 48), (48, 24)]]
     together = muon.orthogonalized(matrices, 5)
@@ -88,8 +93,8 @@ def test_singular_values_come_near_1_and_directions_stay(monkeypatch: pytest.Mon
         values = rotated.diagonal()
         assert values.min() > 0.6
         assert values.max() < 1.3
-        torch.testing.assert_close(rotated, values.diag(), atol=1e-4, rtol=0)
-        torch.testing.assert_close(found, muon.orthogonalized([matrix], 5)[0], atol=1e-5, rtol=0)
+        torch.testing.assert_close(rotated, values.diag(), atol=rounding, rtol=0)
+        torch.testing.assert_close(found, muon.orthogonalized([matrix], 5)[0], atol=rounding / 10, rtol=0)
     assert not muon.orthogonalized([torch.zeros(3, 4)], 5)[0].any()
 
 
@@ -181,7 +186,8 @@ def test_two_processes_equal_one_with_twice_the_batch(
     assert run.returncode == 0, run.stderr[-2000:]
     one, two = (torch.load(tmp_path / run / "checkpoint_last.pt", weights_only=False) for run in ("one", "two"))
     for name, tensor in one["model"].items():
-        torch.testing.assert_close(tensor, two["model"][name], atol=1e-4, rtol=0, msg=name)
+        # Two updates move a 32 x 32 matrix by 0.2 or so; a CPU that iterates in bfloat16 rounds at 2% of that.
+        assert torch.dist(tensor.float(), two["model"][name].float()) < 0.01, name
 
 
 @pytest.mark.parametrize(
