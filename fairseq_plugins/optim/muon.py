@@ -177,7 +177,7 @@ def rate_factor(rule: str, shape: torch.Size) -> float:
 
 
 def iteration_dtype(device_type: str) -> torch.dtype:
-    """bfloat16, as the authors iterate; float32 on a CPU without bfloat16 products, where it would be 2.4 times slower."""
+    """bfloat16, as the authors iterate; float32 on a CPU that only emulates it, which takes 2.4 times as long."""
     native = device_type != "cpu" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if native else torch.float32
 
