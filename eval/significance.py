@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,18 +54,44 @@ def compare(first: Summary, second: Summary) -> list[Comparison]:
 
     Raises `UserError` where the two have no task in common or did not score the same rows.
     """
+    differences = _differences(first, second)
+    single = [_comparison(name, *difference) for name, difference in differences.items()]
+    return [*single, _mean(f"mean over {len(single)}", list(differences.values()))]
+
+
+def compare_seeds(pairs: Sequence[tuple[Summary, Summary]], tasks: Callable[[str], bool], name: str) -> Comparison:
+    """Average over pairs of models (one per seed) and over the tasks that `tasks` chooses by name.
+
+    The interval is over rows, for these models: rows are resampled the same in all pairs. How far seeds differ is
+    another question (their standard deviation). Raises `UserError` as `compare`, and where no task is chosen.
+    """
+    differences = [difference for a, b in pairs for task, difference in _differences(a, b).items() if tasks(task)]
+    if not differences:
+        raise UserError(f"{name}: the results have no such task; evaluate with the task file of this comparison")
+    return _mean(name, differences)
+
+
+_Difference = tuple[float, Floats, dict[str, float]]
+"""Of accuracies, its (RESAMPLES,) bootstrap distribution, McNemar's p-value by template."""
+
+
+def _differences(first: Summary, second: Summary) -> dict[str, _Difference]:
+    """Of every task that both have."""
     pairs = [(a, b) for a in first.tasks for b in second.tasks if a.name == b.name]
     if not pairs:
         raise UserError(f"{first.model} and {second.model} have no task in common; compare runs of one task set")
-    comparisons, draws = [], []
+    found = {}
     for a, b in pairs:
         templates, outcomes_a, outcomes_b = _common(a, b)
         difference, resampled = bootstrap_difference(outcomes_a, outcomes_b, key=a.name)
         p_values = {t: _mcnemar(x, y) for t, x, y in zip(templates, outcomes_a, outcomes_b, strict=True)}
-        comparisons.append(_comparison(a.name, difference, resampled, p_values))
-        draws.append(resampled)
-    mean = float(np.mean([c.difference for c in comparisons]))
-    return [*comparisons, _comparison(f"mean over {len(pairs)}", mean, np.mean(draws, axis=0), {})]
+        found[a.name] = (difference, resampled, p_values)
+    return found
+
+
+def _mean(name: str, differences: Sequence[_Difference]) -> Comparison:
+    mean = float(np.mean([difference for difference, _, _ in differences]))
+    return _comparison(name, mean, np.mean([resampled for _, resampled, _ in differences], axis=0), {})
 
 
 def bootstrap_difference(first: Sequence[str], second: Sequence[str], key: str) -> tuple[float, Floats]:

@@ -19,9 +19,10 @@ from eval.figures import bar_plot, save_figure
 from eval.report import render_page
 from eval.results import ResultsDirectory, TemplateResult, file_name
 from eval.scores import Score, accuracy, chance, majority, mean_over_tasks, mean_over_templates
-from eval.significance import bootstrap_difference, compare, mcnemar_exact
+from eval.significance import bootstrap_difference, compare, compare_seeds, mcnemar_exact
 from eval.summary import Summary, TaskSummary, summarize_directory
 from eval.tables import paper_rows, partial_note, percent, read_paper_table
+from metro_t0.errors import UserError
 from metro_t0.intervals import wilson_interval
 
 outcome_strings = st.text("01", min_size=2, max_size=30)
@@ -135,6 +136,26 @@ def test_comparison_finds_a_real_difference_and_no_other() -> None:
     assert better.low > 0.35
     assert better.mcnemar["t0"] == pytest.approx(2 / 2**40)
     assert mean.difference == 0.25
+
+
+def test_seeds_are_pooled_on_the_same_rows() -> None:
+    """Two seeds with opposite luck on the same rows cancel; each alone is significant."""
+
+    def model(name: str, outcomes: str) -> Summary:
+        return Summary(
+            {"model": name, "task_set": "x"}, (TaskSummary("seen_a", (result("seen_a", "t0", outcomes),)),), {}
+        )
+
+    worse, better = model("worse", "0" * 40 + "1" * 40), model("better", "1" * 60 + "0" * 20)
+    pairs = [(worse, better), (better, worse)]
+    alone = compare_seeds(pairs[:1], str.strip, "seen")
+    assert alone.difference == pytest.approx(0.25)
+    assert alone.p_value < 0.01
+    assert (alone.low, alone.high) == (compare(worse, better)[-1].low, compare(worse, better)[-1].high)
+    pooled = compare_seeds(pairs, str.strip, "seen")
+    assert (pooled.difference, pooled.low, pooled.high) == pytest.approx((0, 0, 0), abs=1e-12)
+    with pytest.raises(UserError, match="unseen: the results have no such task"):
+        compare_seeds(pairs, lambda task: not task.startswith("seen_"), "unseen")
 
 
 def test_paper_table_has_our_row_and_no_average_of_a_part(spec_dir: Path) -> None:
