@@ -24,6 +24,8 @@ from torch import Tensor
 LOG2_E = tl.constexpr(1.4426950408889634)
 FORWARD, BACKWARD, OVER_BATCH = {"M": 64, "N": 64}, {"M": 64, "N": 64}, {"M": 128, "N": 64}
 """Rows and columns of a tile."""
+NARROW = {"N": 32}
+"""Columns in the backward pass where a matrix product takes its operands from registers: 64 would spill."""
 
 
 @triton.jit
@@ -51,9 +53,32 @@ def _tile(Base, row, stride, k, T):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _scores(q, k, bias_at, inside, scale, PRECISION: tl.constexpr):  # type: ignore[no-untyped-def]
+def _begins(bh, sb, sh, H, T, D: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Where an example and head begins in q, k and v; and in what is laid out as the output projection reads it."""
+    b, h = (bh // H).to(tl.int64), bh % H
+    return b * sb + h * sh, (b * T * H + h) * D
+
+
+@triton.jit
+def _rows(Q, DO, Lse, Delta, bh, row, d, sb, sh, st, H, T, D: tl.constexpr):  # type: ignore[no-untyped-def]
+    """What the backward pass reads for a tile's rows: q, dO, log2 of the sums, sum(dO O)."""
+    start, own = _begins(bh, sb, sh, H, T, D)
+    lse = tl.load(Lse + bh * T + row, mask=row < T, other=0.0)
+    delta = tl.load(Delta + bh * T + row, mask=row < T, other=0.0)
+    return _tile(Q + start, row, st, d, T), _tile(DO + own, row, H * D, d, T), lse, delta
+
+
+@triton.jit
+def _columns(K, V, start, column, d, st, length):  # type: ignore[no-untyped-def]
+    """Keys and values of a tile's columns."""
+    return _tile(K + start, column, st, d, length), _tile(V + start, column, st, d, length)
+
+
+@triton.jit
+def _scores(q, k, Bias, row, column, T, length, scale, PRECISION: tl.constexpr):  # type: ignore[no-untyped-def]
     """scale Q K^T + bias in base 2, minus infinity outside."""
-    bias = tl.load(bias_at, mask=inside, other=0.0).to(tl.float32)
+    inside = (row[:, None] < T) & (column[None, :] < length)
+    bias = tl.load(Bias + row[:, None] * T + column[None, :], mask=inside, other=0.0).to(tl.float32)
     scores = (tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale + bias) * LOG2_E
     return tl.where(inside, scores, -float("inf"))
 
@@ -64,22 +89,18 @@ def _forward(  # type: ignore[no-untyped-def]
     M: tl.constexpr, N: tl.constexpr, D: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     bh = tl.program_id(1)
-    b, h = bh // H, bh % H
     row, d = tl.program_id(0) * M + tl.arange(0, M), tl.arange(0, D)
-    start = b.to(tl.int64) * sb + h * sh
-    length = tl.load(Lengths + b)
+    start, own = _begins(bh, sb, sh, H, T, D)
+    length = tl.load(Lengths + bh // H)
     key = _key(Seed, bh)
     q = _tile(Q + start, row, st, d, T)
     largest = tl.full((M,), -float("inf"), tl.float32)
     total = tl.zeros((M,), tl.float32)
     out = tl.zeros((M, D), tl.float32)
-    bias_row = Bias + h * T * T + row[:, None] * T
     for begin in range(0, T, N):
         column = begin + tl.arange(0, N)
-        inside = (row[:, None] < T) & (column[None, :] < length)
-        k = _tile(K + start, column, st, d, length)
-        v = _tile(V + start, column, st, d, length)
-        scores = _scores(q, k, bias_row + column[None, :], inside, scale, PRECISION)
+        k, v = _columns(K, V, start, column, d, st, length)
+        scores = _scores(q, k, Bias + bh % H * T * T, row, column, T, length, scale, PRECISION)
         new = tl.maximum(largest, tl.max(scores, 1))
         new = tl.where(new == -float("inf"), 0.0, new)
         p = tl.exp2(scores - new[:, None])
@@ -90,22 +111,22 @@ def _forward(  # type: ignore[no-untyped-def]
         out = out * shrink[:, None] + tl.dot(p.to(v.dtype), v, input_precision=PRECISION)
         largest = new
     total = tl.where(total == 0.0, 1.0, total)
-    out = out / total[:, None]
-    # (B, T, H, K), as the output projection reads it
-    target = Out + (b.to(tl.int64) * T * H + h) * D
-    tl.store(target + row[:, None] * (H * D) + d[None, :], out.to(Out.dtype.element_ty), mask=row[:, None] < T)
+    at = Out + own + row[:, None] * (H * D) + d[None, :]
+    tl.store(at, (out / total[:, None]).to(Out.dtype.element_ty), mask=row[:, None] < T)
     tl.store(Lse + bh * T + row, largest + tl.log2(total), mask=row < T)
 
 
 @triton.jit
-def _probabilities(  # type: ignore[no-untyped-def]
-    q, k, v, do, lse, delta, bias_at, inside, kept, scale, keep_scale, DROPOUT: tl.constexpr, PRECISION: tl.constexpr
-):
+def _gradients_of_tile(  # type: ignore[no-untyped-def]
+    q, do, lse, delta, k, v, Bias, key, row, column, T, length, scale, threshold, keep_scale,
+    DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """P Z (what the values were weighed by) and dS of one tile."""
-    p = tl.exp2(_scores(q, k, bias_at, inside, scale, PRECISION) - lse[:, None])
+    p = tl.exp2(_scores(q, k, Bias, row, column, T, length, scale, PRECISION) - lse[:, None])
     dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
     weight = p
     if DROPOUT:
+        kept = _kept(key, row[:, None], column[None, :], T, threshold)
         weight = tl.where(kept, p * keep_scale, 0.0)
         dp = tl.where(kept, dp * keep_scale, 0.0)
     return weight, p * (dp - delta[:, None])
@@ -118,28 +139,19 @@ def _backward_keys(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """dK and dV of N columns, over all rows."""
     bh = tl.program_id(1)
-    b, h = bh // H, bh % H
     column, d = tl.program_id(0) * N + tl.arange(0, N), tl.arange(0, D)
-    start, own = b.to(tl.int64) * sb + h * sh, (b.to(tl.int64) * T * H + h) * D
-    length = tl.load(Lengths + b)
+    start, own = _begins(bh, sb, sh, H, T, D)
+    length = tl.load(Lengths + bh // H)
     key = _key(Seed, bh)
-    k = _tile(K + start, column, st, d, length)
-    v = _tile(V + start, column, st, d, length)
+    k, v = _columns(K, V, start, column, d, st, length)
     dk = tl.zeros((N, D), tl.float32)
     dv = tl.zeros((N, D), tl.float32)
     for begin in range(0, T, M):
         row = begin + tl.arange(0, M)
-        inside = (row[:, None] < T) & (column[None, :] < length)
-        q = _tile(Q + start, row, st, d, T)
-        do = _tile(DO + own, row, H * D, d, T)
-        lse = tl.load(Lse + bh * T + row, mask=row < T, other=0.0)
-        delta = tl.load(Delta + bh * T + row, mask=row < T, other=0.0)
-        kept = inside
-        if DROPOUT:
-            kept = _kept(key, row[:, None], column[None, :], T, threshold)
-        weight, ds = _probabilities(
-            q, k, v, do, lse, delta, Bias + h * T * T + row[:, None] * T + column[None, :], inside, kept,
-            scale, keep_scale, DROPOUT, PRECISION,
+        q, do, lse, delta = _rows(Q, DO, Lse, Delta, bh, row, d, sb, sh, st, H, T, D)
+        weight, ds = _gradients_of_tile(
+            q, do, lse, delta, k, v, Bias + bh % H * T * T, key, row, column, T, length, scale, threshold, keep_scale,
+            DROPOUT, PRECISION,
         )  # fmt: skip
         dv += tl.dot(tl.trans(weight.to(do.dtype)), do, input_precision=PRECISION)
         dk += tl.dot(tl.trans(ds.to(q.dtype)), q, input_precision=PRECISION)
@@ -155,27 +167,18 @@ def _backward_queries(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """dQ of M rows, over all columns."""
     bh = tl.program_id(1)
-    b, h = bh // H, bh % H
     row, d = tl.program_id(0) * M + tl.arange(0, M), tl.arange(0, D)
-    start, own = b.to(tl.int64) * sb + h * sh, (b.to(tl.int64) * T * H + h) * D
-    length = tl.load(Lengths + b)
+    start, own = _begins(bh, sb, sh, H, T, D)
+    length = tl.load(Lengths + bh // H)
     key = _key(Seed, bh)
-    q = _tile(Q + start, row, st, d, T)
-    do = _tile(DO + own, row, H * D, d, T)
-    lse = tl.load(Lse + bh * T + row, mask=row < T, other=0.0)
-    delta = tl.load(Delta + bh * T + row, mask=row < T, other=0.0)
+    q, do, lse, delta = _rows(Q, DO, Lse, Delta, bh, row, d, sb, sh, st, H, T, D)
     dq = tl.zeros((M, D), tl.float32)
     for begin in range(0, T, N):
         column = begin + tl.arange(0, N)
-        inside = (row[:, None] < T) & (column[None, :] < length)
-        k = _tile(K + start, column, st, d, length)
-        v = _tile(V + start, column, st, d, length)
-        kept = inside
-        if DROPOUT:
-            kept = _kept(key, row[:, None], column[None, :], T, threshold)
-        _, ds = _probabilities(
-            q, k, v, do, lse, delta, Bias + h * T * T + row[:, None] * T + column[None, :], inside, kept,
-            scale, keep_scale, DROPOUT, PRECISION,
+        k, v = _columns(K, V, start, column, d, st, length)
+        _, ds = _gradients_of_tile(
+            q, do, lse, delta, k, v, Bias + bh % H * T * T, key, row, column, T, length, scale, threshold, keep_scale,
+            DROPOUT, PRECISION,
         )  # fmt: skip
         dq += tl.dot(ds.to(k.dtype), k, input_precision=PRECISION)
     at = own + row[:, None] * (H * D) + d[None, :]
@@ -191,25 +194,20 @@ def _backward_bias(  # type: ignore[no-untyped-def]
     h = tl.program_id(2)
     row, column = tl.program_id(0) * M + tl.arange(0, M), tl.program_id(1) * N + tl.arange(0, N)
     d = tl.arange(0, D)
-    at = h * T * T + row[:, None] * T + column[None, :]
     total = tl.zeros((M, N), tl.float32)
     for b in range(0, B):
-        length = tl.load(Lengths + b)
         bh = b * H + h
-        start, own = tl.cast(b, tl.int64) * sb + h * sh, (tl.cast(b, tl.int64) * T * H + h) * D
-        inside = (row[:, None] < T) & (column[None, :] < length)
-        q = _tile(Q + start, row, st, d, T)
-        k = _tile(K + start, column, st, d, length)
-        v = _tile(V + start, column, st, d, length)
-        do = _tile(DO + own, row, H * D, d, T)
-        lse = tl.load(Lse + bh * T + row, mask=row < T, other=0.0)
-        delta = tl.load(Delta + bh * T + row, mask=row < T, other=0.0)
-        kept = inside
-        if DROPOUT:
-            kept = _kept(_key(Seed, bh), row[:, None], column[None, :], T, threshold)
-        _, ds = _probabilities(q, k, v, do, lse, delta, Bias + at, inside, kept, scale, keep_scale, DROPOUT, PRECISION)
+        start, _ = _begins(bh, sb, sh, H, T, D)
+        length = tl.load(Lengths + b)
+        k, v = _columns(K, V, start, column, d, st, length)
+        q, do, lse, delta = _rows(Q, DO, Lse, Delta, bh, row, d, sb, sh, st, H, T, D)
+        _, ds = _gradients_of_tile(
+            q, do, lse, delta, k, v, Bias + h * T * T, _key(Seed, bh), row, column, T, length, scale, threshold,
+            keep_scale, DROPOUT, PRECISION,
+        )  # fmt: skip
         total += ds
-    tl.store(DBias + at, total, mask=(row[:, None] < T) & (column[None, :] < T))
+    at = DBias + h * T * T + row[:, None] * T + column[None, :]
+    tl.store(at, total, mask=(row[:, None] < T) & (column[None, :] < T))
 
 
 def biased_attention(
@@ -231,6 +229,14 @@ def _alike(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if q.stride() == k.stride() == v.stride() and q.stride(-1) == 1:
         return q, k, v
     return q.contiguous(), k.contiguous(), v.contiguous()
+
+
+def _narrow() -> dict[str, int]:
+    """NARROW, or nothing where matrix products read shared memory: Hopper (90), Blackwell (100 and 103), not 120."""
+    if triton.knobs.runtime.interpret:
+        return {}
+    target = triton.runtime.driver.active.get_current_target()
+    return {} if target.backend == "cuda" and target.arch // 10 in (9, 10) else NARROW
 
 
 def _settings(q: Tensor, dropout: float, tile: dict[str, int]) -> tuple[tuple[float, ...], dict[str, object]]:
@@ -276,14 +282,15 @@ def attention_backward(
     delta = (do.float() * out.float()).sum(-1).transpose(1, 2).contiguous()
     dq, dk, dv = (torch.empty_like(out) for _ in range(3))
     dbias = torch.empty(bias.shape, dtype=torch.float32, device=q.device)
-    numbers, constants = _settings(q, dropout, BACKWARD)
+    each, over_batch = BACKWARD | _narrow(), OVER_BATCH | _narrow()
+    numbers, constants = _settings(q, dropout, each)
     inputs = (q, k, v, do, bias, lengths, seed, sums, delta)
     last = (*q.stride()[:3], heads, length, scale, *numbers)
-    tiles = {name: triton.cdiv(length, BACKWARD[name]) for name in "MN"}
+    tiles = {name: triton.cdiv(length, each[name]) for name in "MN"}
     _backward_keys[tiles["N"], batch * heads](*inputs, dk, dv, *last, **constants, num_warps=4, num_stages=2)
     _backward_queries[tiles["M"], batch * heads](*inputs, dq, *last, **constants, num_warps=4, num_stages=2)
-    _, constants = _settings(q, dropout, OVER_BATCH)
-    grid = (triton.cdiv(length, OVER_BATCH["M"]), triton.cdiv(length, OVER_BATCH["N"]), heads)
+    _, constants = _settings(q, dropout, over_batch)
+    grid = (triton.cdiv(length, over_batch["M"]), triton.cdiv(length, over_batch["N"]), heads)
     last = (*q.stride()[:3], batch, heads, length, scale, *numbers)
     _backward_bias[grid](*inputs, dbias, *last, **constants, num_warps=8, num_stages=2)
     return dq, dk, dv, dbias
