@@ -15,7 +15,7 @@ export PYTHONPATH="$here/../..${PYTHONPATH:+:$PYTHONPATH}"
 one() { # name, script, options
     local name=$1; shift
     echo "== $name" >&2
-    timeout 240 python "$here/$1" "${@:2}" > "$output/$name.txt"
+    (ulimit -t 240; exec python "$here/$1" "${@:2}") > "$output/$name.txt"
     tail -n 4 "$output/$name.txt"
 }
 one tokenizer data.py --text "$text" --vocabulary "$vocabulary" --megabytes 8 --tokenizer-only --repeats 2 &
@@ -34,3 +34,5 @@ PYTHON
 one ranking rank_eval.py --size small --tokenizer "$output/tokenizer" --data-dir "$tasks" --rows 24 --turns 1 --cpu-time \
     --only "wsc (2 words)" "rte (2 choices)" "trec (6 choices)"
 wait "$rendering"
+echo "== wall time $SECONDS s; processor time, user and system, of this shell and of all it ran:" >&2
+times >&2

@@ -1,8 +1,8 @@
 """Compile our Triton kernels for GPUs that are not here: registers, spills, shared memory, blocks at a time.
 
     pip install triton==3.7.1 --no-deps      # where torch came without it
-    python scripts/benchmarks/kernels.py
-    python scripts/benchmarks/kernels.py --capabilities 80 90 --dtype fp32 --features 128
+    python scripts/benchmarks/gpu_compiled.py
+    python scripts/benchmarks/gpu_compiled.py --capabilities 80 90 --dtype fp32 --features 128
 
 The operations are called on CPU tensors of a training step's shapes, and every kernel that they would launch is
 compiled as it would be launched: same specialization, same options. Exit status 1 where a kernel spills registers or

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "scripts/benchmarks/kernels.py"
+SCRIPT = Path(__file__).parents[2] / "scripts/benchmarks/gpu_compiled.py"
 
 
 def test_no_kernel_spills_registers_on_an_a100_or_h100() -> None:
