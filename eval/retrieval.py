@@ -6,8 +6,7 @@ merges. Encoding resumes at the first shard that has no file. Needs the extra `r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,39 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from eval.passages import Collection, Passage
 from metro_t0.claims import claimed
 from metro_t0.errors import UserError
 from metro_t0.files import atomic_path
 from metro_t0.progress import progress
-from metro_t0.shapes import expect, field, json_value
-from metro_t0.text_files import read_lines
 
 MANIFEST = "index.json"
 Vectors = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Passage:
-    """One passage of a collection."""
-
-    id: str
-    text: str
-
-
-def read_collection(path: Path) -> Iterator[Passage]:
-    """Stream a collection: TSV (id, text; as MS MARCO's) or JSONL (`text`, optionally `id`), plain, .gz or .zst.
-
-    Raises `UserError` naming the first line that is neither.
-    """
-    is_json = ".jsonl" in path.suffixes
-    for place, text in read_lines(path):
-        if is_json:
-            entry = expect(json_value(text, place), dict[str, Any], place)
-            yield Passage(str(entry.get("id", place.rpartition(":")[2])), field(entry, "text", str, place))
-        elif "\t" in text:
-            yield Passage(*text.split("\t", 1))
-        else:
-            raise UserError(f"{place}: is not id, tab, text")
 
 
 class TextEncoder:
@@ -83,7 +57,7 @@ class TextEncoder:
 class ShardedIndex:
     """FAISS flat inner-product indices, one file per shard of a collection."""
 
-    def __init__(self, directory: Path, collection: Path, shard_size: int) -> None:
+    def __init__(self, directory: Path, collection: Collection, shard_size: int) -> None:
         self.directory = directory
         self.collection = collection
         self.shard_size = shard_size
@@ -93,19 +67,14 @@ class ShardedIndex:
 
         Raises `UserError` where the directory belongs to another encoder, collection or shard size.
         """
-        settings = {
-            "encoder": encoder.name,
-            "collection": self.collection.name,
-            "collection_bytes": self.collection.stat().st_size,
-            "shard_size": self.shard_size,
-        }
+        settings = {"encoder": encoder.name, **self.collection.settings(), "shard_size": self.shard_size}
         with claimed(self.directory, settings, MANIFEST, ["shard-*.faiss"], "give another --index"):
             return self._build(encoder)
 
     def _build(self, encoder: TextEncoder) -> int:
         faiss = _faiss()
         total = 0
-        passages = read_collection(self.collection)
+        passages = iter(self.collection)
         shards = iter(lambda: list(islice(passages, self.shard_size)), [])
         for number, shard in enumerate(progress(shards, "encode", unit="shards")):
             total += len(shard)
@@ -118,7 +87,7 @@ class ShardedIndex:
             with atomic_path(path) as temporary:
                 faiss.write_index(index, str(temporary))
         if total == 0:
-            raise UserError(f"{self.collection}: no passages in it")
+            raise UserError(f"{self.collection.name}: no passages in it")
         return total
 
     def search(self, queries: Vectors, top_k: int) -> tuple[Vectors, NDArray[np.int64]]:
@@ -137,8 +106,8 @@ class ShardedIndex:
         return best, where
 
     def passages_at(self, positions: set[int]) -> dict[int, Passage]:
-        """The passages at these positions, in one pass over the collection."""
-        return {i: passage for i, passage in enumerate(read_collection(self.collection)) if i in positions}
+        """The passages at these positions of the collection."""
+        return self.collection.at(positions)
 
     def _shard_path(self, number: int) -> Path:
         return self.directory / f"shard-{number:05d}.faiss"

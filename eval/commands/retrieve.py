@@ -9,11 +9,12 @@ from typing import ClassVar, Literal
 
 from metro_t0.command import Command
 from metro_t0.common_options import data_dir_option, device_option, output_option
-from metro_t0.errors import UserError
 from metro_t0.options import option
 
 EXAMPLES = """examples:
   metro-t0-eval retrieve --encoder sentence-transformers/gtr-t5-base --collection msmarco/collection.tsv \\
+      --index msmarco_gtr/ --output passages.jsonl
+  metro-t0-eval retrieve --encoder sentence-transformers/gtr-t5-base --collection hf:BeIR/msmarco/corpus:corpus \\
       --index msmarco_gtr/ --output passages.jsonl
   metro-t0-eval mmlu --model my_model/ --passages passages.jsonl --top-k 5 --output results/mine_retrieval
 
@@ -29,7 +30,10 @@ class Retrieve(Command):
     name: ClassVar[str] = "retrieve"
     examples: ClassVar[str] = EXAMPLES
     encoder: str = option(help="sentence-transformers model: directory or Hub id", metavar="MODEL")
-    collection: Path = option(help="passages: .tsv or .jsonl (id, text), also .gz or .zst", metavar="FILE")
+    collection: str = option(
+        help="passages: .tsv or .jsonl (id, text), also .gz or .zst; or hf:NAME[/CONFIG][:SPLIT], a row each",
+        metavar="FILE",
+    )
     index: Path = option(help="directory of the FAISS shards", metavar="DIR")
     output: Path = output_option("JSONL file of passages per question", "FILE")
     split: Literal["validation", "test"] = option("validation", "of MMLU")
@@ -41,16 +45,16 @@ class Retrieve(Command):
 
     def run(self) -> None:
         from eval.mmlu import question_key
-        from eval.retrieval import ShardedIndex, TextEncoder
+        from eval.passages import collection_of
+        from eval.retrieval import MANIFEST, ShardedIndex, TextEncoder
         from metro_t0.devices import choose_device
         from metro_t0.files import atomic_path
         from metro_t0.prompts.datasets import load_rows
 
-        if not self.collection.is_file():
-            raise UserError(f"{self.collection}: no such file (--collection)")
+        collection = collection_of(self.collection, self.index / MANIFEST)
         rows = load_rows("mmlu", None, self.split, self.data_dir)
         encoder = TextEncoder(self.encoder, self.batch_size, choose_device(self.device))
-        index = ShardedIndex(self.index, self.collection, self.shard_size)
+        index = ShardedIndex(self.index, collection, self.shard_size)
         num_passages = index.build(encoder)
         scores, positions = index.search(encoder([row["question"] for row in rows]), self.top_k)
         passages = index.passages_at(set(positions.ravel().tolist()))

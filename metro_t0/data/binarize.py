@@ -1,7 +1,8 @@
 """Text to a fairseq data directory: units encoded by all cores, kept on disk, then merged in order.
 
-A run that was killed leaves finished units in OUTPUT/.binarize; the same command goes on after them. What is written
-depends on the inputs and the settings alone, not on the number of processes.
+A run that was killed leaves finished units in OUTPUT/.binarize; the same command goes on after them, and does not read
+sections again of which it has all units. What is written depends on the inputs and the settings alone, not on the
+number of processes.
 """
 
 from __future__ import annotations
@@ -9,18 +10,20 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from metro_t0.claims import check_owner, claimed
 from metro_t0.data.documents import BadLines
+from metro_t0.data.hub import HubFailed
 from metro_t0.data.record import INFO_NAME
 from metro_t0.data.shares import Share, check_no_share_is_running, share_of_work
-from metro_t0.data.sources import MAX_DOCUMENT_BYTES, PIECES, UNIT_BYTES, Input, Unit
+from metro_t0.data.sources import MAX_DOCUMENT_BYTES, PIECES, UNIT_BYTES, Input, Section, Unit, pinned
 from metro_t0.data.token_files import TokenFileWriter, token_dtype
 from metro_t0.data.units import VALID, Counts, Split, encode_unit, load_unit, save_unit
 from metro_t0.errors import UserError
@@ -31,7 +34,7 @@ from metro_t0.tokenization import Tokenizer
 
 WORK_NAME = ".binarize"
 PLAN_NAME = "plan.json"
-UNIT_NAMES = "unit-*.npy"
+WORTH = [f"{WORK_NAME}/{names}" for names in ("unit-*.npy", "section-*.json")]
 REMEDY = "name another directory or add --overwrite"
 TRAIN = "train"
 FORMAT_VERSION = 2
@@ -60,6 +63,13 @@ class BinarizeSettings:
             "tokenizer": [tokenizer.fingerprint, len(tokenizer), tokenizer.rules_fingerprint],
         }
 
+    def at_one_commit(self, work: Path, digest: str) -> BinarizeSettings:
+        """The settings with the commits of the hub that the first run of them found, which `work` keeps."""
+        pins = pinned(self.inputs + self.valid_inputs, work / f"hub-{digest[:16]}.json")
+        groups = (self.inputs, self.valid_inputs)
+        inputs, valid_inputs = ([replace(each, found=pins.get(each.spec)) for each in group] for group in groups)
+        return replace(self, inputs=inputs, valid_inputs=valid_inputs)
+
     def splits(self) -> list[tuple[list[Input], Split]]:
         """Which inputs are dealt out how; the validation inputs first."""
         if not self.valid_inputs:
@@ -79,7 +89,7 @@ def binarize(settings: BinarizeSettings, tokenizer: Tokenizer, processes: int) -
     if (finished := _finished(output, plan, overwrite)) is not None:
         return finished
     check_no_share_is_running(output / WORK_NAME)
-    with claimed(output, plan, f"{WORK_NAME}/{PLAN_NAME}", [f"{WORK_NAME}/{UNIT_NAMES}"], REMEDY, overwrite):
+    with claimed(output, plan, f"{WORK_NAME}/{PLAN_NAME}", WORTH, REMEDY, overwrite):
         # Another run may have finished it just before.
         return _finished(output, plan, overwrite) or _binarize(settings, tokenizer, processes, plan)
 
@@ -95,24 +105,27 @@ def encode_share(settings: BinarizeSettings, tokenizer: Tokenizer, processes: in
     if _finished(settings.output, plan, overwrite=False) is not None:
         return 0
     with share_of_work(settings.output, work, plan, PLAN_NAME, share):
+        settings = settings.at_one_commit(work, _digest(plan))
         encoded = _encode_all(settings, tokenizer, work, processes, _digest(plan), share)
         return sum(1 for _ in progress(encoded, f"binarize, part {share.number}/{share.of}", unit=PIECES))
 
 
 def _binarize(settings: BinarizeSettings, tokenizer: Tokenizer, processes: int, plan: dict[str, Any]) -> dict[str, Any]:
-    work, digest = settings.output / WORK_NAME, _digest(plan)
+    work = settings.output / WORK_NAME
     try:
         bad = BadLines()
         totals: dict[str, Counts] = {}
-        count = 0
-        for head in progress(_encode_all(settings, tokenizer, work, processes, digest), "binarize", unit=PIECES):
-            count += 1
+        units: list[Path] = []
+        settings = settings.at_one_commit(work, _digest(plan))
+        encoded = _encode_all(settings, tokenizer, work, processes, _digest(plan))
+        for head in progress(encoded, "binarize", unit=PIECES):
+            units.append(head.path)
             bad.merge(head.bad.counts, head.bad.examples)
             for name, counts in head.parts.items():
                 totals.setdefault(name, Counts()).add(counts)
         _check_sets(settings, totals, bad)
-        info = _merge(settings, tokenizer, work, count, totals, bad, plan)
-    except WorkerDied:
+        info = _merge(settings, tokenizer, units, totals, bad, plan)
+    except (WorkerDied, HubFailed):
         raise  # the finished units are kept for the next run
     except UserError:
         shutil.rmtree(work, ignore_errors=True)
@@ -139,19 +152,38 @@ def _digest(plan: dict[str, Any]) -> str:
 
 
 @dataclass(frozen=True)
-class _Task:
-    unit: Unit | None  # None where the unit is finished already
-    split: Split
-    path: Path
-    plan: str
-
-
-@dataclass(frozen=True)
 class _Head:
     """What the parent process needs to know of a finished unit."""
 
+    path: Path
     parts: dict[str, Counts]
     bad: BadLines
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where the units of one section are kept. number: of the section, over all inputs."""
+
+    work: Path
+    number: int
+    split: Split
+    plan: str
+
+    def unit(self, index: int) -> Path:
+        return self.work / f"unit-{self.number:06d}-{index:06d}.npy"
+
+    @property
+    def mark(self) -> Path:
+        """The file that says that all units of the section are there, and how many."""
+        return self.work / f"section-{self.number:06d}.json"
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What a job gives. mark: a section of which all units are there when this is received, and their number."""
+
+    heads: list[_Head]
+    mark: tuple[_Place, int] | None = None
 
 
 def _encode_all(
@@ -162,22 +194,51 @@ def _encode_all(
     plan: str,
     share: Share = Share(1, 1),  # noqa: B008 - immutable
 ) -> Iterator[_Head]:
-    def tasks() -> Iterator[_Task]:
-        number = 0
+    """The heads of all units of the share, in order."""
+
+    def jobs() -> Iterator[Callable[[], _Done]]:
+        numbers = count()
         for inputs, split in settings.splits():
             for each in inputs:
-                for unit in each.units():
-                    path = _unit_path(work, number)
-                    if share.has(number):
-                        yield _Task(None if path.is_file() else unit, split, path, plan)
-                    number += 1
+                sections = each.sections()
+                # Each file of a data set is read by one machine and there by the process that encodes it. Where there
+                # are too few, all machines read, or this process does, so that the others have something to encode.
+                whole = share.of == 1 or (each.is_on_hub and len(sections) >= share.of)
+                apart = each.is_on_hub and len(sections) >= share.of * processes
+                for section in sections:
+                    place = _Place(work, next(numbers), split, plan)
+                    if not whole:
+                        yield from _unit_jobs(section, place, share)
+                    elif share.has(place.number):
+                        yield from _section_jobs(section, place, apart)
 
     with workers(processes, partial(_set_tokenizer, tokenizer), fork=True) as pool:
-        yield from pool.in_order(_work, tasks())
+        for done in pool.in_order(_run, jobs()):
+            if done.mark:
+                place, units = done.mark
+                write_json(place.mark, {"plan": plan, "units": units})
+            yield from done.heads
 
 
-def _unit_path(work: Path, number: int) -> Path:
-    return work / f"unit-{number:08d}.npy"
+def _section_jobs(section: Section, place: _Place, apart: bool) -> Iterator[Callable[[], _Done]]:
+    """A whole section: as it is if it is finished, else read by a process of its own (`apart`) or by this one."""
+    if place.mark.is_file() and (mark := read_json(place.mark, dict[str, Any]))["plan"] == place.plan:
+        yield partial(_load_section, place, mark["units"])
+    elif apart:
+        yield partial(_encode_section, section, place)
+    else:
+        units = 0
+        for job in _unit_jobs(section, place):
+            units += 1
+            yield job
+        yield partial(_Done, [], (place, units))
+
+
+def _unit_jobs(section: Section, place: _Place, share: Share | None = None) -> Iterator[Callable[[], _Done]]:
+    for index, unit in enumerate(section.units()):
+        if share is None or share.has(place.number + index):
+            # A finished unit is not sent to another process.
+            yield partial(_encode_unit, None if place.unit(index).is_file() else unit, place, index)
 
 
 _tokenizers: list[Tokenizer] = []  # of this process, see `metro_t0.parallel`
@@ -187,13 +248,32 @@ def _set_tokenizer(tokenizer: Tokenizer) -> None:
     _tokenizers[:] = [tokenizer]
 
 
-def _work(task: _Task) -> _Head:
-    if task.unit is None:
-        encoded = load_unit(task.path, task.plan)
+def _run(job: Callable[[], _Done]) -> _Done:
+    return job()
+
+
+def _encode_unit(unit: Unit | None, place: _Place, index: int) -> _Done:
+    return _Done([_head(unit, place, index)])
+
+
+def _encode_section(section: Section, place: _Place) -> _Done:
+    heads = [_head(unit, place, index) for index, unit in enumerate(section.units())]
+    return _Done(heads, (place, len(heads)))
+
+
+def _load_section(place: _Place, units: int) -> _Done:
+    return _Done([_head(None, place, index) for index in range(units)])
+
+
+def _head(unit: Unit | None, place: _Place, index: int) -> _Head:
+    """Encode a unit, unless it is finished already, and keep it. unit: None where it must be finished."""
+    path = place.unit(index)
+    if unit is None or path.is_file():
+        encoded = load_unit(path, place.plan)
     else:
-        encoded = encode_unit(task.unit, _tokenizers[0], task.split)
-        save_unit(encoded, task.path, task.plan)
-    return _Head({name: part.counts for name, part in encoded.parts.items()}, encoded.bad)
+        encoded = encode_unit(unit, _tokenizers[0], place.split)
+        save_unit(encoded, path, place.plan)
+    return _Head(path, {name: part.counts for name, part in encoded.parts.items()}, encoded.bad)
 
 
 def _check_sets(settings: BinarizeSettings, totals: dict[str, Counts], bad: BadLines) -> None:
@@ -219,8 +299,7 @@ def _set_names(settings: BinarizeSettings) -> list[str]:
 def _merge(
     settings: BinarizeSettings,
     tokenizer: Tokenizer,
-    work: Path,
-    count: int,
+    units: list[Path],
     totals: dict[str, Counts],
     bad: BadLines,
     plan: dict[str, Any],
@@ -235,8 +314,8 @@ def _merge(
     dtype = token_dtype(len(tokenizer))
     with ExitStack() as stack:
         writers = {name: stack.enter_context(TokenFileWriter(places[name], dtype)) for name in names}
-        for number in progress(range(count), "merge", unit=PIECES):
-            for name, part in load_unit(_unit_path(work, number), _digest(plan)).parts.items():
+        for path in progress(units, "merge", unit=PIECES):
+            for name, part in load_unit(path, _digest(plan)).parts.items():
                 writers[name].add_items(part.tokens, part.sizes)
     for directory in directories:
         tokenizer.save(directory)
@@ -261,6 +340,8 @@ def _merge(
             if path.is_file() and not path.name.startswith(".")  # to read the lock would release it
         },
     }
+    if revisions := {i.spec: i.found.revision for i in settings.valid_inputs + settings.inputs if i.found}:
+        info["hub_revisions"] = revisions
     write_json(output / INFO_NAME, info)
     return info
 

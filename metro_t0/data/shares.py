@@ -1,8 +1,9 @@
 """The encoding spread over machines that share a disk: `binarize --part I/N` on each, then the command without --part.
 
 A unit of text has the same number in every run, so what share I encodes is decided by counting; every machine reads all
-of the text (which is cheap) and encodes every N-th unit of it. Joining finds the units where an interrupted run would
-have left them, encodes what is missing, and writes what one run writes.
+of the text (which is cheap) and encodes every N-th unit of it; of data sets of the hub it reads every N-th file only.
+Joining finds the units where an interrupted run would have left them, encodes what is missing, and writes what one run
+writes.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ class Share(NamedTuple):
     number: int
     of: int
 
-    def has(self, unit: int) -> bool:
-        """Whether a unit, counted from 0 over all inputs, belongs to this share."""
-        return unit % self.of == self.number - 1
+    def has(self, number: int) -> bool:
+        """Whether the unit or file of this number, from 0, belongs to this share."""
+        return number % self.of == self.number - 1
 
 
 def parse_share(text: str) -> Share:

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from metro_t0.data import python_docs
+from metro_t0.data import hub, python_docs
+from metro_t0.data.hub import HubData
 from metro_t0.errors import UserError
+from metro_t0.files import read_json, write_json
 from metro_t0.text_files import COMPRESSIONS, open_bytes, open_text
 
 UNIT_BYTES = 4 << 20
@@ -25,7 +27,6 @@ PIECES = f"pieces of {UNIT_BYTES >> 20} MB"
 # A document longer than this is cut at a line end and counts as several; a longer line is cut at a space.
 MAX_DOCUMENT_BYTES = 32 << 20
 FORMATS = {".txt": "text", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
-HUB_PREFIX = "hf:"
 BUILTIN_PREFIX = "builtin:"
 
 UnitKind = Literal["text", "jsonl", "rows"]
@@ -52,27 +53,61 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class Input:
-    """One file, streamed data set or embedded corpus."""
+class Section:
+    """What can be read without the rest of its input: a file of a data set on the hub, any other input as a whole.
+
+    rows: the `datasets.IterableDataset` of the file; None for the others.
+    """
 
     spec: str
     field: str
+    origin: str
+    rows: Any = None
+
+    def units(self) -> Iterator[Unit]:
+        """The units of this section, in order. Raises `UserError` where it cannot be read."""
+        if self.rows is not None:
+            yield from _row_units(hub.column(self.rows, self.spec, self.field), self.origin)
+        elif self.spec.startswith(BUILTIN_PREFIX):
+            yield from _units_of_documents(python_docs.documents(self.spec), self.origin)
+        else:
+            yield from _file_units(self.spec, self.field)
+
+
+@dataclass(frozen=True)
+class Input:
+    """One file, streamed data set or embedded corpus. found: of a data set on the hub, where it is known already."""
+
+    spec: str
+    field: str
+    found: HubData | None = None
+
+    @property
+    def is_on_hub(self) -> bool:
+        """Whether it is a data set, of the hub or in its form."""
+        return self.spec.startswith(hub.PREFIX)
 
     def identity(self) -> list[Any]:
         """What tells whether an input changed between runs."""
-        if self.spec.startswith((HUB_PREFIX, BUILTIN_PREFIX)):
+        if self.spec.startswith((hub.PREFIX, BUILTIN_PREFIX)):
             return [self.spec, self.field]
         status = os.stat(self.spec)
         return [os.path.abspath(self.spec), self.field, status.st_size, status.st_mtime_ns]
 
+    def sections(self) -> list[Section]:
+        """The sections of this input, in order. Raises `UserError` where it cannot be read."""
+        if not self.is_on_hub:
+            return [Section(self.spec, self.field, self.spec)]
+        files = hub.files(self.spec, self.found or hub.find(self.spec))
+        return [
+            Section(self.spec, self.field, self.spec if len(files) == 1 else f"{self.spec} file {number}", rows)
+            for number, rows in enumerate(files, start=1)
+        ]
+
     def units(self) -> Iterator[Unit]:
-        """The units of this input, in order. Raises `UserError` where it cannot be read."""
-        if self.spec.startswith(BUILTIN_PREFIX):
-            yield from _units_of_documents(python_docs.documents(self.spec), self.spec)
-        elif self.spec.startswith(HUB_PREFIX):
-            yield from _row_units(_hub_rows(self.spec, self.field), self.spec)
-        else:
-            yield from _file_units(self.spec, self.field)
+        """The units of all sections. Raises `UserError` where it cannot be read."""
+        for section in self.sections():
+            yield from section.units()
 
 
 def resolve_inputs(specs: Iterable[str], field: str) -> list[Input]:
@@ -82,13 +117,23 @@ def resolve_inputs(specs: Iterable[str], field: str) -> list[Input]:
         if spec.startswith(BUILTIN_PREFIX):
             python_docs.check_spec(spec)
             inputs.append(Input(spec, field))
-        elif spec.startswith(HUB_PREFIX):
+        elif spec.startswith(hub.PREFIX):
             inputs.append(Input(spec, field))
         else:
             inputs += [Input(path, field) for path in _expand(spec)]
     if not inputs:
         raise UserError("no input given; name files, hf:NAME or builtin:python-docs")
     return inputs
+
+
+def pinned(inputs: Iterable[Input], path: Path) -> dict[str, HubData]:
+    """The commits of the hub by spec that all runs of these inputs read: found by the first, which writes `path`."""
+    specs = [each.spec for each in inputs if each.is_on_hub]
+    if not specs:
+        return {}
+    if not path.is_file():
+        write_json(path, {spec: vars(hub.find(spec)) for spec in specs})
+    return {spec: HubData(**found) for spec, found in read_json(path, dict[str, dict[str, Any]]).items()}
 
 
 def _expand(spec: str) -> list[str]:
@@ -186,30 +231,3 @@ def _parquet_rows(path: str, field: str) -> Iterator[Any]:
                 yield from batch.column(0).to_pylist()
         except (pyarrow.ArrowException, OSError) as error:
             raise UserError(f"{path}: damaged ({str(error).splitlines()[0]}); fetch the file again") from None
-
-
-def _hub_rows(spec: str, field: str) -> Iterator[Any]:
-    """Stream `hf:NAME[/CONFIG][:SPLIT]`; NAME may have an owner, or be a local directory of data files."""
-    name, _, split = spec.removeprefix(HUB_PREFIX).partition(":")
-    try:
-        rows = _load_streaming(name, split or "train")
-        for row in rows:
-            if field not in row:
-                raise UserError(f"{spec}: no field {field!r}; --field is one of {', '.join(row)}")
-            yield row[field]
-    except (OSError, ValueError, ConnectionError) as error:
-        raise UserError(f"{spec}: cannot be read ({str(error).splitlines()[0] if str(error) else error!r})") from None
-
-
-def _load_streaming(name: str, split: str) -> Iterable[dict[str, Any]]:
-    import datasets
-
-    parts = name.split("/")
-    if os.path.isdir(name) or len(parts) < 2:
-        return datasets.load_dataset(name, split=split, streaming=True)
-    if len(parts) > 2:
-        return datasets.load_dataset("/".join(parts[:2]), "/".join(parts[2:]), split=split, streaming=True)
-    try:
-        return datasets.load_dataset(name, split=split, streaming=True)
-    except datasets.exceptions.DatasetNotFoundError:
-        return datasets.load_dataset(parts[0], parts[1], split=split, streaming=True)

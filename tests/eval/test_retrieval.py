@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import torch
 
@@ -18,7 +19,8 @@ from metro_t0.prompts.datasets import load_rows
 pytest.importorskip("faiss")
 sentence_transformers = pytest.importorskip("sentence_transformers")
 
-from eval.retrieval import ShardedIndex, TextEncoder, read_collection  # noqa: E402
+from eval.passages import FileCollection, HubCollection  # noqa: E402
+from eval.retrieval import ShardedIndex, TextEncoder  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +65,10 @@ def test_search_over_shards_is_exact(
     encoder_directory: Path, collection: Path, tmp_path: Path, shard_size: int
 ) -> None:
     encoder = TextEncoder(str(encoder_directory), batch_size=16, device="cpu")
-    index = ShardedIndex(tmp_path, collection, shard_size)
+    index = ShardedIndex(tmp_path, FileCollection(collection), shard_size)
     assert index.build(encoder) == 53
     assert len(list(tmp_path.glob("shard-*.faiss"))) == -(-53 // shard_size)
-    texts = [passage.text for passage in read_collection(collection)]
+    texts = [passage.text for passage in FileCollection(collection)]
     queries = encoder(["abba cafe", texts[17], "ggg"])
     scores, positions = index.search(queries, 5)
     products = queries @ encoder(texts).T
@@ -81,7 +83,7 @@ def test_interrupted_index_goes_on_and_belongs_to_its_collection(
     encoder_directory: Path, collection: Path, tmp_path: Path
 ) -> None:
     encoder = TextEncoder(str(encoder_directory), batch_size=16, device="cpu")
-    index = ShardedIndex(tmp_path, collection, 20)
+    index = ShardedIndex(tmp_path, FileCollection(collection), 20)
     index.build(encoder)
     first, last = tmp_path / "shard-00000.faiss", tmp_path / "shard-00002.faiss"
     then, whole = first.stat().st_mtime_ns, last.read_bytes()
@@ -90,7 +92,7 @@ def test_interrupted_index_goes_on_and_belongs_to_its_collection(
     assert first.stat().st_mtime_ns == then
     assert last.read_bytes() == whole
     with pytest.raises(UserError, match=r"shard_size 20 -> 10.*give another --index"):
-        ShardedIndex(tmp_path, collection, 10).build(encoder)
+        ShardedIndex(tmp_path, FileCollection(collection), 10).build(encoder)
 
 
 def test_command_writes_what_mmlu_reads(
@@ -116,7 +118,7 @@ def test_command_writes_what_mmlu_reads(
 def test_bad_collections_name_the_line(tmp_path: Path, name: str, content: str, message: str) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(UserError, match=message):
-        list(read_collection(tmp_path / name))
+        list(FileCollection(tmp_path / name))
 
 
 def test_encoder_that_is_none(
@@ -125,3 +127,32 @@ def test_encoder_that_is_none(
     arguments = ["--encoder", str(tmp_path / "no"), "--collection", str(collection), "--index", str(tmp_path / "i")]
     assert main(["retrieve", *arguments, "--data-dir", str(data_dir), "--output", str(tmp_path / "o.jsonl")]) == 2
     assert json.dumps(str(tmp_path / "no"))[1:-1] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("columns", [("_id", "text"), ("passage_id", "passage")])  # of BEIR, of sentence-transformers
+def test_a_data_set_is_a_collection(
+    encoder_directory: Path, collection: Path, data_dir: Path, tmp_path: Path, columns: tuple[str, str]
+) -> None:
+    passages = list(FileCollection(collection))
+    rows = {columns[0]: [each.id for each in passages], columns[1]: [each.text for each in passages]}
+    titles = {"title": [""] * len(passages)} if columns[0] == "_id" else {}
+    (tmp_path / "set").mkdir()
+    pyarrow.parquet.write_table(pyarrow.table({**rows, **titles}), tmp_path / "set" / "corpus.parquet")
+    found = {}
+    for name in (str(collection), f"hf:{tmp_path / 'set'}"):
+        given = ["--encoder", str(encoder_directory), "--collection", name, "--data-dir", str(data_dir)]
+        output = tmp_path / f"passages-{len(found)}.jsonl"
+        given += ["--index", str(tmp_path / f"index-{len(found)}"), "--output", str(output), "--device", "cpu"]
+        assert main(["retrieve", *given, "--shard-size", "20"]) == 0
+        found[name] = output.read_text()
+    assert len(set(found.values())) == 1
+
+
+def test_titles_come_first_and_other_data_sets_are_refused(tmp_path: Path) -> None:
+    for name, row in (("beir", {"_id": "7", "title": "Rain", "text": "It falls."}), ("other", {"body": "no"})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "train.jsonl").write_text(json.dumps(row) + "\n")
+    read = HubCollection(f"hf:{tmp_path / 'beir'}", tmp_path / "index.json")
+    assert [(each.id, each.text) for each in read] == [("7", "Rain It falls.")]
+    with pytest.raises(UserError, match="row 0 has no text in text or passage, of body"):
+        list(HubCollection(f"hf:{tmp_path / 'other'}", tmp_path / "index.json"))

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 
 
-def started(url: str, home: Path, *arguments: object) -> subprocess.Popen[str]:
-    """A process for which the hub is at `url`."""
+CLIENT = (str(HERE / "hub_client.py"),)
+
+
+def started(url: str, home: Path, *arguments: object, program: Sequence[str] = CLIENT) -> subprocess.Popen[str]:
+    """A process for which the hub is at `url`. program: what Python runs."""
     variables = {
         **os.environ,
         "HF_ENDPOINT": url,
@@ -23,7 +27,7 @@ def started(url: str, home: Path, *arguments: object) -> subprocess.Popen[str]:
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(HERE)]),
     }
-    command = [sys.executable, str(HERE / "hub_client.py"), *map(str, arguments)]
+    command = [sys.executable, *program, *map(str, arguments)]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=variables)
 

@@ -1,0 +1,99 @@
+"""Data sets of the Hugging Face hub, `hf:NAME[/CONFIG][:SPLIT]`; NAME may also be a local directory of data files.
+
+A data set consists of files, which can be read apart from each other: that is how several processes and machines read
+one, and how a run goes on without the files that it has finished. All of them read one commit, see `pinned`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from metro_t0.errors import UserError
+
+PREFIX = "hf:"
+
+
+class HubFailed(UserError):
+    """The hub or the way to it failed; later the same command goes on where it was."""
+
+
+@dataclass(frozen=True)
+class HubData:
+    """One split of a data set at one commit. revision: None for a local directory, which has no commits."""
+
+    repository: str
+    config: str | None
+    split: str
+    revision: str | None
+
+    def load(self, **arguments: Any) -> Any:
+        """What `datasets.load_dataset` makes of it."""
+        import datasets
+
+        return datasets.load_dataset(
+            self.repository, self.config, split=self.split, revision=self.revision, **arguments
+        )
+
+
+@contextmanager
+def failures_named(spec: str) -> Iterator[None]:
+    """Turn what the hub's libraries raise into one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # network, permission, damaged files: many types of several libraries
+        line = str(error).splitlines()[0] if str(error) else repr(error)
+        raise HubFailed(f"{spec}: cannot be read ({line})") from None
+
+
+def find(spec: str, default_split: str = "train") -> HubData:
+    """The data set that `spec` names, as it is now. Raises `HubFailed`."""
+    name, _, split = spec.removeprefix(PREFIX).partition(":")
+    split = split or default_split
+    if os.path.isdir(name):
+        return HubData(name, None, split, None)
+    owner_and_name = "/".join(name.split("/")[:2])
+    with failures_named(spec):
+        revision = _commit(owner_and_name)
+        if revision is not None:
+            return HubData(owner_and_name, "/".join(name.split("/")[2:]) or None, split, revision)
+        # squad and glue/sst2: historical names, without an owner
+        first, _, config = name.partition("/")
+        revision = _commit(first) if config else None
+        if revision is None:
+            raise HubFailed(f"{spec}: not on the hub, or not for you (`hf auth login`)")
+        return HubData(first, config, split, revision)
+
+
+def _commit(repository: str) -> str | None:
+    """The commit at which a repository stands; None where there is no such repository."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    try:
+        return HfApi().dataset_info(repository).sha
+    except GatedRepoError:  # a kind of the next
+        raise
+    except RepositoryNotFoundError:
+        return None
+
+
+def files(spec: str, data: HubData) -> list[Any]:
+    """One `datasets.IterableDataset` for each file of the data, in order; they can be sent to other processes."""
+    with failures_named(spec):
+        rows = data.load(streaming=True)
+        return [rows.shard(num_shards=rows.num_shards, index=index) for index in range(rows.num_shards)]
+
+
+def column(rows: Any, spec: str, field: str) -> Iterator[Any]:
+    """One field of every row. Raises `HubFailed`, and `UserError` where there is no such field."""
+    with failures_named(spec):
+        for row in rows:
+            if field not in row:
+                raise UserError(f"{spec}: no field {field!r}; --field is one of {', '.join(row)}")
+            yield row[field]
