@@ -26,13 +26,13 @@ from torch.nn.parallel import DistributedDataParallel
 from metro_t0.data.token_files import TokenFile
 from metro_t0.modeling import PRESETS, MetroT5, PretrainingBatch, preset
 from metro_t0.modeling.layers import Layer
-from metro_t0.objectives.batches import MetroBatches, pad_rows
+from metro_t0.objectives.batches import MetroBatches
 from metro_t0.objectives.losses import WEIGHTS, loss_parts, metro_loss
-from metro_t0.objectives.masking import MaskingConfig, Stream, WordIds
-from metro_t0.randomness import keyed_generator
+from metro_t0.objectives.masking import MaskingConfig, WordIds
+from metro_t0.randomness import Stream, keyed_generator
+from metro_t0.rows import pad_rows
 
-BOS, PAD, SPECIALS = 0, 1, 4  # fairseq's ids: <s> <pad> </s> <unk>
-MASKING = MaskingConfig()
+BOS, PAD, SPECIALS, MASKING = 0, 1, 4, MaskingConfig()  # fairseq's ids: <s> <pad> </s> <unk>
 
 
 class Blocks:

@@ -15,9 +15,9 @@ from fairseq.models import FairseqIncrementalDecoder
 from torch import Tensor
 
 from fairseq_plugins.errors import clear_errors
+from metro_t0.kernels.attend import padding_mask
 from metro_t0.modeling import T5
-from metro_t0.modeling.attention import padding_mask
-from metro_t0.objectives.batches import pad_rows
+from metro_t0.rows import pad_rows
 from metro_t0.tokenization import Tokenizer
 
 CACHES = "caches"

@@ -23,10 +23,10 @@ from metro_t0.data.mixture_files import TRAIN, VALID
 from metro_t0.devices import choose_device
 from metro_t0.errors import UserError
 from metro_t0.hf.loading import load_part, load_seq2seq
-from metro_t0.objectives.batches import pad_rows
 from metro_t0.progress import progress
 from metro_t0.prompts.mixing import TaskExamples, choose_tasks, load_mixture
 from metro_t0.randomness import sample_indices
+from metro_t0.rows import pad_rows, shift_right
 from metro_t0.token_budget import length_sorted_batches
 from metro_t0.tokenization import Tokenizer
 
@@ -92,10 +92,9 @@ class Scorer:
 
     def _predict(self, sources: Sequence[Any], targets: Sequence[Any]) -> tuple[Tensor, Tensor]:
         """-> (B, T) the model's first choices, (B, T) the targets, both padded."""
-        start = self.model.config.decoder_start_token_id
         inputs = self._padded([[self.words.bos_id, *source] for source in sources])
         expected = self._padded(targets)
-        shifted = self._padded([[start, *target[:-1]] for target in targets])
+        shifted = shift_right(expected, self.model.config.decoder_start_token_id)
         logits = self.model(
             input_ids=inputs, attention_mask=(inputs != self.words.pad_id).long(), decoder_input_ids=shifted
         ).logits

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +41,18 @@ def position_uniforms(stream: int, examples: NDArray[np.integer], length: int) -
         counter = np.arange(1, length + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         bits = _mix(key[:, None] + counter[None, :])
     return (bits >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Keys of the random numbers of one pass over a data set."""
+
+    seed: int
+    epoch: int
+
+    def uniforms(self, purpose: str, examples: Sequence[int] | NDArray[np.int64], length: int) -> NDArray[np.float32]:
+        """(batch, length) uniforms in [0, 1) for one purpose."""
+        return position_uniforms(keyed_seed(purpose, self.seed, self.epoch), np.asarray(examples), length)
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -43,3 +43,20 @@ def corrupt_spans(
     source[begins] = sentinels
     target = np.insert(tokens[chosen], counts[1, :-1][begins], sentinels)
     return (source[begins | ~chosen], lengths - noise + spans), (target, noise + spans)
+
+
+def random_spans(length: int, masked: int, spans: int, generator: np.random.Generator) -> Flags:
+    """T5's random spans: (length,) flags of `masked` tokens in `spans` spans (`noise_counts`).
+
+    Masked and unmasked stretches alternate, beginning with an unmasked one; both are uniformly random compositions.
+    """
+    lengths = np.empty(2 * spans, dtype=np.int64)
+    lengths[0::2] = _composition(length - masked, spans, generator)
+    lengths[1::2] = _composition(masked, spans, generator)
+    return np.repeat(np.arange(2 * spans) % 2 == 1, lengths)
+
+
+def _composition(total: int, parts: int, generator: np.random.Generator) -> Index:
+    """A uniformly random way to write `total` as `parts` positive numbers, in order."""
+    cuts = np.sort(generator.choice(total - 1, parts - 1, replace=False)) + 1
+    return np.diff(np.concatenate(([0], cuts, [total])))

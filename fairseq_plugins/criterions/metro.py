@@ -25,7 +25,6 @@ from fairseq_plugins.criterions.logging import summed, summed_vectors
 from fairseq_plugins.errors import clear_errors
 from metro_t0.errors import UserError
 from metro_t0.modeling import PretrainingBatch, PretrainingOutput
-from metro_t0.objectives.detection import RANKING_METRICS
 from metro_t0.objectives.losses import (
     OBJECTIVES,
     LossOptions,
@@ -34,6 +33,7 @@ from metro_t0.objectives.losses import (
     metro_loss,
     pretraining_metrics,
 )
+from metro_t0.ranking_metrics import RANKING_METRICS
 
 COUNTS = "/counts"
 UNTIL = "updates after which the {} loss no longer counts; below 1: share of --max-update; 0: never"

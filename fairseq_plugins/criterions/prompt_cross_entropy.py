@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fairseq_plugins.criterions.logging import summed
-from metro_t0.objectives.cross_entropy import token_losses
+from metro_t0.kernels.cross_entropy import token_losses
 
 
 @dataclass

@@ -19,8 +19,8 @@ from fairseq_plugins.optim.muon import HIDDEN_MATRICES
 from fairseq_plugins.options import fairseq_dataclass
 from fairseq_plugins.starting_point import StartingPointConfig, start
 from metro_t0.errors import UserError
+from metro_t0.kernels.attend import padding_mask
 from metro_t0.modeling import PRESETS, MetroT5, ModelConfig, PretrainingBatch, PretrainingOutput
-from metro_t0.modeling.attention import padding_mask
 from metro_t0.modeling.layers import hidden_matrices
 from metro_t0.modeling.pretraining import PRETRAINING_MODULES
 

@@ -24,10 +24,11 @@ from metro_t0.errors import UserError
 from metro_t0.modeling import ModelConfig
 from metro_t0.modeling.flops import forward_flops, seq2seq_training_flops, training_flops
 from metro_t0.modeling.pretraining import PretrainingBatch
-from metro_t0.objectives.batches import MetroBatches, SpanCorruptionBatches, check_target, pad_rows
+from metro_t0.objectives.batches import MetroBatches, SpanCorruptionBatches, check_target
 from metro_t0.objectives.losses import LossOptions, Positions
-from metro_t0.objectives.masking import MaskingConfig, Stream, WordIds
-from metro_t0.randomness import keyed_generator
+from metro_t0.objectives.masking import MaskingConfig, WordIds
+from metro_t0.randomness import Stream, keyed_generator
+from metro_t0.rows import pad_rows
 
 logger = logging.getLogger(__name__)
 BatchMaker = MetroBatches | SpanCorruptionBatches

@@ -20,7 +20,7 @@ from fairseq_plugins.utilization import log_utilization
 from metro_t0.errors import UserError
 from metro_t0.modeling import ModelConfig
 from metro_t0.modeling.flops import seq2seq_training_flops
-from metro_t0.objectives.batches import pad_rows
+from metro_t0.rows import pad_rows, shift_right
 from metro_t0.tokenization.vocabulary import sentinel
 
 
@@ -189,7 +189,7 @@ def source_target_batch(
     def padded(rows: Sequence[np.ndarray]) -> torch.Tensor:
         return torch.from_numpy(pad_rows(rows, pad_id))
 
-    shifted = [np.concatenate([[decoder_start], target[:-1]]) for target in targets]
+    target = padded(targets)
     return {
         "id": torch.tensor(examples),
         "nsentences": len(examples),
@@ -198,7 +198,7 @@ def source_target_batch(
         "net_input": {
             "src_tokens": padded(sources),
             "src_lengths": torch.tensor([len(source) for source in sources]),
-            "prev_output_tokens": padded(shifted),
+            "prev_output_tokens": shift_right(target, decoder_start),
         },
-        "target": padded(targets),
+        "target": target,
     }

@@ -21,7 +21,7 @@ from metro_t0.analysis.checkpoints import AnalyzedModel
 from metro_t0.analysis.figures import STYLE, look, new_figure, number_layers, save
 from metro_t0.analysis.mixtures import Seq2SeqBatch
 from metro_t0.errors import UserError
-from metro_t0.modeling.tensor_names import place_of
+from metro_t0.tensor_names import place_of
 
 INACTIVE_SHARE = 0.995
 

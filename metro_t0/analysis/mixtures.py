@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metro_t0.objectives.batches import pad_rows, shift_right
 from metro_t0.prompts.mixing import load_mixture
 from metro_t0.randomness import keyed_generator
+from metro_t0.rows import pad_rows, shift_right
 from metro_t0.token_budget import length_sorted_batches
 
 BOS, EOS = 0, 2
@@ -86,7 +86,5 @@ def batches(pairs: Sequence[Example], max_tokens: int, pad_id: int, decoder_star
 
 
 def _collate(group: Sequence[Example], pad_id: int, decoder_start: int) -> Seq2SeqBatch:
-    source, target = (pad_rows([pair[side] for pair in group], pad_id) for side in (0, 1))
-    decoder_input = shift_right(target, decoder_start)
-    tensors = (torch.from_numpy(ids) for ids in (source, source != pad_id, decoder_input, target, target != pad_id))
-    return Seq2SeqBatch(*tensors)
+    source, target = (torch.from_numpy(pad_rows([pair[side] for pair in group], pad_id)) for side in (0, 1))
+    return Seq2SeqBatch(source, source != pad_id, shift_right(target, decoder_start), target, target != pad_id)

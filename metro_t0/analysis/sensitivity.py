@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from metro_t0.analysis.checkpoints import AnalyzedModel
 from metro_t0.analysis.mixtures import Seq2SeqBatch
 from metro_t0.errors import UserError
-from metro_t0.modeling.tensor_names import place_of
+from metro_t0.tensor_names import place_of
 
 LOWEST, HIGHEST, BINS_PER_DECADE = -20, 4, 20
 """Decades that the histograms cover; what lies outside counts in the outermost bins."""

@@ -23,10 +23,12 @@ from transformers.utils import can_return_tuple
 from metro_t0.hf.caching import as_encoder_decoder_cache, layer_caches
 from metro_t0.hf.configuration import MetroT5Config
 from metro_t0.hf.recording import recording
-from metro_t0.modeling.attention import Attention, padding_mask
+from metro_t0.kernels.attend import padding_mask
+from metro_t0.modeling.attention import Attention
 from metro_t0.modeling.encoder_decoder import T5, Embeddings, Stack
 from metro_t0.modeling.initialization import initialize
 from metro_t0.modeling.layers import RMSNorm
+from metro_t0.rows import shift_right
 
 
 class EncoderInterface(nn.Module):
@@ -312,8 +314,7 @@ class MetroT5ForConditionalGeneration(_EncoderDecoder, GenerationMixin):
 
     def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
         """labels (B, T) -> what the decoder reads: the start token, then the labels but the last; -100 is padding."""
-        start = labels.new_full((labels.size(0), 1), self.config.decoder_start_token_id)
-        shifted = torch.cat((start, labels[:, :-1]), dim=1)
+        shifted = shift_right(labels, self.config.decoder_start_token_id)
         return shifted.masked_fill(shifted == -100, self.config.pad_token_id)
 
     @can_return_tuple

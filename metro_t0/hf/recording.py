@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from metro_t0.kernels.recorded_weights import recorded_weights
 from metro_t0.modeling.attention import Attention
 from metro_t0.modeling.encoder_decoder import Stack
-from metro_t0.modeling.recorded_weights import recorded_weights
 
 
 @dataclass

@@ -18,7 +18,7 @@ from metro_t0.errors import UserError
 from metro_t0.files import read_json
 from metro_t0.hf.loading import directory_tensors
 from metro_t0.modeling import ModelConfig
-from metro_t0.modeling.tensor_names import our_name
+from metro_t0.tensor_names import our_name
 
 MODEL_TYPE = "fairseq_t5"
 FILES = ("config.json", "model.safetensors", "pytorch_model.bin", "sp.model", "dict.txt")

@@ -13,7 +13,7 @@ from metro_t0.hf.export import check_state
 from metro_t0.hf.model_card import default_new_tokens
 from metro_t0.modeling import ModelConfig
 from metro_t0.modeling.config import VANILLA_T5
-from metro_t0.modeling.tensor_names import THEIR_RELATIVE_BIAS, block_modules
+from metro_t0.tensor_names import THEIR_RELATIVE_BIAS, block_modules
 
 # (activation, gated) -> T5Config.feed_forward_proj; "gated-gelu" is the tanh approximation there.
 FEED_FORWARD = {

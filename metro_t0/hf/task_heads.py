@@ -8,7 +8,6 @@ Shapes: B batch, S source length, D model width, L labels.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.initialization import guard_torch_init_functions
 from transformers.modeling_outputs import (
@@ -21,6 +20,7 @@ from transformers.utils import can_return_tuple
 
 from metro_t0.hf.configuration import MetroT5Config
 from metro_t0.hf.modeling import MetroT5EncoderModel, MetroT5Model, MetroT5PreTrainedModel
+from metro_t0.rows import shift_right
 
 HEAD_DEVIATION = 0.02
 
@@ -49,8 +49,8 @@ class _DecoderHead(_WithHead, MetroT5Model):
     ) -> Seq2SeqModelOutput:
         """The text through encoder and decoder; padding may be on either side."""
         real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        after_real = F.pad(real[:, :-1], (1, 0)).bool()
-        shifted = F.pad(input_ids[:, :-1], (1, 0)).where(after_real, self.config.decoder_start_token_id)
+        start = self.config.decoder_start_token_id
+        shifted = shift_right(input_ids, start).where(shift_right(real, 0).bool(), start)
         return self._run(
             input_ids=input_ids, attention_mask=attention_mask, decoder_input_ids=shifted,
             decoder_attention_mask=attention_mask, encoder_outputs=None, past_key_values=None, inputs_embeds=None,

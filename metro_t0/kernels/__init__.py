@@ -1,1 +1,1 @@
-"""Triton kernels beside the model: chosen by name, held against their definitions by the interpreter."""
+"""How the model is computed, beside what it computes: attention by backend, losses and samples in chunks, Triton."""

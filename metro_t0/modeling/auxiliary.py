@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metro_t0.kernels.selection import make_selection
 from metro_t0.modeling.config import ModelConfig
 from metro_t0.modeling.encoder_decoder import Embeddings, Stack
-from metro_t0.modeling.selection import make_selection
 
 
 class Auxiliary(nn.Module):

@@ -5,19 +5,19 @@ Shapes: B batch, T decoder length, S encoder length, D model width, V vocabulary
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from metro_t0.errors import UserError
-from metro_t0.modeling.attention import KeyValueCache, RelativeBias, fused_kernels, has_documents, positions_within
+from metro_t0.kernels.attend import has_documents, positions_within
+from metro_t0.kernels.execution import compile_each, run_layer
+from metro_t0.kernels.selection import Selection
+from metro_t0.modeling.attention import KeyValueCache, RelativeBias
 from metro_t0.modeling.config import ModelConfig
 from metro_t0.modeling.layers import Layer, make_norm
-from metro_t0.modeling.selection import Selection
 
 LayerCaches = list[tuple[KeyValueCache, KeyValueCache]]
 
@@ -48,21 +48,6 @@ class Embeddings(nn.Module):
         if self.norm is not None:
             x = self.norm(x)
         return F.dropout(x, self.dropout, self.training)
-
-
-def compile_each(layers: nn.ModuleList) -> None:
-    """torch.compile for every layer by itself; layers of one kind share their graphs.
-
-    Kinds (encoder, decoder), masks or none, training or not, and the last, smaller batch each need a graph: more than
-    the 8 after which torch would silently run layers uncompiled. Cutting graphs at the buckets of data parallelizm, as
-    torch does by default, is of no use where a graph is a layer.
-    """
-    from torch._dynamo import config as dynamo  # takes a second to import
-
-    dynamo.recompile_limit = max(dynamo.recompile_limit, 64)
-    dynamo.optimize_ddp = False
-    for layer in layers:
-        layer.compile()
 
 
 class Stack(nn.Module):
@@ -114,21 +99,10 @@ class Stack(nn.Module):
                 settings["self_cache"], settings["cross_cache"] = caches[number]
             if at is not None and number == len(self.layers) - 1:
                 settings["at"] = at
-            with fused_kernels(x.device, self.fixed_shapes):
-                x = self._through(layer, x, settings)
+            x = run_layer(layer, x, self.checkpointing and self.training, self.fixed_shapes, **settings)
         if self.last_norm is None:
             return x
         return F.dropout(self.last_norm(x), self.dropout, self.training)
-
-    def _through(self, layer: nn.Module, x: Tensor, settings: dict[str, Any]) -> Tensor:
-        if not (self.checkpointing and self.training and torch.is_grad_enabled()):
-            return cast(Tensor, layer(x, **settings))
-
-        def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-            # What is recomputed in the backward pass is so outside of forward's own context.
-            return nullcontext(), fused_kernels(x.device, self.fixed_shapes)
-
-        return cast(Tensor, checkpoint(layer, x, use_reentrant=False, context_fn=contexts, **settings))
 
     def _biases(self, queries: int, keys: int) -> list[Tensor]:
         """(H, Q + S - 1) of every table; all have the same buckets."""

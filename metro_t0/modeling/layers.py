@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metro_t0.kernels.selection import Selection
 from metro_t0.modeling.attention import Attention, KeyValueCache
 from metro_t0.modeling.config import Activation, ModelConfig
-from metro_t0.modeling.selection import Selection
 
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,

@@ -18,22 +18,15 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from metro_t0.errors import UserError
 from metro_t0.modeling.config import ModelConfig
 from metro_t0.modeling.pretraining import PretrainingBatch
-from metro_t0.objectives.masking import (
-    Flags,
-    Ids,
-    MaskingConfig,
-    Stream,
-    WordIds,
-    apply_masks,
-    choose_positions,
-)
-from metro_t0.spans import corrupt_spans
+from metro_t0.objectives.masking import MaskingConfig, WordIds, apply_masks, choose_positions
+from metro_t0.randomness import Stream
+from metro_t0.rows import Ids, pad_flat, pad_rows, shift_right
+from metro_t0.spans import Flags, corrupt_spans
 
 COLUMNS = 16
 MetroTarget = Literal["masked_loss", "all_tokens", "masked_only"]
@@ -83,7 +76,7 @@ class MetroBatches:
         decoder_target, wanted, in_loss = self._decoder_side(tokens, chosen, examples, stream)
         return PretrainingBatch(
             source_tokens=torch.from_numpy(tokens),
-            decoder_input=torch.from_numpy(shift_right(decoder_target, self.decoder_start)),
+            decoder_input=shift_right(torch.from_numpy(decoder_target), self.decoder_start),
             clm_positions=flat(wanted),
             clm_targets=torch.from_numpy(decoder_target[wanted]),
             clm_in_loss=None if in_loss is None else torch.from_numpy(in_loss[wanted]),
@@ -153,7 +146,7 @@ class SpanCorruptionBatches:
         sources = pad_flat(source, source_lengths, self.words.pad_id)
         return PretrainingBatch(
             source_tokens=torch.from_numpy(sources),
-            decoder_input=torch.from_numpy(shift_right(target, self.decoder_start)),
+            decoder_input=shift_right(torch.from_numpy(target), self.decoder_start),
             clm_positions=flat(wanted),
             clm_targets=torch.from_numpy(target[wanted]),
             most_clm_in_row=most_in_row(wanted),
@@ -179,31 +172,6 @@ class SpanCorruptionBatches:
         sentinels = spans / self.masking.mean_span_length
         predicted = spans + sentinels if self.target == "spans" else 1.0
         return {"predicted": predicted, "masked": self.replaced_ratio * other, "source": other + sentinels}
-
-
-def shift_right(target: Ids, start: int) -> Ids:
-    """(B, T) -> (B, T): `start` first, the last column dropped."""
-    shifted = np.empty_like(target)
-    shifted[:, 0] = start
-    shifted[:, 1:] = target[:, :-1]
-    return shifted
-
-
-def pad_rows(rows: Sequence[NDArray[np.integer] | Sequence[int]], pad_id: int, least: int = 1) -> Ids:
-    """Rows of different lengths -> (B, longest) padded on the right; `least` columns or more."""
-    padded = np.full((len(rows), max(least, *(len(row) for row in rows)) if rows else least), pad_id, dtype=np.int64)
-    for place, row in zip(padded, rows, strict=True):
-        place[: len(row)] = row
-    return padded
-
-
-def pad_flat(tokens: Ids, lengths: Ids, pad_id: int, end: int | None = None) -> Ids:
-    """Flat rows -> (B, longest) padded on the right; with `end`, that token closes every row."""
-    matrix = np.full((len(lengths), int(lengths.max(initial=0)) + (end is not None)), pad_id, dtype=np.int64)
-    matrix[np.arange(matrix.shape[1]) < lengths[:, None]] = tokens
-    if end is not None:
-        matrix[np.arange(len(lengths)), lengths] = end
-    return matrix
 
 
 def most_in_row(flags: Flags) -> int:

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metro_t0.kernels.cross_entropy import token_losses
 from metro_t0.modeling.pretraining import PretrainingBatch, PretrainingOutput
-from metro_t0.objectives.cross_entropy import token_losses
-from metro_t0.objectives.detection import score_counts
 from metro_t0.objectives.metrics import Ratio, clm_metrics, mlm_metrics, rtd_metrics
+from metro_t0.ranking_metrics import score_counts
 
 
 @dataclass

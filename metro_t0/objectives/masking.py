@@ -11,11 +11,9 @@ from numpy.typing import NDArray
 
 from metro_t0.errors import UserError
 from metro_t0.options import check, option
-from metro_t0.randomness import keyed_generator, keyed_seed, position_uniforms
-from metro_t0.spans import noise_counts
-
-Ids = NDArray[np.int64]
-Flags = NDArray[np.bool_]
+from metro_t0.randomness import Stream, keyed_generator
+from metro_t0.rows import Ids
+from metro_t0.spans import Flags, noise_counts, random_spans
 
 
 @dataclass(frozen=True)
@@ -57,18 +55,6 @@ class WordIds:
         return (tokens >= self.first_word) & (tokens < self.end_of_words)
 
 
-@dataclass(frozen=True)
-class Stream:
-    """Keys of the random numbers of one pass over a data set."""
-
-    seed: int
-    epoch: int
-
-    def uniforms(self, purpose: str, examples: Sequence[int] | Ids, length: int) -> NDArray[np.float32]:
-        """(batch, length) uniforms in [0, 1) for one purpose."""
-        return position_uniforms(keyed_seed(purpose, self.seed, self.epoch), np.asarray(examples), length)
-
-
 def choose_positions(
     tokens: Ids, examples: Sequence[int] | Ids, config: MaskingConfig, words: WordIds, stream: Stream
 ) -> Flags:
@@ -83,9 +69,9 @@ def choose_positions(
     lengths = maskable.sum(1)
     counts = noise_counts(np.maximum(lengths, 2), config.mask_ratio, config.mean_span_length)
     for row, (example, length, masked, spans) in enumerate(zip(examples, lengths, *counts, strict=True)):
-        if length >= 2:  # as in `span_mask`
+        if length >= 2:  # one token alone is never masked
             generator = keyed_generator("span", stream.seed, stream.epoch, int(example))
-            chosen[row, maskable[row]] = _random_spans(length, masked, spans, generator)
+            chosen[row, maskable[row]] = random_spans(length, masked, spans, generator)
     return chosen
 
 
@@ -115,29 +101,3 @@ def apply_masks(
     draws = stream.uniforms("random", examples, tokens.shape[1]).astype(np.float64)
     random_words = words.first_word + (draws * (words.end_of_words - words.first_word)).astype(np.int64)
     return np.where(at_random, random_words, masked)
-
-
-def span_mask(length: int, ratio: float, mean_span: float, generator: np.random.Generator) -> Flags:
-    """T5's random spans (T5 section 3.1.4): round(length * ratio) masked tokens in spans of the given mean length.
-
-    Masked and unmasked stretches alternate, beginning with an unmasked one; both are uniformly random compositions.
-    Returns (length,) flags. A length below 2 masks nothing.
-    """
-    mask = np.zeros(length, dtype=np.bool_)
-    if length < 2:
-        return mask
-    masked, spans = (int(count[0]) for count in noise_counts(np.array([length]), ratio, mean_span))
-    return _random_spans(length, masked, spans, generator)
-
-
-def _random_spans(length: int, masked: int, spans: int, generator: np.random.Generator) -> Flags:
-    lengths = np.empty(2 * spans, dtype=np.int64)
-    lengths[0::2] = _composition(length - masked, spans, generator)
-    lengths[1::2] = _composition(masked, spans, generator)
-    return np.repeat(np.arange(2 * spans) % 2 == 1, lengths)
-
-
-def _composition(total: int, parts: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    """A uniformly random way to write `total` as `parts` positive numbers, in order."""
-    cuts = np.sort(generator.choice(total - 1, parts - 1, replace=False)) + 1
-    return np.diff(np.concatenate(([0], cuts, [total])))

@@ -1,6 +1,6 @@
 """What the tensors of a main model are for (their roles), and copying weights from role to role.
 
-A role is the same for any depth and for every naming that `modeling.tensor_names` knows: this project's models and
+A role is the same for any depth and for every naming that `metro_t0.tensor_names` knows: this project's models and
 Hugging Face's T5.
 """
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from metro_t0.errors import UserError
-from metro_t0.modeling.tensor_names import place_of
+from metro_t0.tensor_names import place_of
 
 Kind = Literal[
     "embedding", "head", "q", "k", "v", "o", "attention_norm", "mlp_in", "mlp_gate", "mlp_out", "mlp_norm",

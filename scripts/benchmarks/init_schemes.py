@@ -29,9 +29,9 @@ from transformers.optimization import Adafactor
 from metro_t0.files import write_json
 from metro_t0.hf.checkpoints import read_checkpoint
 from metro_t0.modeling import MetroT5
-from metro_t0.objectives.batches import pad_rows
 from metro_t0.progress import progress
 from metro_t0.randomness import keyed_generator
+from metro_t0.rows import pad_rows
 from metro_t0.text_files import open_bytes
 from metro_t0.tokenization import Tokenizer
 from metro_t0.transfer.roles import copy_weights

@@ -35,7 +35,8 @@ from metro_t0.modeling import MetroT5, ModelConfig, PretrainingBatch, preset
 from metro_t0.modeling.flops import training_flops
 from metro_t0.objectives.batches import MetroBatches
 from metro_t0.objectives.losses import loss_parts, metro_loss
-from metro_t0.objectives.masking import MaskingConfig, Stream, WordIds
+from metro_t0.objectives.masking import MaskingConfig, WordIds
+from metro_t0.randomness import Stream
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PAD, EOS = 1, 2

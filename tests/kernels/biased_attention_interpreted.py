@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from metro_t0.kernels.attend import attend
 from metro_t0.kernels.biased_attention import attention_forward, biased_attention
 from metro_t0.modeling import preset
-from metro_t0.modeling.attention import attend
 from metro_t0.modeling.encoder_decoder import T5
 
 SCALE, RATE = 0.3, 0.25

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from metro_t0.errors import UserError
+from metro_t0.kernels.attend import attend
 from metro_t0.modeling import preset
-from metro_t0.modeling.attention import attend
 
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="Triton is not installed (requirements-dev.txt)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -15,8 +15,10 @@ from torch import Tensor
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from metro_t0.errors import UserError
+from metro_t0.kernels.attend import BACKENDS, attend, bias_matrix
 from metro_t0.modeling import preset
-from metro_t0.modeling.attention import RelativeBias, attend, bias_matrix, symmetric_buckets, t5_buckets
+from metro_t0.modeling.attention import RelativeBias, symmetric_buckets, t5_buckets
+from metro_t0.modeling.config import AttentionBackend
 
 
 def attention_by_loops(
@@ -58,6 +60,10 @@ def test_attention_equals_the_definition(
     torch.testing.assert_close(
         ours.double(), attention_by_loops(q, k, v, bias, mask, causal, 0.5), atol=1e-5, rtol=1e-5
     )
+
+
+def test_every_backend_that_a_model_may_name_is_there() -> None:
+    assert BACKENDS.keys() == set(get_args(AttentionBackend))
 
 
 @pytest.mark.parametrize("causal", [False, True])

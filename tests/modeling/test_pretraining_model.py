@@ -13,13 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from metro_t0.modeling import MetroT5, PretrainingBatch, chunks, preset
+from metro_t0.kernels import chunks
+from metro_t0.kernels.sampling import sample_tokens
+from metro_t0.modeling import MetroT5, PretrainingBatch, preset
 from metro_t0.modeling.attention import symmetric_buckets
 from metro_t0.modeling.layers import Layer
-from metro_t0.modeling.pretraining import sample_tokens
 from metro_t0.objectives.batches import MetroBatches
 from metro_t0.objectives.losses import clm_loss, loss_parts, metro_loss, mlm_loss, pretraining_metrics, rtd_loss
-from metro_t0.objectives.masking import MaskingConfig, Stream, WordIds
+from metro_t0.objectives.masking import MaskingConfig, WordIds
+from metro_t0.randomness import Stream
 
 PAD, WORDS, SENTINELS = 1, 60, 12
 SMALL = preset(

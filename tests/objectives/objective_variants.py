@@ -10,7 +10,8 @@ import torch
 
 from metro_t0.modeling import MetroT5, ModelConfig
 from metro_t0.objectives.batches import MetroBatches, MetroTarget
-from metro_t0.objectives.masking import MaskingConfig, Stream, WordIds
+from metro_t0.objectives.masking import MaskingConfig, WordIds
+from metro_t0.randomness import Stream
 
 PAD, BOS, EOS = 1, 0, 2
 WORDS = WordIds(pad_id=PAD, mask_id=60, first_word=4, end_of_words=60)

@@ -24,8 +24,9 @@ from objective_variants import (
 from torch import Tensor
 
 from metro_t0.modeling import MetroT5, PretrainingBatch
-from metro_t0.objectives.batches import MetroBatches, SpanCorruptionBatches, pad_rows
+from metro_t0.objectives.batches import MetroBatches, SpanCorruptionBatches
 from metro_t0.objectives.losses import clm_loss, mlm_loss, pretraining_metrics, rtd_loss
+from metro_t0.rows import pad_rows
 
 
 @pytest.mark.parametrize("backend", ["sdpa", "eager"])

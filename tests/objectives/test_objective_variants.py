@@ -31,10 +31,10 @@ from metro_t0.objectives.batches import (
     SpanCorruptionBatches,
     T5Target,
     check_target,
-    pad_rows,
 )
 from metro_t0.objectives.losses import LossPart, clm_loss, metro_loss, mlm_loss, pretraining_metrics, rtd_loss
 from metro_t0.objectives.masking import MaskingConfig, choose_positions
+from metro_t0.rows import pad_rows
 
 
 def log_softmax(logits: Tensor) -> list[float]:

@@ -12,7 +12,8 @@ import torch
 
 from metro_t0.modeling import MetroT5, PretrainingBatch, PretrainingOutput
 from metro_t0.objectives.batches import SpanCorruptionBatches
-from metro_t0.objectives.masking import MaskingConfig, Stream, WordIds
+from metro_t0.objectives.masking import MaskingConfig, WordIds
+from metro_t0.randomness import Stream
 
 Train = Callable[..., list[dict[str, Any]]]
 OPTIONS = "--replaced-ratio 0.3 --mlm-until 3 --rtd-until 3 --dropout 0 --attention-dropout 0"

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metro_t0.modeling import chunks
-from metro_t0.objectives.cross_entropy import token_losses
+from metro_t0.kernels import chunks
+from metro_t0.kernels.cross_entropy import token_losses
 
 
 @settings(max_examples=40, deadline=None)

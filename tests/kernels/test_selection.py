@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from metro_t0.kernels.selection import make_selection
 from metro_t0.modeling import MetroT5, PretrainingBatch, preset
-from metro_t0.modeling.selection import make_selection
 from metro_t0.objectives.batches import MetroBatches, SpanCorruptionBatches
-from metro_t0.objectives.masking import MaskingConfig, Stream, WordIds
+from metro_t0.objectives.masking import MaskingConfig, WordIds
+from metro_t0.randomness import Stream
 
 PAD, EOS, WORDS, LENGTH = 1, 2, 60, 40
 SMALL = preset(

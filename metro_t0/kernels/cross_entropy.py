@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metro_t0.modeling.chunks import split_rows
+from metro_t0.kernels.chunks import split_rows
 
 
 def token_losses(logits: Tensor, targets: Tensor) -> Tensor:

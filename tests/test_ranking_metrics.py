@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from metro_t0.objectives.detection import area_under_roc, average_precision, score_counts
+from metro_t0.ranking_metrics import area_under_roc, average_precision, score_counts
 
 SCORES = st.one_of(st.sampled_from([-0.0, 0.0, 1.0, -2.5]), st.floats(-60000, 60000, width=16))
 
