@@ -3,10 +3,15 @@
 Importing this package registers all tasks, models, criterions and optimizers (every module of these folders is
 imported), and installs what `checkpoints`, `hardware` and `optim.half_precision` repair.
 """
+# ruff: noqa: E402
 
+import logging
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
+
+# fairseq's task for speech says at every start that a package is missing which nothing here needs.
+logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
 
 from fairseq.models import import_models
 from fairseq.tasks import import_tasks

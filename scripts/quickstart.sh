@@ -37,15 +37,10 @@ step "Training a tokenizer (2,048 pieces) and binarizing the text"
     metro-t0-data binarize "$TEXT" --tokenizer "$OUTPUT/vocab" --output "$OUTPUT/data"
 
 step "Pretraining METRO-T5 demo (log: $OUTPUT/pretrained/train.log)"
-if [ ! -f "$OUTPUT/pretraining.done" ]; then
-    pretrain=(metro_t5_demo
-        "task.data=$OUTPUT/data" "checkpoint.save_dir=$OUTPUT/pretrained")
-    # One update first: its validation is the "start" of the table. Then the whole run resumes from it.
-    [ -f "$OUTPUT/pretrained/checkpoint_last.pt" ] ||
-        metro-t0-train "${pretrain[@]}" optimization.max_update=1
-    metro-t0-train "${pretrain[@]}"
-    touch "$OUTPUT/pretraining.done"
-fi
+pretrain=(metro_t5_demo "task.data=$OUTPUT/data" "checkpoint.save_dir=$OUTPUT/pretrained")
+# One update first: its validation is the "start" of the table. Then the whole run resumes from it.
+[ -f "$OUTPUT/pretrained/checkpoint_last.pt" ] || metro-t0-train "${pretrain[@]}" optimization.max_update=1
+metro-t0-train "${pretrain[@]}"
 metro-t0-analyze curves "METRO-T5 demo=$OUTPUT/pretrained" --dict "$OUTPUT/data/dict.txt" \
     --metrics mlm_loss,rtd_loss,clm_loss,rtd_auc,rtd_average_precision,clm_accuracy_masked --output "$OUTPUT/pretraining"
 python scripts/pretraining_table.py "$OUTPUT/pretrained" --dict "$OUTPUT/data/dict.txt" \
@@ -59,12 +54,9 @@ step "Building the prompted tasks"
         --tokenizer "$OUTPUT/vocab" --output "$OUTPUT/prompted"
 
 step "Prompt-finetuning (log: $OUTPUT/finetuned/train.log)"
-if [ ! -f "$OUTPUT/finetuning.done" ]; then
-    metro-t0-train finetuning/demo \
-        "task.data=$OUTPUT/prompted" "checkpoint.save_dir=$OUTPUT/finetuned" \
-        "checkpoint.finetune_from_model=$OUTPUT/pretrained/checkpoint_last.pt"
-    touch "$OUTPUT/finetuning.done"
-fi
+metro-t0-train finetuning/demo \
+    "task.data=$OUTPUT/prompted" "checkpoint.save_dir=$OUTPUT/finetuned" \
+    "checkpoint.finetune_from_model=$OUTPUT/pretrained/checkpoint_last.pt"
 
 step "Converting to a Hugging Face directory"
 [ -f "$OUTPUT/model/config.json" ] ||
