@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -44,9 +45,11 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy of the packages: the build must write nothing into the repository."""
+    """Built from what the Dockerfile copies and nothing else; the build must write nothing into the repository."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for name in (*PACKAGES, "pyproject.toml", "setup.py", "README.md", "LICENSE"):
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    copied = [name for line in lines if re.match("COPY (?!--)", line) for name in line.split()[1:-1]]
+    for name in copied:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, source / name)
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
@@ -110,13 +113,25 @@ def test_wheel_holds_what_the_commands_read(wheel: Path) -> None:
         assert field in metadata, field
 
 
-def test_readme_links_work_where_it_is_shown_alone(wheel: Path) -> None:
+@pytest.mark.parametrize("repository", [None, "https://github.com/someone/metro-t0"])
+def test_readme_links_work_where_it_is_shown_alone(tmp_path: Path, repository: str | None) -> None:
     """A package index shows the README without the repository around it."""
-    with zipfile.ZipFile(wheel) as archive:
-        metadata = archive.read(next(name for name in archive.namelist() if name.endswith("/METADATA"))).decode()
+    (tmp_path / "metro_t0").mkdir()
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "metro_t0/__init__.py"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    if repository:
+        text = (ROOT / "pyproject.toml").read_text()
+        (tmp_path / "pyproject.toml").write_text(
+            text.replace("[project.urls]\n", f'[project.urls]\nRepository = "{repository}"\n')
+        )
+    command = "from setuptools import build_meta; print(build_meta.prepare_metadata_for_build_wheel('.'))"
+    done = subprocess.run([sys.executable, "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True)
+    metadata = (tmp_path / done.stdout.splitlines()[-1] / "METADATA").read_text()
     targets = [part.split(")")[0] for part in metadata.split("](")[1:]]
     assert targets
     assert not [target for target in targets if not target.startswith(("https://", "#"))]
+    assert (f"[pretraining]({repository}/blob/main/docs/pretraining.md)" in metadata) == (repository is not None)
+    assert "Project-URL: Method: METRO-T0, https://aclanthology.org/2023.acl-long.724" in metadata
 
 
 def test_shipped_configs_are_found_from_any_folder(run: Run) -> None:
