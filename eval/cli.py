@@ -8,6 +8,7 @@ from eval.commands.lm_eval_tasks import LmEvalTasks
 from eval.commands.report import Report
 from eval.commands.retrieve import Retrieve
 from eval.commands.templates import Templates
+from eval.commands.track import Track
 from metro_t0.command import Program
 
 PROGRAM = "metro-t0-eval"
@@ -20,7 +21,7 @@ EXAMPLES = """examples:
 main = Program(
     PROGRAM,
     "Zero-shot evaluation of sequence-to-sequence models by rank classification.",
-    (T0, Mmlu, Tasks, Templates, Report, Retrieve, LmEvalTasks, Generate),
+    (T0, Mmlu, Tasks, Templates, Report, Track, Retrieve, LmEvalTasks, Generate),
     EXAMPLES,
 )
 

@@ -91,6 +91,8 @@ eval report
 eval report nowhere
 eval report results results
 eval report tasks
+eval track results --update 1 --to nothing:out
+eval track nowhere --update 1 --to tensorboard:out
 eval generate --model metro --file nowhere.tsv --output out
 eval generate --model metro --file text.txt --output out
 eval generate --model metro --file pairs.tsv --reference other --output out

@@ -74,6 +74,7 @@ CASES = [
           "metro/generation_config.json", "metro/tokenizer_config.json")),
     Case("eval report results --output out", ("results/run.json", "results/plan.json", "results/summary.json",
                                               "results/results/toy/which.json")),
+    Case("eval track results --update 5 --to tensorboard:out", ("results/run.json", "results/results/toy/which.json")),
     Case("eval generate --model metro --file pairs.jsonl --beams 1 --max-target-tokens 2 --device cpu --output out",
          ("pairs.jsonl",)),
     Case("eval generate --model metro --file pairs.tsv --beams 1 --max-target-tokens 2 --device cpu --output gen",

@@ -315,3 +315,25 @@ def test_report_refuses_different_task_sets_and_empty_directories(
     assert "no results in it" in capsys.readouterr().err
     assert main(["report", str(first), str(first)]) == 2
     assert "--output is needed" in capsys.readouterr().err
+
+
+def test_scores_stand_beside_the_curves_of_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The other trackers need a package of their own: docs/evaluation.md has what they were seen to do."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    results = str(write_results(tmp_path / "r", "m", {"rte": ["10", "11"], "cb": ["1111"]}))
+    for update in ("100", "200"):
+        assert main(["track", results, "--update", update, "--to", f"tensorboard:{tmp_path / 'tb'}"]) == 0
+    found = EventAccumulator(str(tmp_path / "tb" / "eval")).Reload()
+    assert set(found.Tags()["scalars"]) == {"t0/rte", "t0/cb", "t0/mean"}
+    scores = [(event.step, event.value) for event in found.Scalars("t0/rte")]
+    assert scores == [(100, 0.75), (200, 0.75)]
+    assert found.Scalars("t0/mean")[0].value == pytest.approx(0.875)
+    for wrong, message in (
+        ("tensorbord:x", "did you mean tensorboard?"),
+        ("wandb:", "write wandb:PLACE"),
+        ("tensorboard", "write tensorboard:PLACE"),
+        (f"tensorboard:{results}/run.json", "tensorboard refuses"),
+    ):
+        assert main(["track", results, "--update", "1", "--to", wrong]) == 2
+        assert message in capsys.readouterr().err
