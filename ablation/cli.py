@@ -7,48 +7,43 @@ the table; OUTPUT/figures/ the training curves. The same command again continues
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 from ablation.plan import Plan
 from metro_t0.command import Command, Program
 from metro_t0.common_options import output_option
 from metro_t0.options import option
 
-EXAMPLES = """examples:
-  two CPU cores, minutes per variant
-    metro-t0-ablate run --preset demo --updates 200 --finetuning-updates 100 --data data/bin --prompted prompted \\
-        --tokenizer vocab --tasks tasks.yaml --data-dir DIR --output runs/ablation
-  one variant per GPU, three seeds, all of T0 Eval
-    metro-t0-ablate run --preset small --updates 20000 --finetuning-updates 5000 --seeds 3 --data data/bin \\
-        --prompted prompted --tokenizer vocab --output runs/ablation
-  equal wall time instead of equal updates, two variants of your own and the baseline
-    metro-t0-ablate run --preset small --hours 2 --variants metro,mine1,mine2 --variants-file mine.yaml ...
 
-exit status: 0 all done, 1 a step of some variant failed (the others are in the table), 2 bad input
-"""
+class OfVariants(Command):
+    """What both commands are told."""
+
+    variants_file: Path | None = option(None, "further variants, in the form of ablation/variants.yaml", metavar="FILE")
 
 
-def _file_option() -> Path | None:
-    file: Path | None = option(None, "further variants, in the form of ablation/variants.yaml", metavar="FILE")
-    return file
+class Run(OfVariants):
+    """Pretrain, fine-tune and evaluate variants, and write their table. The same command again continues.
 
+    examples:
+      two CPU cores, minutes per variant
+        metro-t0-ablate run --preset demo --updates 200 --finetuning-updates 100 --data data/bin --prompted prompted \\
+            --tokenizer vocab --tasks tasks.yaml --data-dir DIR --output runs/ablation
+      one variant per GPU, three seeds, all of T0 Eval
+        metro-t0-ablate run --preset small --updates 20000 --finetuning-updates 5000 --seeds 3 --data data/bin \\
+            --prompted prompted --tokenizer vocab --output runs/ablation
+      equal wall time instead of equal updates, two variants of your own and the baseline
+        metro-t0-ablate run --preset small --hours 2 --variants metro,mine1,mine2 --variants-file mine.yaml ...
 
-@dataclass(frozen=True, kw_only=True)
-class Run(Command):
-    """Pretrain, fine-tune and evaluate variants, and write their table. The same command again continues."""
+    exit status: 0 all done, 1 a step of some variant failed (the others are in the table), 2 bad input
+    """
 
-    name: ClassVar[str] = "run"
-    examples: ClassVar[str] = EXAMPLES
     plan: Plan
     variants: tuple[str, ...] = option(
         (), "which variants (default: the rows of paper table 4)", names=True, metavar="NAME,NAME"
     )
-    variants_file: Path | None = _file_option()
     seeds: int = option(1, "repeat with seeds 1 to N", at_least=1, at_most=1000)
     jobs: int = option(1, "variants at the same time per device", at_least=1, at_most=64)
-    output: Path = output_option("directory of the experiment")
+    output: Path = output_option(help="directory of the experiment")
 
     def run(self) -> int:
         from ablation.checks import check_plan
@@ -73,13 +68,12 @@ class Run(Command):
         return 1 if failures else 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class List(Command):
-    """Print all variants and their options."""
+class List(OfVariants):
+    """Print all variants and their options.
 
-    name: ClassVar[str] = "list"
-    examples: ClassVar[str] = "example:\n  metro-t0-ablate list --variants-file mine.yaml\n"
-    variants_file: Path | None = _file_option()
+    example:
+      metro-t0-ablate list --variants-file mine.yaml
+    """
 
     def run(self) -> None:
         from ablation.variants import load_variants
@@ -90,7 +84,7 @@ class List(Command):
         print_table(("variant", "row of the table", "options of fairseq-train"), rows, left=(1, 2))
 
 
-main = Program("metro-t0-ablate", __doc__, (Run, List), EXAMPLES)
+main = Program("metro-t0-ablate", __doc__, (Run, List))
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -44,8 +44,8 @@ class Plan:
     """Everything that the results of an experiment depend on, but for the variants and the seeds."""
 
     data: Path = option(help="pretraining data of metro-t0-data binarize", metavar="DIR")
-    tokenizer: Path = tokenizer_option("vocabulary of the pretraining data and of the mixture")
-    prompted: Path | None = option(None, prompted_option().metadata["help"], metavar="DIR")
+    tokenizer: Path = tokenizer_option(help="vocabulary of the pretraining data and of the mixture")
+    prompted: Path | None = prompted_option(None)
     preset: Preset = option("tiny", "size of the model")
     updates: int | None = option(None, "pretraining updates per variant", at_least=1, at_most=MOST_UPDATES)
     hours: float | None = option(

@@ -12,15 +12,16 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from eval.loading import LoadedModel, ModelFiles
+from eval.loading import LoadedModel, open_model
 from eval.ranking import not_finite_cause
-from eval.settings import GenerationSettings
+from eval.settings import GenerationSettings, ModelSettings
 from eval.text_metrics import METRICS, best_over_references, bootstrap_midpoint
 from metro_t0.claims import claimed
-from metro_t0.data.pairs import Pair
+from metro_t0.data.pairs import Pair, read_pairs
 from metro_t0.errors import UserError
 from metro_t0.files import decoded, sha256_of, write_json
 from metro_t0.progress import progress
+from metro_t0.randomness import sample_indices
 from metro_t0.shapes import expect, json_value
 
 PREDICTIONS = "predictions.jsonl"
@@ -29,21 +30,22 @@ SUMMARY = "summary.json"
 BATCHES_PER_CHUNK = 8
 
 
-def generate(
-    model: ModelFiles, pairs: Sequence[Pair], settings: GenerationSettings, output: Path, origin: Path
-) -> None:
-    """Write OUTPUT/predictions.jsonl, one line per example in the order of the file.
+def generate(model_settings: ModelSettings, file: Path, settings: GenerationSettings, output: Path) -> int:
+    """Write OUTPUT/predictions.jsonl, one line per example in the order of the file; returns how many.
 
     Examples that are there already are not computed again. Raises `UserError` where the directory holds predictions
     of another model, file or setting.
     """
-    identity = {**model.identity, "file": sha256_of(origin), **asdict(settings)}
+    pairs = read_pairs(file)
+    pairs = [pairs[i] for i in sample_indices(len(pairs), settings.limit, "limit", settings.seed)]
+    model = open_model(model_settings)
+    identity = {**model.identity, "file": sha256_of(file), **asdict(settings)}
     with claimed(output, identity, SETTINGS, [PREDICTIONS]):
         done = len(read_predictions(output))
         if done > len(pairs):
             raise UserError(f"{output / PREDICTIONS}: has {done} predictions for {len(pairs)} examples; remove it")
         if done == len(pairs):
-            return
+            return done
         loaded = model.load()
         chunk = settings.batch_size * BATCHES_PER_CHUNK
         starts = range(done, len(pairs), chunk)
@@ -56,6 +58,7 @@ def generate(
             ]
             with open(output / PREDICTIONS, "a", encoding="utf-8") as stream:
                 stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in scored)
+    return len(pairs)
 
 
 def read_predictions(output: Path) -> list[dict[str, Any]]:

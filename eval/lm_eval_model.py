@@ -21,7 +21,6 @@ from typing import Any
 from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
 
-from eval.commands.evaluate import MAX_TOKENS
 from eval.loading import LoadedModel
 from eval.ranking import ChoiceScore, Question, check_finite
 from eval.scorer import ChoiceScorer
@@ -60,7 +59,7 @@ class MetroT0LM(HFLM):
         self.scoring = scoring or (HARNESS if self._reads_end_token() else METRO)
         settings = ScoringSettings(max_source_tokens=self._max_length or ScoringSettings.max_source_tokens)
         loaded = LoadedModel(self.model, self.tokenizer, {})
-        self.scorer = ChoiceScorer(loaded, settings, int(max_tokens or MAX_TOKENS[self.device.type]))
+        self.scorer = ChoiceScorer(loaded, settings, int(max_tokens) if max_tokens else None)
 
     def _create_model(self, *arguments: Any, **options: Any) -> None:
         auto, self.AUTO_MODEL_CLASS = self.AUTO_MODEL_CLASS, _CompleteModels

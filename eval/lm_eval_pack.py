@@ -19,7 +19,8 @@ import yaml
 from eval.examples import Example, build_examples
 from eval.results import file_name
 from eval.runner import task_rows, task_templates
-from eval.tasks import TaskSet
+from eval.settings import PackSettings
+from eval.tasks import task_set_of
 from metro_t0.errors import UserError
 from metro_t0.files import atomic_path, write_text
 from metro_t0.progress import progress
@@ -30,34 +31,29 @@ from metro_t0.randomness import sample_indices
 class PackSummary:
     """What was written."""
 
+    group: str
     num_tasks: int = 0
     num_examples: int = 0
     missing: dict[str, str] = field(default_factory=dict)
     """Tasks without data, with the reason."""
 
 
-def write_pack(
-    task_set: TaskSet,
-    directory: Path,
-    data_dir: Path | None,
-    templates_dir: Path | None,
-    end_token: str,
-    seed: int,
-    limit: int | None,
-) -> PackSummary:
+def write_pack(settings: PackSettings) -> PackSummary:
     """Write `NAME.yaml` and `data/NAME.jsonl` per template, and groups.
 
     Group `metro_SET_TASK` has the mean over the templates of a task. Group `metro_SET` holds those groups and has no
     number of its own: the harness would average over all templates, not over the tasks.
     Raises `UserError` where no task has data, or, for a user's own task set, where one has none.
     """
-    summary = PackSummary()
+    task_set = task_set_of(settings.tasks).selected(settings.only)
     group_of_set = f"metro_{identifier(task_set.name)}"
+    summary = PackSummary(group_of_set)
+    directory, limit, seed = settings.output, settings.limit, settings.seed
     groups = []
     for task in progress(task_set.tasks, "write", unit="tasks"):
-        templates = task_templates(task, templates_dir)
+        templates = task_templates(task, settings.templates_dir)
         try:
-            rows = task_rows(task, data_dir)
+            rows = task_rows(task, settings.data_dir)
         except UserError as error:
             if not task_set.built_in:
                 raise
@@ -73,7 +69,7 @@ def write_pack(
             if name in members:
                 raise UserError(f"{template.title}: another template is task {name}, too; rename one of them")
             data = directory.resolve() / "data" / f"{name}.jsonl"
-            _write_data(data, built.examples, end_token)
+            _write_data(data, built.examples, settings.end_token)
             write_text(directory / f"{name}.yaml", task_yaml(name, data))
             members.append(name)
             summary.num_tasks += 1

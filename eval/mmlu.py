@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
+from metro_t0.errors import UserError
 from metro_t0.shapes import expect, json_value
 from metro_t0.text_files import read_lines
 
@@ -48,6 +49,19 @@ def load_passages(path: Path) -> dict[str, list[str]]:
         entry = expect(json_value(line, place), PassagesOfQuestion, place)
         passages[entry["key"]] = [passage["text"] for passage in entry["passages"]]
     return passages
+
+
+def adds_passages(path: Path, top_k: int) -> Callable[[Mapping[str, Any], str], str]:
+    """(row, prompt) -> the prompt with the first `top_k` passages that the file has for the row's question."""
+    passages = load_passages(path)
+
+    def add(row: Mapping[str, Any], source: str) -> str:
+        key = question_key(row)
+        if key not in passages:
+            raise UserError(f"{path}: no passages for the question {row['question'][:80]!r}; retrieve again")
+        return with_passages(source, passages[key][:top_k])
+
+    return add
 
 
 def with_passages(source: str, passages: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ merges. Encoding resumes at the first shard that has no file. Needs the extra `r
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -14,11 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.passages import Collection, Passage
+from eval.mmlu import question_key
+from eval.passages import Collection, Passage, collection_of
+from eval.settings import RetrievalSettings
 from metro_t0.claims import claimed
+from metro_t0.devices import choose_device
 from metro_t0.errors import UserError
 from metro_t0.files import atomic_path
 from metro_t0.progress import progress
+from metro_t0.prompts.datasets import load_rows
 
 MANIFEST = "index.json"
 Vectors = NDArray[np.float32]
@@ -119,3 +124,26 @@ def _faiss() -> Any:
     except ImportError:
         raise UserError("retrieval needs more packages: pip install -e '.[retrieval]' in the repository") from None
     return faiss
+
+
+def retrieve(settings: RetrievalSettings) -> tuple[int, int, int]:
+    """Write the passages of every MMLU question: a line of JSON each, with key, question and passages.
+
+    Returns the numbers of questions, of passages for each, and of passages in all.
+    """
+    collection = collection_of(settings.collection, settings.index / MANIFEST)
+    rows = load_rows("mmlu", None, settings.split, settings.data_dir)
+    encoder = TextEncoder(settings.encoder, settings.batch_size, choose_device(settings.device))
+    index = ShardedIndex(settings.index, collection, settings.shard_size)
+    total = index.build(encoder)
+    scores, positions = index.search(encoder([row["question"] for row in rows]), settings.top_k)
+    passages = index.passages_at(set(positions.ravel().tolist()))
+    with atomic_path(settings.output) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        for row, row_scores, row_positions in zip(rows, scores.tolist(), positions.tolist(), strict=True):
+            found = [
+                {"id": passages[p].id, "score": round(score, 5), "text": passages[p].text}
+                for score, p in zip(row_scores, row_positions, strict=True)
+            ]
+            entry = {"key": question_key(row), "question": row["question"], "passages": found}
+            stream.write(json.dumps(entry, ensure_ascii=False) + "\n")
+    return len(rows), scores.shape[1], total

@@ -9,7 +9,7 @@ from eval.encoding import QuestionEncoder
 from eval.loading import LoadedModel, decoder_start_ids
 from eval.methods import choose_method
 from eval.ranking import ChoiceScore, Question, score_choices
-from eval.settings import ScoringSettings
+from eval.settings import MAX_TOKENS, ScoringSettings
 from metro_t0.errors import UserError
 from metro_t0.progress import progress
 
@@ -17,14 +17,14 @@ from metro_t0.progress import progress
 class ChoiceScorer:
     """A model, its tokenizer and a token budget."""
 
-    def __init__(self, loaded: LoadedModel, settings: ScoringSettings, max_tokens: int) -> None:
-        """Raises `UserError` for a model that cannot be scored (see `eval.methods`)."""
+    def __init__(self, loaded: LoadedModel, settings: ScoringSettings, max_tokens: int | None = None) -> None:
+        """max_tokens: default by device. Raises `UserError` for a model that cannot be scored (see `eval.methods`)."""
         self.model = loaded.model
         self.encoder = QuestionEncoder(loaded.tokenizer, settings.max_source_tokens, settings.max_choice_tokens)
         self.decoder_start = decoder_start_ids(loaded.model)
         end, pad = int(loaded.tokenizer.eos_token_id), loaded.tokenizer.pad_token_id
         self.pad_id = int(pad if pad is not None else end)
-        self.max_tokens = max_tokens
+        self.max_tokens = max_tokens or MAX_TOKENS[self.model.device.type]
         self.method = choose_method(self.model, self.decoder_start, self.pad_id, end, settings.max_source_tokens)
 
     def score(

@@ -1,24 +1,37 @@
-"""What a user chooses about models, scores and generated text."""
+"""What a user chooses about models, scores, reports, generated text and retrieved passages."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-from metro_t0.common_options import device_option, limit_option, seed_option, tokens_option
+from metro_t0.common_options import (
+    MOST_TOKENS,
+    data_dir_option,
+    device_option,
+    limit_option,
+    model_option,
+    only_option,
+    output_option,
+    seed_option,
+    templates_option,
+    tokens_option,
+)
 from metro_t0.options import check, option
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 ReferenceKind = Literal["raw", "roundtrip"]
+MAX_TOKENS = {"cuda": 65536, "mps": 8192, "cpu": 1024}
+"""Of a batch, where time per token stops falling; on a CPU smaller batches of closer lengths save padding."""
+BY_DEVICE = ", ".join(f"{device} {tokens}" for device, tokens in MAX_TOKENS.items())
 
 
 @dataclass(frozen=True)
 class ModelSettings:
     """Which model to load and how."""
 
-    name: str = option(
-        help="directory or Hugging Face Hub id of a sequence-to-sequence model", flag="--model", metavar="MODEL"
-    )
+    name: str = model_option(flag="--model")
     revision: str | None = option(None, "branch, tag or commit of a Hub model")
     dtype: Dtype = option("float32", "of weights and activations; log-softmax is float32")
     device: str | None = device_option()
@@ -39,6 +52,56 @@ class ScoringSettings:
 
     def __post_init__(self) -> None:
         check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """A model on a task set: what is scored, where its data is, what is reported."""
+
+    model: ModelSettings
+    scoring: ScoringSettings
+    output: Path = output_option(help="directory of the results; a second run computes what is missing")
+    data_dir: Path | None = data_dir_option()
+    templates_dir: Path | None = templates_option()
+    only: tuple[str, ...] = only_option("tasks of the set")
+    max_tokens: int | None = option(
+        None, f"tokens per batch (default: by device, {BY_DEVICE})", at_least=1, at_most=100 * MOST_TOKENS
+    )
+    length_normalize: bool = option(False, "report the mean per token beside the sum")
+    save_predictions: bool = option(False, "keep the log-probabilities of every example")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackSettings:
+    """A task pack for lm-evaluation-harness."""
+
+    output: Path = output_option(help="directory of the pack")
+    tasks: str = option("t0", "task set: t0, mmlu, btzsc, embedded, or a YAML file of your own", metavar="TASKS")
+    only: tuple[str, ...] = only_option("tasks of the set")
+    data_dir: Path | None = data_dir_option()
+    templates_dir: Path | None = templates_option()
+    end_token: str = option("</s>", "end token of the model's tokenizer, as text")
+    seed: int = seed_option("templates that draw at random, and of the sample of --limit")
+    limit: int | None = limit_option("rows of each task")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalSettings:
+    """Passages of a collection for the questions of MMLU."""
+
+    encoder: str = option(help="sentence-transformers model: directory or Hub id", metavar="MODEL")
+    collection: str = option(
+        help="passages: .tsv or .jsonl (id, text), also .gz or .zst; or hf:NAME[/CONFIG][:SPLIT], a row each",
+        metavar="FILE",
+    )
+    index: Path = option(help="directory of the FAISS shards", metavar="DIR")
+    output: Path = output_option(help="JSONL file of passages per question", metavar="FILE")
+    split: Literal["validation", "test"] = option("validation", "of MMLU")
+    data_dir: Path | None = data_dir_option()
+    top_k: int = option(10, "passages kept per question", at_least=1, at_most=10_000)
+    shard_size: int = option(500_000, "passages in memory at a time", at_least=1, at_most=10**9)
+    batch_size: int = option(64, "texts encoded together", at_least=1, at_most=100_000)
+    device: str | None = device_option()
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from eval.results import ResultsDirectory, TemplateResult
 from eval.scores import Score, mean_over_tasks, mean_over_templates
+from metro_t0.errors import UserError
 from metro_t0.files import read_json, write_json
 from metro_t0.shapes import field
 
@@ -134,6 +135,20 @@ def summarize_directory(directory: ResultsDirectory, reasons: Mapping[str, str] 
         else:
             missing[name] = reasons.get(name, "not done yet; run the evaluation again")
     return Summary(directory.run, tuple(tasks), missing)
+
+
+def summarize_directories(paths: Sequence[Path]) -> list[Summary]:
+    """Results side by side, called by their directories where two models have the same name.
+
+    Raises `UserError` where they are of different task sets.
+    """
+    summaries = [summarize_directory(ResultsDirectory(path)) for path in paths]
+    sets = {summary.task_set for summary in summaries}
+    if len(sets) > 1:
+        raise UserError(f"these are results of different task sets ({', '.join(sorted(sets))}); report each set alone")
+    if len({summary.model for summary in summaries}) < len(summaries):
+        return [summary.named(str(path)) for summary, path in zip(summaries, paths, strict=True)]
+    return summaries
 
 
 def write_summary(directory: ResultsDirectory, summary: Summary) -> None:

@@ -28,7 +28,8 @@ def install() -> None:
     """Replace fairseq's bars where a run of ours trains."""
     if getattr(progress_bar.SimpleProgressBar, "patched", False):
         return
-    for name, ours in (("SimpleProgressBar", Lines), ("TqdmProgressBar", Bar), ("JsonProgressBar", Json)):
+    bars = {"SimpleProgressBar": Lines, "TqdmProgressBar": Bar, "JsonProgressBar": Json, "NoopProgressBar": Records}
+    for name, ours in bars.items():
         setattr(progress_bar, name, _in_a_run(getattr(progress_bar, name), ours))
 
 
@@ -96,8 +97,8 @@ def duration(seconds: float) -> str:
     return f"{f'{days} d ' if days else '':>6}{clock} left"
 
 
-class _Ours(BaseProgressBar):
-    """What all three do: JSON for the file."""
+class Records(BaseProgressBar):
+    """What all of them do, and all that `log_format=none` does: JSON for the file, validations on the console."""
 
     shown_in = FILE
 
@@ -134,7 +135,7 @@ class _Ours(BaseProgressBar):
         """For the console."""
 
 
-class Lines(_Ours):
+class Lines(Records):
     """One line per interval."""
 
     def show(self, stats: Any, updates: int) -> None:
@@ -142,7 +143,7 @@ class Lines(_Ours):
         logger.info(self.progress.line(stats, updates), extra={ONLY: CONSOLE})
 
 
-class Json(_Ours):
+class Json(Records):
     """JSON on the console, too."""
 
     shown_in = None  # type: ignore[assignment]
@@ -152,7 +153,7 @@ class Json(_Ours):
         self.record({f"{tag}_{key}" if tag else key: value for key, value in stats.items()}, tag)
 
 
-class Bar(_Ours):
+class Bar(Records):
     """A bar on a terminal, in one row of 80 columns or more."""
 
     def __iter__(self) -> Iterator[Any]:

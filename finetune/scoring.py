@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoTokenizer
 
+from finetune.settings import ScoreSettings
 from metro_t0.common_options import SEED
 from metro_t0.data.mixture_files import TRAIN, VALID
 from metro_t0.devices import choose_device
@@ -109,21 +110,14 @@ class Scorer:
         return torch.from_numpy(pad_rows(rows, self.words.pad_id)).to(self.device)
 
 
-def score_mixture(
-    model: str,
-    data: Path,
-    only: Sequence[str] = (),
-    limit: int | None = None,
-    device: str | None = None,
-    seed: int = SEED,
-) -> list[TaskScore]:
+def score_mixture(settings: ScoreSettings) -> list[TaskScore]:
     """Score a model on every task of a built mixture that has held-out examples, or on those named by `only`."""
-    held_out = load_mixture(data, VALID)
-    chosen = [task for name in only for task in choose_tasks(held_out, name)] if only else held_out
-    training = {task.name: task for task in load_mixture(data, TRAIN)}
-    scorer = Scorer(model, data, device)
+    held_out = load_mixture(settings.prompted, VALID)
+    chosen = [task for name in settings.only for task in choose_tasks(held_out, name)] or held_out
+    training = {task.name: task for task in load_mixture(settings.prompted, TRAIN)}
+    scorer = Scorer(settings.model, settings.prompted, settings.device)
     return [
-        scorer.score(task, limit, most_frequent_target(training[task.name]), seed)
+        scorer.score(task, settings.limit, most_frequent_target(training[task.name]), settings.seed)
         for task in progress(chosen, "score", unit="tasks")
     ]
 

@@ -1,4 +1,4 @@
-"""The settings of a build: everything that the built files depend on, besides the data."""
+"""What a user chooses about prompted mixtures: how they are looked at, built (all that the files depend on), scored."""
 
 from __future__ import annotations
 
@@ -7,8 +7,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from metro_t0.common_options import (
+    MOST_EXAMPLES,
     data_dir_option,
+    dataset_option,
+    device_option,
     limit_option,
+    model_option,
+    only_option,
+    prompted_option,
     seed_option,
     templates_option,
     tokenizer_option,
@@ -40,10 +46,32 @@ class PromptSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShowSettings(PromptSettings):
+    """Which rendered examples to look at."""
+
+    dataset: str = dataset_option()
+    template: str | None = option(None, "one template (default: all)")
+    split: str = option("train", "split to read")
+    rows: int = option(1, "examples per template", at_least=1, at_most=MOST_EXAMPLES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreSettings:
+    """Which model is scored on which held-out examples."""
+
+    model: str = model_option()
+    prompted: Path = prompted_option()
+    only: tuple[str, ...] = only_option("data sets (NAME or NAME/SUBSET) or tasks")
+    limit: int | None = limit_option("examples of each task")
+    seed: int = seed_option("the sample of --limit")
+    device: str | None = device_option()
+
+
+@dataclass(frozen=True, kw_only=True)
 class BuildSettings(PromptSettings):
     """How rows become token files."""
 
-    tokenizer: Path = tokenizer_option("directory of the tokenizer (dict.txt and tokenizer.json or sp.model)")
+    tokenizer: Path = tokenizer_option(help="directory of the tokenizer (dict.txt and tokenizer.json or sp.model)")
     source: PromptSource = option(
         "promptsource", "render templates over rows, or take the ready-rendered examples of bigscience/P3"
     )
@@ -53,8 +81,10 @@ class BuildSettings(PromptSettings):
     validation: ValidationRule = option("t0", "which tasks get held-out examples: T0's choice, all, none")
     limit: int | None = limit_option("rows of each training split")
     held_out_limit: int | None = limit_option("rows of each held-out split")
-    max_source_tokens: int = tokens_option(512, "longest source, <s> and end token included; the rest is cut", 3)
-    max_target_tokens: int = tokens_option(256, "longest target, end token included; the rest is cut", 3)
+    max_source_tokens: int = tokens_option(
+        512, "longest source, <s> and end token included; the rest is cut", at_least=3
+    )
+    max_target_tokens: int = tokens_option(256, "longest target, end token included; the rest is cut", at_least=3)
 
     def __post_init__(self) -> None:
         check(self)

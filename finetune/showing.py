@@ -5,34 +5,33 @@ from __future__ import annotations
 from rich.console import Console
 from rich.text import Text
 
-from finetune.settings import PromptSettings
+from finetune.settings import ShowSettings
 from metro_t0.errors import UserError, printable
 from metro_t0.prompts.datasets import Row, load_rows
-from metro_t0.prompts.names import DatasetName
+from metro_t0.prompts.hub import parse_dataset_name
 from metro_t0.prompts.rendering import HiddenLabelError, Template
 from metro_t0.prompts.templates import find_template, load_templates
 
 
-def show_examples(
-    dataset: DatasetName, template: str | None, split: str, num_rows: int, settings: PromptSettings
-) -> None:
+def show_examples(settings: ShowSettings) -> None:
     """Print the first rows of a split rendered by one template, or by each of the data set, line for line.
 
-    Rows for which a template gives no target are passed over. Raises `UserError` for unknown names.
+    Rows for which a template has no target are passed over. Raises `UserError` for unknown names.
     """
+    dataset = parse_dataset_name(settings.dataset)
     templates = load_templates(dataset.name, dataset.subset, settings.templates_dir, settings.max_variable_length)
-    chosen = [find_template(templates, template)] if template else list(templates.values())
-    rows = load_rows(dataset.name, dataset.subset, split, settings.data_dir)
+    chosen = [find_template(templates, settings.template)] if settings.template else list(templates.values())
+    rows = load_rows(dataset.name, dataset.subset, settings.split, settings.data_dir)
     for each in chosen:
         flags = [flag for flag, on in (("original task", each.original_task), ("choices", each.has_choices)) if on]
         _say(f"--- {dataset}  {each.name}  ({', '.join(flags) or 'no choices'})", "bold")
         shown = 0
         for index, row in enumerate(rows):
-            if shown == num_rows:
+            if shown == settings.rows:
                 break
             shown += _show_row(each, row, index, settings.seed)
         if not shown:
-            _say(f"no target for any of {len(rows)} rows of {split}", "yellow")
+            _say(f"no target for any of {len(rows)} rows of {settings.split}", "yellow")
 
 
 def _show_row(template: Template, row: Row, index: int, seed: int) -> bool:

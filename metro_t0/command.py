@@ -6,14 +6,17 @@ import argparse
 import contextlib
 import dataclasses
 import errno
+import inspect
 import os
+import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn, dataclass_transform
 
 from metro_t0 import __version__, files
 from metro_t0.errors import UserError, nearest, one_line
@@ -27,62 +30,85 @@ CLOSED_PIPE = 141
 METAVARS = {int: "N", float: "X", Path: "PATH", str: "NAME"}
 
 
+@dataclass_transform(kw_only_default=True, frozen_default=True)
 class Command:
-    """A subcommand: its docstring is the help text, its dataclass fields are the options, `run` does the work.
+    """A subcommand: a frozen dataclass whose fields are its options; `run` does the work.
 
+    Its docstring is its help: the first paragraph says what it does, the rest, such as examples, follows the options,
+    after that of the classes it builds on. It is called like its class (`InitStats`: init-stats), or `name`.
     A field whose type is a dataclass gives its fields as options, and holds an instance made of them.
     """
 
-    name: ClassVar[str]
+    name: ClassVar[str] = "command"
+    about: ClassVar[str] = ""
     examples: ClassVar[str] = ""
 
+    def __init_subclass__(cls) -> None:
+        about, _, examples = inspect.cleandoc(cls.__doc__ or "").partition("\n\n")
+        cls.about = " ".join(about.split())
+        inherited = [base.examples for base in cls.__bases__ if issubclass(base, Command) and base.examples]
+        cls.examples = "\n\n".join([*inherited, examples] if examples else inherited)
+        if "name" not in vars(cls):
+            cls.name = re.sub(r"(?<!^)(?=[A-Z][a-z])", "-", cls.__name__).lower()
+        dataclass(frozen=True, kw_only=True)(cls)
+
     def run(self) -> int | None:
-        """Do the work and give the exit status (None: 0). What is slow to import is imported here."""
+        """Do the work and return the exit status (None: 0). What is slow to import is imported here."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Program:
-    """A program of several commands. Calling it runs a command line (default: the process's) and gives its status."""
+    """A program of several commands, or of one. Calling it runs a command line and returns the exit status."""
 
     name: str
     about: str
     commands: Sequence[type[Command]]
-    examples: str = ""
+    one: bool = False
+    """It has one command, whose options are the program's own."""
 
     def __call__(self, argv: Sequence[str] | None = None) -> int:
+        """argv: the arguments (default: the process's)."""
         try:
             return run(self.name, lambda: self._run(argv))
         except SystemExit as ended:  # --help, --version, an argument that is refused
             return int(ended.code or 0)
 
     def _run(self, argv: Sequence[str] | None) -> int | None:
-        given, unknown = self.parser().parse_known_args(argv)
-        chosen: Parser = given.parser
+        parsed, unknown = self.parser().parse_known_args(argv)
+        chosen: Parser = parsed.parser
         if unknown:
             known = [option for action in chosen._actions for option in action.option_strings]
             option = unknown[0].partition("=")[0]
             near = nearest(option, known) if option.startswith("--") else ""
             chosen.error(f"unrecognized argument {unknown[0]}{near}")
-        be_quiet(given.quiet)
-        _silence_other_bars(given.quiet)
-        return run(chosen.prog, lambda: build(given.command, given).run())
+        be_quiet(parsed.quiet)
+        _silence_other_bars(parsed.quiet)
+        return run(chosen.prog, lambda: build(parsed.command, parsed).run())
 
     def parser(self) -> Parser:
         """The argument parser, with shell completion where the shell asks for it."""
-        parser = Parser(prog=self.name, description=self.about, epilog=self.examples)
+        parser = Parser(prog=self.name, description=self.about, epilog=self.examples())
         parser.add_argument("--version", action="version", version=f"{self.name} {__version__}")
-        commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
-        for command in self.commands:
-            about = " ".join((command.__doc__ or "").split())
-            made = commands.add_parser(command.name, help=about, description=about, epilog=command.examples)
-            add_options(made, command)
-            made.set_defaults(command=command, parser=made)
+        if self.one:
+            add_options(parser, self.commands[0])
+        else:
+            commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
+            for command in self.commands:
+                about, epilog = command.about, command.examples
+                add_options(commands.add_parser(command.name, help=about, description=about, epilog=epilog), command)
         if "_ARGCOMPLETE" in os.environ:
             import argcomplete
 
             argcomplete.autocomplete(parser)
         return parser
+
+    def examples(self) -> str:
+        """Those of its one command, or the first of every command."""
+        if self.one:
+            return self.commands[0].examples
+        found = (re.search(rf"^ *{self.name} {each.name}\b(.*\\\n)*.*", each.examples, re.M) for each in self.commands)
+        return "\n".join(["examples:", *(f"  {first[0].strip()}" for first in found if first)])
 
 
 class Parser(argparse.ArgumentParser):
@@ -97,19 +123,18 @@ class Parser(argparse.ArgumentParser):
         self.exit(BAD_INPUT, f"{self.prog}: error: {one_line(message)} (see --help)\n")
 
 
-def add_options(parser: Parser, settings: type) -> None:
-    """Add the option of every field of a dataclass, the required ones in a group of their own, and --quiet."""
+def add_options(parser: Parser, command: type[Command]) -> None:
+    """Add the option of every field, the required ones in a group of their own, and --quiet."""
     required = parser.add_argument_group("required options")
     parser._action_groups.insert(1, parser._action_groups.pop())
-    for field, kind in _flat(settings):
+    for field, kind in _flat(command):
         _add(required if field.default is MISSING and not field.metadata.get("positional") else parser, field, kind)
     parser.add_argument("-q", "--quiet", action="store_true", help="print no progress")
+    parser.set_defaults(command=command, parser=parser)
 
 
 def _flat(settings: type) -> Iterator[tuple[Field[Any], Kind]]:
-    declared = kinds(settings)
-    for field in dataclasses.fields(settings):
-        kind = declared[field.name]
+    for field, kind in zip(dataclasses.fields(settings), kinds(settings).values(), strict=True):
         if dataclasses.is_dataclass(kind.base):
             yield from _flat(kind.base)
         elif field.init:
@@ -117,60 +142,50 @@ def _flat(settings: type) -> Iterator[tuple[Field[Any], Kind]]:
 
 
 def _add(parser: Any, field: Field[Any], kind: Kind) -> None:
-    about = field.metadata.get("help", "").replace("%", "%%")
-    flag = field.metadata.get("flag", f"--{field.name.replace('_', '-')}")
+    declared = field.metadata
+    default: Any = None if field.default is MISSING else field.default
+    about = declared.get("help", "")
+    flag = declared.get("flag", f"--{field.name.replace('_', '-')}")
     if kind.base is bool:
-        action = argparse.BooleanOptionalAction if kind.optional else f"store_{str(not field.default).lower()}"
-        name = f"--no-{flag[2:]}" if field.default is True else flag
-        parser.add_argument(name, dest=field.name, action=action, default=field.default, help=about)
+        action = argparse.BooleanOptionalAction if kind.optional else f"store_{str(not default).lower()}"
+        name = f"--no-{flag[2:]}" if default is True else flag
+        parser.add_argument(name, dest=field.name, action=action, default=default, help=about.replace("%", "%%"))
         return
-    more: dict[str, Any] = {"help": about, "type": _type(field, kind)}
-    more["metavar"] = field.metadata.get("metavar", METAVARS[kind.base]) if not kind.choices else None
+    more: dict[str, Any] = {"default": default, "type": partial(_parsed, kind=kind, declared=declared)}
     if kind.choices:
         more["choices"] = kind.choices
-    if kind.many and not field.metadata.get("names"):
-        more["nargs"] = "+"
-    if field.metadata.get("positional"):
-        parser.add_argument(field.name, **more)
-        return
-    if field.default is MISSING:
-        more["required"] = True
     else:
-        more["default"] = field.default
-        if field.default not in (None, "", ()):
-            shown = " ".join(map(str, field.default)) if kind.many else field.default
-            more["help"] += f" (default: {shown})".replace("%", "%%")
-    parser.add_argument(flag, dest=field.name, **more)
+        more["metavar"] = declared.get("metavar", METAVARS[kind.base])
+    if kind.many and not declared.get("names"):
+        more["nargs"] = argparse.REMAINDER if declared.get("rest") else "+"
+    if declared.get("positional"):
+        if default is None and kind.optional:
+            more["nargs"] = "?"
+        action = parser.add_argument(field.name, help=about.replace("%", "%%"), **more)
+        action.completer = declared.get("complete")
+        return
+    if default not in (None, "", ()):
+        about += f" (default: {' '.join(map(str, default)) if kind.many else default})"
+    required = field.default is MISSING
+    parser.add_argument(flag, dest=field.name, required=required, help=about.replace("%", "%%"), **more)
 
 
-def _type(field: Field[Any], kind: Kind) -> Callable[[str], Any]:
-    def convert(text: str) -> Any:
-        try:
-            if field.metadata.get("names"):
-                return _names(text)
-            return parse(text, kind, field.metadata)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return convert
+def _parsed(text: str, kind: Kind, declared: Mapping[str, Any]) -> Any:
+    try:
+        return parse(text, kind, declared)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _names(text: str) -> tuple[str, ...]:
-    names = tuple(part.strip() for part in text.split(",") if part.strip())
-    if not names:
-        raise ValueError("give names separated by commas")
-    return names
-
-
-def build(settings: type, given: argparse.Namespace) -> Any:
+def build(settings: type, parsed: argparse.Namespace) -> Any:
     """An instance of the dataclass from a parsed command line."""
     values: dict[str, Any] = {}
-    for (name, kind), field in zip(kinds(settings).items(), dataclasses.fields(settings), strict=True):
+    for field, kind in zip(dataclasses.fields(settings), kinds(settings).values(), strict=True):
         if dataclasses.is_dataclass(kind.base):
-            values[name] = build(kind.base, given)
+            values[field.name] = build(kind.base, parsed)
         elif field.init:
-            value = getattr(given, name)
-            values[name] = tuple(value) if kind.many else value
+            value = getattr(parsed, field.name)
+            values[field.name] = tuple(value) if kind.many else value
     return settings(**values)
 
 

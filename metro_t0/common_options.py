@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import MISSING
+from functools import partial
 from typing import Any
 
 from metro_t0.options import option
@@ -22,9 +22,8 @@ def seed_option(of: str) -> Any:
 
 def limit_option(of: str) -> Any:
     """`--limit N`: in every command a sample that the seed chooses."""
-    return option(
-        None, f"at most N {of}, a sample that --seed chooses (default: all)", at_least=1, at_most=MOST_EXAMPLES
-    )
+    about = f"at most N {of}, a sample that --seed chooses (default: all)"
+    return option(None, about, at_least=1, at_most=MOST_EXAMPLES)
 
 
 def only_option(of: str) -> Any:
@@ -32,62 +31,20 @@ def only_option(of: str) -> Any:
     return option((), f"only these {of}, separated by commas", names=True, metavar="NAME,NAME")
 
 
-def output_option(what: str = "directory to write", metavar: str = "DIR") -> Any:
-    """`--output PATH`."""
-    return option(help=what, metavar=metavar)
+DATA_HELP = "local data sets as NAME[/SUBSET]/SPLIT.{jsonl,jsonl.gz,parquet}, searched before the hub"
+TEMPLATES_HELP = "template files as NAME[/SUBSET]/templates.yaml, searched before promptsource's"
+MODEL_HELP = "directory or hub id of a Hugging Face sequence-to-sequence model"
+VOCABULARY_HELP = "directory of the vocabulary (dict.txt, tokenizer.json)"
+MOST_WORKERS = max(64, 4 * (os.cpu_count() or 1))
+"""More processes than this only fight for the cores and the memory."""
 
-
-def data_dir_option() -> Any:
-    """`--data-dir DIR`."""
-    form = "NAME[/SUBSET]/SPLIT.{jsonl,jsonl.gz,parquet}"
-    return option(None, f"local data sets as {form}, searched before the hub", metavar="DIR")
-
-
-def templates_option() -> Any:
-    """`--templates DIR`."""
-    return option(
-        None,
-        "template files as NAME[/SUBSET]/templates.yaml, searched before promptsource's",
-        metavar="DIR",
-        flag="--templates",
-    )
-
-
-def dataset_option(default: Any = MISSING, help: str = "data set") -> Any:
-    """`--dataset NAME[/SUBSET]`."""
-    return option(default, help, metavar="NAME[/SUBSET]")
-
-
-def tokens_option(default: int, help: str, at_least: int = 2) -> Any:
-    """A number of tokens, as of `--max-source-tokens N`."""
-    return option(default, help, at_least=at_least, at_most=MOST_TOKENS)
-
-
-def workers_option() -> Any:
-    """`--workers N`."""
-    return option(None, "processes (default: all cores)", at_least=1, at_most=most_workers())
-
-
-def most_workers() -> int:
-    """More processes than this only fight for the cores and the memory."""
-    return max(64, 4 * (os.cpu_count() or 1))
-
-
-def device_option() -> Any:
-    """`--device cpu`."""
-    return option(None, "cpu, cuda, cuda:1 or mps (default: the best present)", metavar="DEVICE")
-
-
-def model_option() -> Any:
-    """`--model DIR`."""
-    return option(help="directory or hub id of a Hugging Face sequence-to-sequence model", metavar="MODEL")
-
-
-def prompted_option() -> Any:
-    """`--prompted DIR`."""
-    return option(help="prompted mixture: a directory of metro-t0-prompts build", metavar="DIR")
-
-
-def tokenizer_option(what: str = "directory of the vocabulary (dict.txt, tokenizer.json)") -> Any:
-    """`--tokenizer DIR`."""
-    return option(help=what, metavar="DIR")
+output_option = partial(option, help="directory to write", metavar="DIR")
+data_dir_option = partial(option, None, DATA_HELP, metavar="DIR")
+templates_option = partial(option, None, TEMPLATES_HELP, metavar="DIR", flag="--templates")
+dataset_option = partial(option, help="data set", metavar="NAME[/SUBSET]")
+tokens_option = partial(option, at_least=2, at_most=MOST_TOKENS)
+workers_option = partial(option, None, "processes (default: all cores)", at_least=1, at_most=MOST_WORKERS)
+device_option = partial(option, None, "cpu, cuda, cuda:1 or mps (default: the best present)", metavar="DEVICE")
+model_option = partial(option, help=MODEL_HELP, metavar="MODEL")
+prompted_option = partial(option, help="prompted mixture: a directory of metro-t0-prompts build", metavar="DIR")
+tokenizer_option = partial(option, help=VOCABULARY_HELP, metavar="DIR")

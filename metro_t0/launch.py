@@ -8,17 +8,17 @@ The process becomes fairseq's (`exec`), so signals, exit status and torchrun's e
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from metro_t0 import __version__
-from metro_t0.command import Parser, run
+from metro_t0.command import Command, Program
 from metro_t0.errors import UserError, nearest
+from metro_t0.options import option
+from metro_t0.progress import is_quiet
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -27,56 +27,54 @@ PLUGIN = "fairseq_plugins"
 DEFAULTS = "fairseq_defaults"
 """Where a config's defaults list has this name, fairseq's default values go; see `fairseq_plugins.hydra_train`."""
 GROUPS = ("pretraining", "finetuning", "synthetic")
-DESCRIPTION = "Train with a shipped or an own config, from any folder: fairseq-hydra-train with this project's plugin."
-EXAMPLES = """examples:
-  metro-t0-train --list
-  metro-t0-train metro_t5_base task.data=data-bin optimization.max_update=1000
-  metro-t0-train finetuning/base task.data=prompted checkpoint.finetune_from_model=PRETRAINED/checkpoint_last.pt
-  metro-t0-train mine.yaml                          # an own file; it may build on a shipped one (docs/pretraining.md)
-  metro-t0-train metro_t5_base task.data=data-bin --cfg job           # print the composed config, train nothing
-  torchrun --nproc_per_node 8 "$(command -v metro-t0-train)" metro_t5_base task.data=data-bin \\
-      distributed_training.distributed_world_size=8
-  fairseq-train data-bin --user-dir "$(metro-t0-train --print-user-dir)" --task metro_pretraining ...
-"""
+QUIET = "common.log_format=none"
+"""No lines about progress; the log file of the run has its records all the same."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command with the given arguments (default: the process's)."""
-    parser = _parser()
-    given = parser.parse_args(argv)
-    return run("metro-t0-train", lambda: _launch(given, parser))
+class Train(Command):
+    """Train with a shipped or an own config, from any folder: fairseq-hydra-train with this project's plugin.
 
+    examples:
+      metro-t0-train --list
+      metro-t0-train metro_t5_base task.data=data-bin optimization.max_update=1000
+      metro-t0-train finetuning/base task.data=prompted checkpoint.finetune_from_model=PRETRAINED/checkpoint_last.pt
+      metro-t0-train mine.yaml                       # an own file; it may build on a shipped one (docs/pretraining.md)
+      metro-t0-train metro_t5_base task.data=data-bin --cfg job        # print the composed config, train nothing
+      torchrun --nproc_per_node 8 "$(command -v metro-t0-train)" metro_t5_base task.data=data-bin \\
+          distributed_training.distributed_world_size=8
+      fairseq-train data-bin --user-dir "$(metro-t0-train --print-user-dir)" --task metro_pretraining ...
+    """
 
-def _parser() -> Parser:
-    parser = Parser(prog="metro-t0-train", description=DESCRIPTION, epilog=EXAMPLES)
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    shown = parser.add_mutually_exclusive_group()
-    shown.add_argument("--list", action="store_true", help="print the shipped configs and exit")
-    shown.add_argument(
-        "--print-user-dir", action="store_true", help="print the path for fairseq's --user-dir (common.user_dir)"
+    name: ClassVar[str] = "train"
+    list: bool = option(False, "print the shipped configs and exit")
+    print_user_dir: bool = option(False, "print the path for fairseq's --user-dir (common.user_dir)")
+    print_config_dir: bool = option(False, "print the folder of the shipped configs")
+    config: str | None = option(
+        None, "name of a shipped config, or an own .yaml file", positional=True, metavar="CONFIG",
+        complete=lambda **_: [*shipped_configs()],
+    )  # fmt: skip
+    overrides: tuple[str, ...] = option(
+        (), "KEY=VALUE, and hydra's own options", positional=True, metavar="OVERRIDE", rest=True
     )
-    shown.add_argument("--print-config-dir", action="store_true", help="print the folder of the shipped configs")
-    parser.add_argument("config", nargs="?", metavar="CONFIG", help="name of a shipped config, or an own .yaml file")
-    parser.add_argument(
-        "overrides", nargs=argparse.REMAINDER, metavar="OVERRIDE", help="KEY=VALUE, and hydra's own options"
-    )
-    return parser
+
+    def run(self) -> None:
+        if sum((self.list, self.print_user_dir, self.print_config_dir, self.config is not None)) != 1:
+            raise UserError("name a config, or give one of --list, --print-user-dir and --print-config-dir")
+        if self.list:
+            for name, about in shipped_configs().items():
+                print(f"{name:36} {about}")
+        elif self.config is None:
+            print(plugin_directory() if self.print_user_dir else config_directory())
+        else:
+            # After the config, argparse leaves every argument to the overrides.
+            overrides = [part for part in self.overrides if part not in ("-q", "--quiet")]
+            quiet = [QUIET] if is_quiet() or len(overrides) < len(self.overrides) else []
+            command = train_command(self.config, [*quiet, *overrides])
+            sys.stdout.flush()
+            os.execv(command[0], command)
 
 
-def _launch(given: argparse.Namespace, parser: Parser) -> None:
-    if given.print_user_dir:
-        print(plugin_directory())
-    elif given.print_config_dir:
-        print(config_directory())
-    elif given.list:
-        for name, about in shipped_configs().items():
-            print(f"{name:36} {about}")
-    elif given.config is None:
-        parser.error("name a config, or --list to see the shipped ones")
-    else:
-        command = train_command(given.config, given.overrides)
-        sys.stdout.flush()
-        os.execv(command[0], command)
+main = Program("metro-t0-train", Train.about, (Train,), one=True)
 
 
 def plugin_directory() -> Path:

@@ -34,12 +34,12 @@ def option(
     """A dataclass field with help text and bounds; required where it has no default.
 
     more: `metavar` (what stands for the value in the help), `positional` (an argument without dashes), `names` (a
-    list of names, separated by commas), `flag` (another spelling of the option), or anything that some
-    reader of the field wants to know.
+    list of names, separated by commas), `rest` (all that is left of the line), `complete` (the values that a shell
+    suggests), `flag` (another spelling of the option), or anything that some reader of the field wants to know.
     """
     bounds = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
-    given = {name: bound for name, bound in bounds.items() if bound is not None}
-    return dataclasses.field(default=default, metadata={"help": help, **given, **more})
+    declared = {"help": help, **{name: bound for name, bound in bounds.items() if bound is not None}, **more}
+    return dataclasses.field(default=default, metadata=declared)
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,8 @@ def _problem(value: Any, kind: Kind, bounds: Mapping[str, Any]) -> str | None:
 
 def parse(text: str, kind: Kind, bounds: Mapping[str, Any]) -> Any:
     """The value that an argument of a command line stands for. Raises `ValueError` that says what is wrong with it."""
+    if bounds.get("names"):
+        return _names(text)
     if kind.base not in (int, float):
         return Path(text) if kind.base is Path else text
     shown = text if len(text) <= MOST_DIGITS else f"{text[:MOST_DIGITS]}..."
@@ -136,3 +138,10 @@ def parse(text: str, kind: Kind, bounds: Mapping[str, Any]) -> Any:
     if problem := out_of_range(value, bounds):
         raise ValueError(f"{shown} {problem}")
     return value
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not names:
+        raise ValueError("give names separated by commas")
+    return names

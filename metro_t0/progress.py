@@ -21,6 +21,11 @@ def be_quiet(quiet: bool) -> None:
     _quiet = quiet
 
 
+def is_quiet() -> bool:
+    """Whether --quiet was given."""
+    return _quiet
+
+
 def progress(items: Iterable[T], description: str, total: int | None = None, unit: str = "") -> Iterator[T]:
     """Iterate and say how far it is. unit: what is counted, in the plural ("documents")."""
     if total is None and isinstance(items, Sized):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from metro_t0.command import Command, Program
 from metro_t0.common_options import (
@@ -24,47 +23,11 @@ if TYPE_CHECKING:
     from metro_t0.analysis.checkpoints import AnalyzedModel
     from metro_t0.analysis.mixtures import Seq2SeqBatch
 
-PROGRAM = "metro-t0-analyze"
 
-EXAMPLES = """examples:
-  metro-t0-analyze curves runs/metro/train.log --output figures/curves
-  metro-t0-analyze activation --prompted prompted METRO-T0=runs/metro/hf T0=runs/t5/hf --output figures/activation
-  metro-t0-analyze sensitivity --prompted prompted METRO-T0=runs/metro/hf T0=runs/t5/hf --output figures/sensitivity
-  metro-t0-analyze efficiency runs.yaml --output figures/efficiency
-"""
-CURVES_EXAMPLES = """examples:
-  metro-t0-analyze curves runs/metro/train.log --dict data/bin/dict.txt --output figures/curves
-  metro-t0-analyze curves "RTD on encoder=runs/metro/train.log" "RTD on decoder=runs/decoder/train.log" \\
-      --metrics clm_loss --output figures/figure3a
-  metro-t0-analyze curves i.i.d.=runs/metro/train.log spans=runs/spans/train.log \\
-      --metrics rtd_recall --output figures/figure3b
-"""
-ACTIVATION_EXAMPLES = """examples:
-  metro-t0-analyze activation --prompted prompted METRO-T0=runs/metro/hf T0=runs/t5/hf --output figures/activation
-  metro-t0-analyze activation --prompted prompted --split valid --examples 10000 runs/hf --output figures/activation
-"""
-SENSITIVITY_EXAMPLES = """examples:
-  metro-t0-analyze sensitivity --prompted prompted METRO-T0=runs/metro/hf T0=runs/t5/hf --output figures/sensitivity
-"""
-EFFICIENCY_EXAMPLES = """examples:
-  metro-t0-analyze efficiency runs.yaml --output figures/efficiency
-
-runs.yaml (paths relative to the file; directories are outputs of metro-t0-eval):
-  runs:
-    METRO-T0:
-      log: metro/train.log
-      checkpoints: {25000: results/metro-25k, 50000: results/metro-50k}
-    T0:
-      log: t5/train.log
-      checkpoints: {25000: results/t5-25k, 50000: results/t5-50k}
-"""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Figure(Command):
     """A command that draws a figure."""
 
-    output: Path = output_option("writes FIGURE.png, FIGURE.svg, FIGURE.csv", "FIGURE")
+    output: Path = output_option(help="writes FIGURE.png, FIGURE.svg, FIGURE.csv", metavar="FIGURE")
 
     def run(self) -> None:
         for path in self.draw():
@@ -75,12 +38,17 @@ class Figure(Command):
         raise NotImplementedError
 
 
-@dataclass(frozen=True, kw_only=True)
 class Curves(Figure):
-    """Losses and accuracies of pretraining runs over updates, from their JSON logs (figures 3a, 3b)."""
+    """Losses and accuracies of pretraining runs over updates, from their JSON logs (figures 3a, 3b).
 
-    name: ClassVar[str] = "curves"
-    examples: ClassVar[str] = CURVES_EXAMPLES
+    examples:
+      metro-t0-analyze curves runs/metro/train.log --dict data/bin/dict.txt --output figures/curves
+      metro-t0-analyze curves "RTD on encoder=runs/metro/train.log" "RTD on decoder=runs/decoder/train.log" \\
+          --metrics clm_loss --output figures/figure3a
+      metro-t0-analyze curves i.i.d.=runs/metro/train.log spans=runs/spans/train.log \\
+          --metrics rtd_recall --output figures/figure3b
+    """
+
     logs: tuple[str, ...] = option(
         help="save_dir of a run (its train.log), or what it printed", positional=True, metavar="[NAME=]LOG"
     )
@@ -100,7 +68,6 @@ class Curves(Figure):
         return plot_curves(logs, self.output, baselines, self.metrics or None, self.over)
 
 
-@dataclass(frozen=True, kw_only=True)
 class OverMixture(Figure):
     """A command that runs checkpoints over a sample of a prompted mixture."""
 
@@ -136,12 +103,13 @@ class OverMixture(Figure):
             yield name, model, progress(made, f"{name}: {len(pairs)} examples", unit="batches")
 
 
-@dataclass(frozen=True, kw_only=True)
 class Activation(OverMixture):
-    """Under-activated feed-forward neurons per layer over a prompted mixture (figure 6)."""
+    """Under-activated feed-forward neurons per layer over a prompted mixture (figure 6).
 
-    name: ClassVar[str] = "activation"
-    examples: ClassVar[str] = ACTIVATION_EXAMPLES
+    examples:
+      metro-t0-analyze activation --prompted prompted METRO-T0=runs/metro/hf T0=runs/t5/hf --output figures/activation
+      metro-t0-analyze activation --prompted prompted --split valid --examples 10000 runs/hf --output figures/activation
+    """
 
     def draw(self) -> list[Path]:
         from metro_t0.analysis.activation import activation_rows, count_activations, plot_activations
@@ -152,12 +120,12 @@ class Activation(OverMixture):
         return plot_activations(rows, self.output)
 
 
-@dataclass(frozen=True, kw_only=True)
 class Sensitivity(OverMixture):
-    """Distribution of |theta dL/dtheta| over all parameters, per layer and kind of matrix (figure 7)."""
+    """Distribution of |theta dL/dtheta| over all parameters, per layer and kind of matrix (figure 7).
 
-    name: ClassVar[str] = "sensitivity"
-    examples: ClassVar[str] = SENSITIVITY_EXAMPLES
+    examples:
+      metro-t0-analyze sensitivity --prompted prompted METRO-T0=runs/metro/hf T0=runs/t5/hf --output figures/sensitivity
+    """
 
     def draw(self) -> list[Path]:
         from metro_t0.analysis.sensitivity import accumulate_gradients, sensitivity_histograms
@@ -171,12 +139,22 @@ class Sensitivity(OverMixture):
         return plot_sensitivities(found, self.output)
 
 
-@dataclass(frozen=True, kw_only=True)
 class Efficiency(Figure):
-    """Zero-shot score against pretraining wall time and tokens (figure 4)."""
+    """Zero-shot score against pretraining wall time and tokens (figure 4).
 
-    name: ClassVar[str] = "efficiency"
-    examples: ClassVar[str] = EFFICIENCY_EXAMPLES
+    examples:
+      metro-t0-analyze efficiency runs.yaml --output figures/efficiency
+
+    runs.yaml (paths relative to the file; directories are outputs of metro-t0-eval):
+      runs:
+        METRO-T0:
+          log: metro/train.log
+          checkpoints: {25000: results/metro-25k, 50000: results/metro-50k}
+        T0:
+          log: t5/train.log
+          checkpoints: {25000: results/t5-25k, 50000: results/t5-50k}
+    """
+
     runs: Path = option(help="runs with their logs and result directories", positional=True, metavar="RUNS.yaml")
 
     def draw(self) -> list[Path]:
@@ -206,7 +184,7 @@ def _short_name(path: Path) -> str:
     return path.resolve().parent.name if plain else path.stem if path.suffix in (".log", ".pt", ".json") else path.name
 
 
-main = Program(PROGRAM, __doc__, (Curves, Activation, Sensitivity, Efficiency), EXAMPLES)
+main = Program("metro-t0-analyze", __doc__, (Curves, Activation, Sensitivity, Efficiency))
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 from metro_t0.command import Command
 from metro_t0.common_options import output_option
@@ -12,19 +11,17 @@ from metro_t0.errors import UserError
 from metro_t0.options import option
 
 
-@dataclass(frozen=True, kw_only=True)
 class PlotNorms(Command):
-    """Draw the mean weight of every pre-attention norm per layer (figure 6) and write it as CSV."""
+    """Draw the mean weight of every pre-attention norm per layer (figure 6) and write it as CSV.
 
-    name: ClassVar[str] = "plot-norms"
-    examples: ClassVar[str] = (
-        "example:\n  metro-t0-synthetic plot-norms set=set/checkpoint_best.pt identity=id/checkpoint_best.pt "
-        "--output norms.png\n"
-    )
+    example:
+      metro-t0-synthetic plot-norms set=set/checkpoint_best.pt identity=id/checkpoint_best.pt --output norms.png
+    """
+
     models: tuple[str, ...] = option(
         help="fairseq checkpoint or Hugging Face directory", positional=True, metavar="LABEL=MODEL"
     )
-    output: Path = output_option("PNG to write; the CSV lies beside it", "FILE")
+    output: Path = output_option(help="PNG to write; the CSV lies beside it", metavar="FILE")
 
     def run(self) -> None:
         from metro_t0.analysis.norm_figure import plot_norms
@@ -36,18 +33,17 @@ class PlotNorms(Command):
         print(f"{self.output} and {self.output.with_suffix('.csv')}")
 
 
-@dataclass(frozen=True, kw_only=True)
 class PlotSchemes(Command):
-    """Draw the gap that synthetic pretraining closes (printed tables), and our starting points beside the printed."""
+    """Draw the gap that synthetic pretraining closes (printed tables), and our starting points beside the printed.
 
-    name: ClassVar[str] = "plot-schemes"
-    examples: ClassVar[str] = (
-        "example:\n  metro-t0-synthetic plot-schemes results/init_schemes --source set --output schemes.png\n"
-    )
+    example:
+      metro-t0-synthetic plot-schemes results/init_schemes --source set --output schemes.png
+    """
+
     runs: Path = option(help="OUTPUT of scripts/benchmarks/init_schemes.py", positional=True, metavar="DIR")
     source: Literal["lime", "set", "identity"] = option("set", "the checkpoint's task")
     metric: Literal["accuracy", "exact_match"] = option("accuracy", "of our runs")
-    output: Path = output_option("PNG to write; SVG and CSV lie beside it", "FILE")
+    output: Path = output_option(help="PNG to write; SVG and CSV lie beside it", metavar="FILE")
 
     def run(self) -> None:
         from metro_t0.analysis.scheme_figure import plot_schemes

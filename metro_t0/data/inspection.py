@@ -1,10 +1,13 @@
-"""Token files printed as text."""
+"""Token files printed as text, and what was written as a table."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from metro_t0.data.token_files import TokenFile
+from metro_t0.errors import printable
+from metro_t0.tables import print_table
 from metro_t0.tokenization import Tokenizer
 
 
@@ -21,3 +24,17 @@ def print_documents(directory: Path, name: str, count: int) -> None:
         count -= 1
         if not count:
             return
+
+
+def print_info(output: Path, info: dict[str, Any]) -> None:
+    """Print what info.json says: a row per set, then the lines that were skipped and why."""
+    columns = ("documents", "items", "tokens")
+    rows = [
+        (name, *(f"{counts[key]:,}" for key in columns), f"{counts['unknown_rate']:.4%}")
+        for name, counts in info["sets"].items()
+    ]
+    print_table(("set", *columns, "unknown"), rows, title=str(output))
+    for reason, count in info["bad_lines"].items():
+        print(f"skipped {count} lines: {printable(reason)}")
+    for example in info["bad_line_examples"]:
+        print(f"  {printable(example)}")

@@ -11,7 +11,7 @@ from metro_t0.parallel import workers
 from metro_t0.progress import progress
 
 
-def words_of(inputs: Sequence[Input], max_mb: int, processes: int) -> Counter[str]:
+def words_of(inputs: Sequence[Input], max_mb: int, processes: int | None) -> Counter[str]:
     """Counts of white-space separated words in the first `max_mb` MB of text."""
     total: Counter[str] = Counter()
     with workers(processes, fork=True) as pool:

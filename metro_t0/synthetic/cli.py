@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from metro_t0.analysis import synthetic_commands
 from metro_t0.command import Command, Program
@@ -18,45 +17,31 @@ from metro_t0.transfer import downstream_command
 if TYPE_CHECKING:
     from metro_t0.synthetic.vocabulary import Vocabulary
 
-PROGRAM = "metro-t0-synthetic"
-EXAMPLES = """examples:
-  metro-t0-synthetic inspect set,delete,lime --vocabulary compact:1000 --length-max 14 --length-min 5
-  metro-t0-synthetic generate set:1,identity:1 --vocabulary TOKENIZER_DIR --train 100000 --valid 5000 --output data/set
-  metro-t0-synthetic stats search --vocabulary compact:32000 --examples 20480
-  metro-t0-synthetic verify data/set --vocabulary TOKENIZER_DIR
-  metro-t0-synthetic verify set.tsv --task set --vocabulary t5 --order cpython_set
-  metro-t0-synthetic init-stats checkpoint_best.pt --scheme per_param_mean_sd --output statistics.json
-  metro-t0-synthetic init-apply random.pt --statistics statistics.json --seed 1 --output start.pt
-"""
 
+class OfStream(Command):
+    """A stream of examples and the vocabulary that they are written with."""
 
-@dataclass(frozen=True, kw_only=True)
-class Words:
-    """The vocabulary that examples are written with."""
-
+    stream: StreamSettings
     vocabulary: str = option(help="t5, t5:DIRECTORY, compact:N or a tokenizer directory")
     num_tokens: int | None = option(
         None, "draw sequences from that many tokens only (default: all)", at_least=1, at_most=MOST_TOKENS
     )
 
-    def load(self, stream: StreamSettings) -> Vocabulary:
-        """Read or make it, with the names of the stream's tasks."""
+    def load(self) -> Vocabulary:
+        """Read or make the vocabulary, with the names of the stream's tasks."""
         from metro_t0.synthetic.stream import parse_rates
         from metro_t0.synthetic.vocabulary import load_vocabulary
 
-        return load_vocabulary(self.vocabulary, parse_rates(stream.tasks), self.num_tokens)
+        return load_vocabulary(self.vocabulary, parse_rates(self.stream.tasks), self.num_tokens)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Generate(Command):
-    """Write examples of every task: DIR/{train,valid}/TASK.* and manifest.json."""
+class Generate(OfStream):
+    """Write examples of every task: DIR/{train,valid}/TASK.* and manifest.json.
 
-    name: ClassVar[str] = "generate"
-    examples: ClassVar[str] = (
-        "example:\n  metro-t0-synthetic generate set,identity --vocabulary compact:1000 --train 10000 --output data/a\n"
-    )
-    stream: StreamSettings
-    words: Words
+    example:
+      metro-t0-synthetic generate set,identity --vocabulary compact:1000 --train 10000 --output data/a
+    """
+
     output: Path = output_option()
     format: Format = option("fairseq", "of the files")
     train: int = option(1_000_000, "training examples per task", at_least=1, at_most=MOST_EXAMPLES)
@@ -67,59 +52,54 @@ class Generate(Command):
         from metro_t0.synthetic.storage import Files, generate
 
         files = Files(self.output, self.format)
-        dropped = generate(files, self.stream, self.words.load(self.stream), self.train, self.valid, self.deduplicate)
+        dropped = generate(files, self.stream, self.load(), self.train, self.valid, self.deduplicate)
         for name, count in dropped.items():
             duplicates = f", {count} duplicate sources left out" if self.deduplicate else ""
             print(f"{name}: {self.train} training and {self.valid} validation examples{duplicates}")
         print(f"wrote {self.output}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Inspect(Command):
-    """Show examples with letters for tokens."""
+class Inspect(OfStream):
+    """Show examples with letters for tokens.
 
-    name: ClassVar[str] = "inspect"
-    examples: ClassVar[str] = (
-        "example:\n  metro-t0-synthetic inspect set --vocabulary compact:1000 --length-min 5 --length-max 10\n"
-    )
-    stream: StreamSettings
-    words: Words
+    example:
+      metro-t0-synthetic inspect set --vocabulary compact:1000 --length-min 5 --length-max 10
+      metro-t0-synthetic inspect set,delete,lime --vocabulary compact:1000 --length-max 14 --length-min 5
+    """
+
     show: int = option(5, "examples to show", at_least=1, at_most=MOST_EXAMPLES, flag="--examples")
     ids: bool = option(False, "show token ids instead of letters")
 
     def run(self) -> None:
         from metro_t0.synthetic.inspection import print_examples
 
-        print_examples(self.stream.mixture(self.words.load(self.stream)), self.show, self.ids)
+        print_examples(self.stream.mixture(self.load()), self.show, self.ids)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stats(Command):
-    """Lengths, shares and duplicates of the first examples of a stream."""
+class Stats(OfStream):
+    """Lengths, shares and duplicates of the first examples of a stream.
 
-    name: ClassVar[str] = "stats"
-    examples: ClassVar[str] = (
-        "example:\n  metro-t0-synthetic stats set:1,lime:1 --vocabulary compact:32000 --examples 10240\n"
-    )
-    stream: StreamSettings
-    words: Words
+    example:
+      metro-t0-synthetic stats set:1,lime:1 --vocabulary compact:32000 --examples 10240
+    """
+
     read: int = option(10 * BLOCK, "examples to look at", at_least=1, at_most=MOST_EXAMPLES, flag="--examples")
 
     def run(self) -> None:
         from metro_t0.synthetic.inspection import print_statistics
 
-        print_statistics(self.stream.mixture(self.words.load(self.stream)), self.read)
+        print_statistics(self.stream.mixture(self.load()), self.read)
 
 
-@dataclass(frozen=True, kw_only=True)
 class Verify(Command):
-    """Recompute every target of generated files and report the first wrong one (exit status 1)."""
+    """Recompute every target of generated files and report the first wrong one (exit status 1).
 
-    name: ClassVar[str] = "verify"
-    examples: ClassVar[str] = (
-        "examples:\n  metro-t0-synthetic verify data/a\n"
-        "  metro-t0-synthetic verify set.tsv --task set --vocabulary t5 --order cpython_set\n"
-    )
+    examples:
+      metro-t0-synthetic verify data/a
+      metro-t0-synthetic verify data/set --vocabulary TOKENIZER_DIR
+      metro-t0-synthetic verify set.tsv --task set --vocabulary t5 --order cpython_set
+    """
+
     path: Path = option(help="a directory that generate wrote, or one TSV file of id lists", positional=True)
     task: str | None = option(None, "of a TSV file: its task")
     vocabulary: str | None = option(None, "of a TSV file, or of a directory made with a tokenizer")
@@ -154,7 +134,7 @@ COMMANDS = (
     *downstream_command.COMMANDS,
     *synthetic_commands.COMMANDS,
 )
-main = Program(PROGRAM, __doc__, COMMANDS, EXAMPLES)
+main = Program("metro-t0-synthetic", __doc__, COMMANDS)
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 from metro_t0.command import Command
 from metro_t0.common_options import output_option, seed_option
@@ -13,20 +11,18 @@ from metro_t0.files import read_json, write_json
 from metro_t0.options import option
 
 
-@dataclass(frozen=True, kw_only=True)
 class InitStats(Command):
-    """Write the statistics that an initialization scheme keeps of a trained model: a few kB of JSON."""
+    """Write the statistics that an initialization scheme keeps of a trained model: a few kB of JSON.
 
-    name: ClassVar[str] = "init-stats"
-    examples: ClassVar[str] = (
-        "example:\n  metro-t0-synthetic init-stats runs/set/checkpoint_best.pt --scheme per_param_scale "
-        "--output set.json\n"
-    )
+    example:
+      metro-t0-synthetic init-stats runs/set/checkpoint_best.pt --scheme per_param_scale --output set.json
+    """
+
     source: Path = option(
         help="a fairseq checkpoint, or a Hugging Face directory (T5 or METRO)", positional=True, metavar="MODEL"
     )
     scheme: str = option(help="what is kept, as per_param_scale or whole_model_scale (docs/synthetic.md)")
-    output: Path = output_option("JSON file to write", "FILE")
+    output: Path = output_option(help="JSON file to write", metavar="FILE")
 
     def run(self) -> None:
         from metro_t0.transfer.statistics import collect, get_scheme
@@ -39,21 +35,19 @@ class InitStats(Command):
         print(f"{self.output}: {len(statistics.groups)} groups of {tensors} tensors, scheme {statistics.scheme}")
 
 
-@dataclass(frozen=True, kw_only=True)
 class InitApply(Command):
-    """Initialize a model: from statistics, from all weights of a checkpoint, or with constant norms."""
+    """Initialize a model: from statistics, from all weights of a checkpoint, or with constant norms.
 
-    name: ClassVar[str] = "init-apply"
-    examples: ClassVar[str] = (
-        "examples:\n"
-        "  metro-t0-synthetic init-apply random.pt --statistics set.json --seed 1 --output start.pt\n"
-        "  metro-t0-synthetic init-apply random.pt --weights runs/set/checkpoint_best.pt --output start.pt\n"
-        "  metro-t0-synthetic init-apply t5-directory --pre-attention-norm 0.2 --output start-directory\n"
-    )
+    examples:
+      metro-t0-synthetic init-apply random.pt --statistics set.json --seed 1 --output start.pt
+      metro-t0-synthetic init-apply random.pt --weights runs/set/checkpoint_best.pt --output start.pt
+      metro-t0-synthetic init-apply t5-directory --pre-attention-norm 0.2 --output start-directory
+    """
+
     model: Path = option(
         help="the freshly initialized model: fairseq checkpoint or directory", positional=True, metavar="MODEL"
     )
-    output: Path = output_option("model to write, of the same kind", "PATH")
+    output: Path = output_option(help="model to write, of the same kind", metavar="PATH")
     statistics: Path | None = option(None, "a JSON file of init-stats", metavar="FILE")
     weights: Path | None = option(None, "a trained model: copy everything but the token embeddings", metavar="MODEL")
     pre_attention_norm: float | None = option(

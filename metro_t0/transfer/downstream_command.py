@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 from metro_t0.command import Command
 from metro_t0.common_options import data_dir_option, output_option, tokenizer_option
@@ -16,14 +15,13 @@ SplitName = Literal["train", "validation", "test"]
 SPLITS: dict[SplitName, str] = {"train": "train", "validation": "valid", "test": "test"}
 
 
-@dataclass(frozen=True, kw_only=True)
 class Downstream(Command):
-    """Write a downstream task as source/target text for fine-tuning and metro-t0-eval generate."""
+    """Write a downstream task as source/target text for fine-tuning and metro-t0-eval generate.
 
-    name: ClassVar[str] = "downstream"
-    examples: ClassVar[str] = (
-        "example:\n  metro-t0-synthetic downstream retrosynthesis --data-dir tasks --tokenizer vocab --output retro\n"
-    )
+    example:
+      metro-t0-synthetic downstream retrosynthesis --data-dir tasks --tokenizer vocab --output retro
+    """
+
     task: str = option(help="name of the task, as mtop or retrosynthesis (docs/synthetic.md)", positional=True)
     data_dir: Path | None = data_dir_option()
     tokenizer: Path = tokenizer_option()

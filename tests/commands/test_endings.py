@@ -21,7 +21,7 @@ from metro_t0.files import atomic_path, read_json, read_yaml, write_text
 from metro_t0.tables import markdown_table, print_table
 
 MODULES = ("metro_t0.data.cli", "finetune.cli", "eval.cli", "metro_t0.convert", "metro_t0.synthetic.cli",
-           "metro_t0.analysis.cli", "ablation.cli")  # fmt: skip
+           "metro_t0.analysis.cli", "ablation.cli", "metro_t0.launch")  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -113,12 +113,19 @@ def test_help_loads_nothing_slow(module: str) -> None:
     assert "example" in out
 
 
-def test_completion() -> None:
-    """What argcomplete asks a command for when the user presses tab after `metro-t0-data bin`."""
+@pytest.mark.parametrize(
+    ("line", "module", "suggested"),
+    [
+        ("metro-t0-data bin", "metro_t0.data.cli", "binarize"),
+        ("metro-t0-train --print", "metro_t0.launch", "--print-config-dir"),
+        ("metro-t0-train finetuning/ba", "metro_t0.launch", "finetuning/base"),
+    ],
+)
+def test_completion(line: str, module: str, suggested: str) -> None:
+    """What argcomplete asks a command for when the user presses tab after the line."""
     pytest.importorskip("argcomplete")
-    line = "metro-t0-data bin"
     environment = {**os.environ, "_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "IFS": "\n"}
-    code = "import os, sys; sys.argv = ['metro-t0-data']; from metro_t0.data.cli import main; main([])"
+    code = f"import os, sys; sys.argv = ['{line.split()[0]}']; from {module} import main; main([])"
     read, write = os.pipe()
     process = subprocess.Popen(
         ["bash", "-c", f'exec 8>&{write} 9>/dev/null; exec "$0" -c "$1"', sys.executable, code],
@@ -127,7 +134,7 @@ def test_completion() -> None:
     os.close(write)
     process.wait()
     with os.fdopen(read) as stream:
-        assert "binarize" in stream.read()
+        assert suggested in stream.read()
 
 
 def test_files_have_the_users_permissions_and_names_as_long_as_the_system_allows(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import finetune.cli
 import metro_t0.analysis.cli
 import metro_t0.convert
 import metro_t0.data.cli
+import metro_t0.launch
 import metro_t0.synthetic.cli
 from metro_t0.command import Command, Program
 from metro_t0.errors import UserError
@@ -25,7 +26,7 @@ PROGRAMS: list[Program] = [
     room.main
     for room in (
         metro_t0.data.cli, finetune.cli, eval.cli, metro_t0.convert, metro_t0.synthetic.cli, metro_t0.analysis.cli,
-        ablation.cli,
+        ablation.cli, metro_t0.launch,
     )
 ]  # fmt: skip
 
@@ -41,12 +42,13 @@ class Inner:
         check(self)
 
 
-@dataclass(frozen=True, kw_only=True)
 class Try(Command):
-    """Try things, 100% of them."""
+    """Try things, 100% of them.
 
-    name: ClassVar[str] = "try"
-    examples: ClassVar[str] = "example:\n  metro-t0-x try a"
+    example:
+      metro-t0-x try a
+    """
+
     found: ClassVar[list[Any]] = []
     files: tuple[Path, ...] = option(help="what to try", positional=True, metavar="FILE")
     inner: Inner

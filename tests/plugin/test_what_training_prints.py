@@ -15,6 +15,7 @@ import torch
 
 from fairseq_plugins import run as runs
 from fairseq_plugins.bars import duration
+from fairseq_plugins.console import CONSOLE, ONLY
 from fairseq_plugins.utilization import measure_peak
 from metro_t0.analysis.training_log import read_log
 
@@ -83,6 +84,20 @@ def test_what_was_printed_can_be_plotted(jobs: tuple[Path, str], tmp_path: Path)
     printed.write_text(jobs[1].partition("#1 :")[2])
     expected = {(r["split"], r["updates"]): r["clm_loss"] for r in read_log(jobs[0] / "run" / "1")}
     assert {(r["split"], r["updates"]): r["clm_loss"] for r in read_log(printed)} == pytest.approx(expected, abs=1e-3)
+
+
+def test_quiet_prints_validations_alone_and_records_everything(
+    train: Callable[..., list[dict[str, Any]]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """metro-t0-train -q: no line per interval."""
+    command = "import os, sys; os.execv = lambda _, line: print(*line); from metro_t0.launch import main; main()"
+    line = [sys.executable, "-c", command, "metro_t5_base", "task.data=data-bin", "-q"]
+    done = subprocess.run(line, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.endswith(" common.log_format=none task.data=data-bin\n")
+    records = train(f"--save-dir {tmp_path} --no-save --max-update 2 --log-format none", log="valid")
+    assert [record["valid_num_updates"] for record in records] == ["2"]
+    printed = [record.getMessage() for record in caplog.records if getattr(record, ONLY, None) == CONSOLE]
+    assert [line[:17] for line in printed] == ["valid  at 2  mlm "]
 
 
 def test_utilization_is_of_the_given_peak(train: Callable[..., list[dict[str, Any]]], tmp_path: Path) -> None:
