@@ -49,12 +49,12 @@ def _check_dictionaries(plan: Plan) -> None:
 
 def _check_mixture(plan: Plan) -> None:
     from metro_t0.data.mixture_files import TRAIN, VALID
-    from metro_t0.prompts.mixing import load_mixture
+    from metro_t0.prompts.mixing import load_task_examples
 
     assert plan.prompted is not None
-    load_mixture(plan.prompted, TRAIN)
+    load_task_examples(plan.prompted, TRAIN)
     if plan.score_limit is not None:
-        load_mixture(plan.prompted, VALID)
+        load_task_examples(plan.prompted, VALID)
 
 
 def _check_tasks(plan: Plan) -> None:

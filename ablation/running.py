@@ -56,7 +56,7 @@ def devices() -> list[str]:
 
 
 def run_jobs(jobs: Sequence[Job], per_device: int = 1) -> dict[str, str]:
-    """Run all jobs, `per_device` at a time on each device; gives name -> message of those that failed."""
+    """Run all jobs, `per_device` at a time on each device; returns name -> message of those that failed."""
     free: queue.Queue[str] = queue.Queue()
     for device in devices() * per_device:
         free.put(device)

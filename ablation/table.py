@@ -88,7 +88,7 @@ def _cell(scores: Sequence[Mapping[str, Any]]) -> Cell:
 
 
 def write_table(jobs: Sequence[Job], output: Path) -> list[Path]:
-    """Print the table and write OUTPUT/table.md and OUTPUT/table.csv; gives the paths, none without results."""
+    """Print the table and write OUTPUT/table.md and OUTPUT/table.csv; returns the paths, none without results."""
     rows, trivial = collect(jobs)
     if not rows:
         return []

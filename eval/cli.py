@@ -93,11 +93,11 @@ class Templates(Command):
     templates_dir: Path | None = templates_option()
 
     def run(self) -> None:
-        from eval.tasks import dataset_name
+        from metro_t0.prompts.names import DatasetName
         from metro_t0.prompts.templates import load_templates
         from metro_t0.tables import print_table
 
-        dataset = dataset_name(self.dataset)
+        dataset = DatasetName.parse(self.dataset)
         templates = load_templates(dataset.name, dataset.subset, self.templates_dir).values()
         rows = [(template.name, template.answer_choices or "none: cannot be ranked") for template in templates]
         print_table(("template", "answer choices"), rows, title=str(dataset), left=(1,))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from eval.tasks import ROW_FORMATS, Task
+from eval.tasks import ROW_FORMATS, EvalTask
 from metro_t0.errors import UserError
 from metro_t0.prompts.templates import HiddenLabelError, MissingColumnError, RenderError, Template
 
@@ -24,7 +24,7 @@ class Example:
     """One prompted multiple-choice question."""
 
     index: int
-    """Position of the row in its task (after `Task.where`), the same for all templates."""
+    """Position of the row in its task (after `EvalTask.where`), the same for all templates."""
     source: str
     choices: list[str]
     gold: int
@@ -41,7 +41,7 @@ class Examples:
 
 
 def build_examples(
-    task: Task,
+    task: EvalTask,
     template: Template,
     rows: Sequence[Mapping[str, Any]],
     indices: Sequence[int],

@@ -89,7 +89,7 @@ class MetroT0LM(HFLM):
     def _loglikelihood_tokens(
         self, requests: list[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, **_ignored: Any
     ) -> list[Answer]:
-        """Answers to encoded contexts and continuations, as the harness's own class gives them."""
+        """Answers to encoded contexts and continuations, as the harness's own class returns them."""
         groups = _grouped([(tuple(context), tuple(ids)) for _, context, ids in requests])
         questions = [
             Question(context[-self.max_length :], [ids for _, ids in rows]) for context, rows in groups.items()

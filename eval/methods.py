@@ -1,4 +1,4 @@
-"""Which of the ways to score (`eval.ranking.Method`) gives a model's true scores: tried on a probe, not looked up.
+"""Which of the ways to score (`eval.ranking.Method`) computes a model's true scores: tried on a probe, not looked up.
 
 "Any encoder-decoder model" includes decoders that mix both attentions (T5Gemma 2), that take one token at a time from a
 cache (ProphetNet), or that read the future where there is one (FSMT), and classes that came with a model.

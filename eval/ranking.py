@@ -35,6 +35,7 @@ from transformers import Cache, EncoderDecoderCache, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from metro_t0.errors import UserError
+from metro_t0.rows import pad_rows
 from metro_t0.token_budget import length_sorted_batches
 
 TARGET_TOKEN = 8
@@ -232,9 +233,9 @@ def shared_prefix_length(choices: Sequence[Sequence[int]]) -> int:
 
 def pad_right(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Stack rows of ids. Returns (rows, longest) ids and mask (1 on tokens), int64."""
-    longest = max(len(row) for row in rows)
-    ids = torch.tensor([[*row, *[pad_id] * (longest - len(row))] for row in rows])
-    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+    ids = torch.from_numpy(pad_rows(rows, pad_id))
+    lengths = torch.tensor([*map(len, rows)])  # the padding id may be that of a token
+    mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
     return ids.to(device), mask.to(device)
 
 

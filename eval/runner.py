@@ -22,7 +22,7 @@ from eval.results import Prediction, ResultsDirectory, TemplateResult
 from eval.scorer import ChoiceScorer
 from eval.scores import ABSENT, RIGHT, WRONG, chance, majority
 from eval.settings import ScoringSettings
-from eval.tasks import ROW_GROUPS, TEMPLATES, Task, TaskSet
+from eval.tasks import ROW_GROUPS, TEMPLATES, EvalTask, TaskSet
 from metro_t0.errors import UserError
 from metro_t0.prompts.datasets import load_rows
 from metro_t0.prompts.templates import Template, find_template, load_templates
@@ -39,7 +39,7 @@ EditSource = Callable[[Mapping[str, Any], str], str]
 class TaskData:
     """A task with its templates and rows."""
 
-    task: Task
+    task: EvalTask
     templates: list[Template]
     rows: Sequence[Mapping[str, Any]]
 
@@ -104,7 +104,7 @@ class Evaluation:
             raise UserError(f"no task can be scored: {next(iter(missing.values()))}")
         return missing
 
-    def _evaluate_template(self, task: Task, template: Template, rows: Sequence[Mapping[str, Any]]) -> str | None:
+    def _evaluate_template(self, task: EvalTask, template: Template, rows: Sequence[Mapping[str, Any]]) -> str | None:
         """Score and write down. Returns why there is no score, where no row can be scored (in the first process)."""
         chosen = sample_indices(len(rows), self.settings.limit, "limit", self.settings.seed, task.name)
         num_rows = len(chosen)
@@ -139,7 +139,7 @@ class Evaluation:
         return None
 
 
-def task_rows(task: Task, data_dir: Path | None) -> Sequence[Mapping[str, Any]]:
+def task_rows(task: EvalTask, data_dir: Path | None) -> Sequence[Mapping[str, Any]]:
     """The rows of a task. Raises `UserError` where there are none or the data set cannot be had."""
     rows: Sequence[Mapping[str, Any]] = load_rows(task.dataset.name, task.dataset.subset, task.split, data_dir)
     if task.where:
@@ -156,7 +156,7 @@ def task_rows(task: Task, data_dir: Path | None) -> Sequence[Mapping[str, Any]]:
     return rows
 
 
-def task_templates(task: Task, templates_dir: Path | None) -> list[Template]:
+def task_templates(task: EvalTask, templates_dir: Path | None) -> list[Template]:
     """The templates of a task. Raises `UserError` for an unknown name or a data set without answer choices."""
     of = task.templates_of or task.dataset
     known = load_templates(of.name, of.subset, templates_dir or TEMPLATES)
@@ -186,7 +186,7 @@ def prediction_of(example: Example, scores: Sequence[ChoiceScore]) -> Prediction
 
 
 def summarize(
-    task: Task,
+    task: EvalTask,
     template: Template,
     chosen: Sequence[int],
     pairs: Sequence[tuple[Example, Sequence[ChoiceScore]]],

@@ -24,7 +24,7 @@ ROW_GROUPS = {"statements_of_a_text": statements_of_a_text}
 
 
 @dataclass(frozen=True)
-class Task:
+class EvalTask:
     """One data set (or part of one) whose score is the mean over its prompt templates."""
 
     name: str
@@ -48,7 +48,7 @@ class TaskSet:
     """Tasks that are scored together; the average is the mean over them."""
 
     name: str
-    tasks: tuple[Task, ...]
+    tasks: tuple[EvalTask, ...]
     built_in: bool = False
 
     def selected(self, names: Sequence[str]) -> TaskSet:
@@ -103,7 +103,7 @@ def load_tasks(path: Path, split: str | None = None, built_in: bool = False) -> 
     """Read a task file.
 
     The file has `name` (optional), `defaults` (optional, fields that all tasks share) and `tasks`, a list of
-    mappings with the fields of `Task`; `dataset` is written NAME or NAME/SUBSET. Raises `UserError`.
+    mappings with the fields of `EvalTask`; `dataset` is written NAME or NAME/SUBSET. Raises `UserError`.
     """
     content = read_yaml(path, TaskFile)
     if not content["tasks"]:
@@ -118,18 +118,18 @@ def load_tasks(path: Path, split: str | None = None, built_in: bool = False) -> 
     return TaskSet(str(content.get("name", path.stem)), tasks, built_in)
 
 
-def _task(path: Path, entry: Any, defaults: dict[str, Any], override: dict[str, Any]) -> Task:
+def _task(path: Path, entry: Any, defaults: dict[str, Any], override: dict[str, Any]) -> EvalTask:
     if isinstance(entry, str):
         entry = {"dataset": entry}
     if not isinstance(entry, dict):
         raise UserError(f"{path}: {entry!r} in 'tasks' is neither a data set name nor a mapping")
     merged = {"split": "validation", **defaults, **entry, **override}
-    known = [field.name for field in fields(Task)]
+    known = [field.name for field in fields(EvalTask)]
     for key in merged:
         if key not in known:
             raise UserError(f"{path}: unknown field {key!r} in 'tasks'{nearest(key, known)}")
     expect(merged, TaskEntry, f"{path}: tasks")
-    dataset = dataset_name(merged["dataset"])
+    dataset = DatasetName.parse(merged["dataset"])
     templates = merged.get("templates")
     if templates is not None and not templates:
         raise UserError(f"{path}: 'templates' of {dataset} must be a list of names; leave it out for all templates")
@@ -137,22 +137,13 @@ def _task(path: Path, entry: Any, defaults: dict[str, Any], override: dict[str, 
         if (value := merged.get(key)) is not None and value not in known_values:
             raise UserError(f"{path}: unknown {key} {value!r}; there is: {', '.join(known_values)}")
     templates_of = merged.get("templates_of")
-    return Task(
+    return EvalTask(
         name=str(merged.get("name", dataset)),
         dataset=dataset,
         split=str(merged["split"]),
         templates=None if templates is None else tuple(templates),
-        templates_of=None if templates_of is None else dataset_name(templates_of),
+        templates_of=None if templates_of is None else DatasetName.parse(templates_of),
         where=merged.get("where"),
         row_format=merged.get("row_format"),
         group=merged.get("group"),
     )
-
-
-def dataset_name(text: str) -> DatasetName:
-    """`NAME` or `NAME/SUBSET`; with two bars the hub's `OWNER/NAME/CONFIGURATION`."""
-    if text.count("/") == 2:
-        name, _, subset = text.rpartition("/")
-    else:
-        name, _, subset = text.partition("/")
-    return DatasetName(name, subset or None)

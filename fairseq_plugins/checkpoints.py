@@ -1,6 +1,6 @@
 """Checkpoints that fairseq reads and writes: whole ones only, by every process of a run, or a Hugging Face directory.
 
-- A damaged checkpoint gives one line with the way on, instead of a traceback out of the unpickler.
+- A damaged checkpoint is reported in one line that says what to do, instead of a traceback out of the unpickler.
 - With several processes rank 0 reads and sends; fairseq sends a pickle of its config's classes, which torch refuses to
   load. Here plain values and tensors travel, and nothing else is loaded.
 - A Hugging Face directory stands for the checkpoint that `metro-t0-convert hf` would make of it.

@@ -26,7 +26,7 @@ COMPARED = {
     # fairseq stores another optimizer state with each of them.
     "common": ("fp16", "bf16", "amp", "memory_efficient_fp16", "memory_efficient_bf16"),
 }
-"""fairseq's own options that say what is learnt from what."""
+"""fairseq's own options that say what is learned from what."""
 LENGTH_OF_RUN = {"lr_scheduler": {"total_num_update", "max_update"}, "criterion": {"max_update"}}
 ONLY_THIS_RUN = {
     "model": {*fields_of("run"), "accept_changed_options", "peak_tflops"},
@@ -34,7 +34,7 @@ ONLY_THIS_RUN = {
     "optimizer": {"tpu", "lr"},  # the same as optimization.lr
     "lr_scheduler": {"lr"},
 }
-"""Fields that say how a run goes, not what is learnt."""
+"""Fields that say how a run goes, not what is learned."""
 MEANT_BY = {
     "reset_optimizer": ("criterion", "optimizer", "lr_scheduler", "optimization", "common"),
     "reset_lr_scheduler": ("lr_scheduler", "optimization"),

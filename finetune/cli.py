@@ -67,10 +67,10 @@ class List(Command):
     def run(self) -> None:
         from finetune.listing import list_datasets, list_mixtures, list_templates
         from finetune.mixtures import load_mixture
-        from metro_t0.prompts.hub import parse_dataset_name
+        from metro_t0.prompts.names import DatasetName
 
         if self.dataset:
-            list_templates(parse_dataset_name(self.dataset), self.templates_dir)
+            list_templates(DatasetName.parse(self.dataset), self.templates_dir)
         elif self.mixture:
             list_datasets(load_mixture(self.mixture, self.templates_dir), self.templates_dir, self.data_dir)
         else:
@@ -158,9 +158,7 @@ class Score(Command, ScoreSettings):
         print_scores(scores)
 
 
-main = Program(
-    "metro-t0-prompts", "Prompted multi-task mixtures of real data sets.", (Check, List, Show, Build, Score)
-)
+main = Program("metro-t0-prompts", "Prompted multi-task mixtures of real data sets.", (Check, List, Show, Build, Score))
 
 if __name__ == "__main__":
     raise SystemExit(main())

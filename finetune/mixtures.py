@@ -11,7 +11,6 @@ from typing import Any, NotRequired, TypedDict
 from finetune.settings import CapRule
 from metro_t0.errors import UserError, nearest
 from metro_t0.files import read_json, read_yaml
-from metro_t0.prompts.hub import parse_dataset_name
 from metro_t0.prompts.names import DatasetName
 from metro_t0.prompts.templates import templated_datasets
 from metro_t0.shapes import expect
@@ -105,7 +104,7 @@ def _parse(name: str, entry: Any, source: Path) -> Mixture:
     if ("train" in given) == ("train_groups" in given):
         raise UserError(f"{source}: mixture {name} needs one of the fields 'train' and 'train_groups'")
     if "train" in given:
-        train = tuple(parse_dataset_name(dataset) for dataset in given["train"] or ())
+        train = tuple(DatasetName.parse(dataset) for dataset in given["train"] or ())
     else:
         train = tuple(_datasets_of_groups(set(given["train_groups"])))
     if not train:

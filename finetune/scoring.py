@@ -25,7 +25,7 @@ from metro_t0.devices import choose_device
 from metro_t0.errors import UserError
 from metro_t0.hf.loading import load_part, load_seq2seq
 from metro_t0.progress import progress
-from metro_t0.prompts.mixing import TaskExamples, choose_tasks, load_mixture
+from metro_t0.prompts.mixing import TaskExamples, choose_tasks, load_task_examples
 from metro_t0.randomness import sample_indices
 from metro_t0.rows import pad_rows, shift_right
 from metro_t0.token_budget import length_sorted_batches
@@ -112,9 +112,9 @@ class Scorer:
 
 def score_mixture(settings: ScoreSettings) -> list[TaskScore]:
     """Score a model on every task of a built mixture that has held-out examples, or on those named by `only`."""
-    held_out = load_mixture(settings.prompted, VALID)
+    held_out = load_task_examples(settings.prompted, VALID)
     chosen = [task for name in settings.only for task in choose_tasks(held_out, name)] or held_out
-    training = {task.name: task for task in load_mixture(settings.prompted, TRAIN)}
+    training = {task.name: task for task in load_task_examples(settings.prompted, TRAIN)}
     scorer = Scorer(settings.model, settings.prompted, settings.device)
     return [
         scorer.score(task, settings.limit, most_frequent_target(training[task.name]), settings.seed)

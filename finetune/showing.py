@@ -8,7 +8,7 @@ from rich.text import Text
 from finetune.settings import ShowSettings
 from metro_t0.errors import UserError, printable
 from metro_t0.prompts.datasets import Row, load_rows
-from metro_t0.prompts.hub import parse_dataset_name
+from metro_t0.prompts.names import DatasetName
 from metro_t0.prompts.rendering import HiddenLabelError, Template
 from metro_t0.prompts.templates import find_template, load_templates
 
@@ -18,7 +18,7 @@ def show_examples(settings: ShowSettings) -> None:
 
     Rows for which a template has no target are passed over. Raises `UserError` for unknown names.
     """
-    dataset = parse_dataset_name(settings.dataset)
+    dataset = DatasetName.parse(settings.dataset)
     templates = load_templates(dataset.name, dataset.subset, settings.templates_dir, settings.max_variable_length)
     chosen = [find_template(templates, settings.template)] if settings.template else list(templates.values())
     rows = load_rows(dataset.name, dataset.subset, settings.split, settings.data_dir)

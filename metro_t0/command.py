@@ -36,7 +36,7 @@ class Command:
 
     Its docstring is its help: the first paragraph says what it does, the rest, such as examples, follows the options,
     after that of the classes it builds on. It is called like its class (`InitStats`: init-stats), or `name`.
-    A field whose type is a dataclass gives its fields as options, and holds an instance made of them.
+    A field whose type is a dataclass adds that class's fields as options, and holds an instance made of them.
     """
 
     name: ClassVar[str] = "command"
@@ -190,9 +190,9 @@ def build(settings: type, parsed: argparse.Namespace) -> Any:
 
 
 def run(program: str, body: Callable[[], int | None]) -> int:
-    """Run a command's body and give its exit status.
+    """Run a command's body and return its exit status.
 
-    0 (or what the body gives) on success; 2 with one line on standard error for a `UserError` and for what the system
+    0 (or what the body returns) on success; 2 with one line on standard error for a `UserError` and for what the system
     refuses (a full disk, a missing permission); 130 after Ctrl-C, 143 after SIGTERM, both with temporary files removed;
     141, silently, where the reader of a pipe has gone.
     Any other exception is a defect of the program and keeps its traceback.

@@ -155,7 +155,7 @@ def compose_config(directory: Path, name: str) -> DictConfig:
 
 
 def check_required(name: str, composed: DictConfig, overrides: Sequence[str]) -> None:
-    """Raise `UserError` for a value that the config leaves to the user (???) and no override gives."""
+    """Raise `UserError` for a value that the config leaves to the user (???) and no override sets."""
     from omegaconf import OmegaConf
 
     set_here = {override.lstrip("+").partition("=")[0] for override in overrides}

@@ -70,7 +70,7 @@ def workers(count: int | None, prepare: Callable[[], object] | None = None, fork
     all that it has imported and loaded; only while it runs no threads, because a copy would wait for them for ever.
     """
     count = count or default_workers()
-    # The processes are the parallelizm; threads of the tokenizer inside each of them would only compete.
+    # The processes are the parallelism; threads of the tokenizer inside each of them would only compete.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     if count == 1:
         if prepare:

@@ -34,7 +34,7 @@ def position_uniforms(stream: int, examples: NDArray[np.integer], length: int) -
     stream: 64-bit key of what the numbers are for (`keyed_seed("mask", seed, epoch)`).
     examples: (batch,) indices of the examples in their data set.
     Returns (batch, length) float32. Position j of example i is the same whatever the batch around it
-    and whatever `length`: the SplitMix64 finaliser applied to a counter, one vectorized pass.
+    and whatever `length`: the SplitMix64 finalizer applied to a counter, one vectorized pass.
     """
     with np.errstate(over="ignore"):
         key = _mix(np.asarray(examples).astype(np.uint64) + np.uint64(stream & (2**64 - 1)))

@@ -78,7 +78,7 @@ def main() -> int:
 
 
 def test_mutants(name: str, target: Target, tool: Path, output: Path, tree: Path) -> str:
-    """Sample, test and report the mutants of a target; gives the line for the person."""
+    """Sample, test and report the mutants of a target; returns the line for the person."""
     config, session = output / f"{name}.toml", output / f"{name}.sqlite"
     environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
 

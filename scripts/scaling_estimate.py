@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from metro_t0.command import Parser, run
 from metro_t0.errors import UserError
+from metro_t0.tables import markdown_table
 
 BACKWARD_SHARE = 2 / 3
 """Of a step: the backward pass has twice the matrix products of the forward pass."""
@@ -106,20 +107,17 @@ def estimate(training: Training, cluster: Cluster, gpus: int) -> Estimate:
 
 
 def table(training: Training, cluster: Cluster, gpus: list[int], updates: int) -> str:
-    """Markdown."""
-    lines = [
-        "| GPUs | tokens per batch and GPU | update_freq | all-reduce, ms | of it waited for, ms "
-        "| tokens/s | of ideal | hours for the run |",
-        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
+    """Markdown, a row per number of GPUs."""
+    header = ("GPUs", "tokens per batch and GPU", "update_freq", "all-reduce, ms", "of it waited for, ms",
+              "tokens/s", "of ideal", "hours for the run")  # fmt: skip
+    lines = []
     for number in gpus:
         row = estimate(training, cluster, number)
-        lines.append(
-            f"| {row.gpus} | {row.batch:,} | {row.update_freq} | {1e3 * row.all_reduce:.1f} | {1e3 * row.exposed:.1f} "
-            f"| {training.tokens_per_update / row.seconds:,.0f} | {row.efficiency:.1%} "
-            f"| {updates * row.seconds / 3600:.1f} |"
-        )
-    return "\n".join(lines)
+        counts = (f"{row.gpus}", f"{row.batch:,}", f"{row.update_freq}")
+        times = (f"{1e3 * row.all_reduce:.1f}", f"{1e3 * row.exposed:.1f}")
+        rates = (f"{training.tokens_per_update / row.seconds:,.0f}", f"{row.efficiency:.1%}")
+        lines.append((*counts, *times, *rates, f"{updates * row.seconds / 3600:.1f}"))
+    return markdown_table(header, lines)
 
 
 def main() -> int:
@@ -169,7 +167,8 @@ def main() -> int:
         source = (
             "measured" if options.tokens_per_second else f"ASSUMED, {options.mfu:.0%} of {options.peak_tflops:g} TFLOPS"
         )
-        print(f"one GPU: {rate:,.0f} tokens/s ({source}); gradient {training.gradient_bytes / 1e6:,.0f} MB\n\n{rows}")
+        print(f"one GPU: {rate:,.0f} tokens/s ({source}); gradient {training.gradient_bytes / 1e6:,.0f} MB\n")
+        print(rows, end="")
 
     return run("scaling_estimate", body)
 

@@ -1,7 +1,7 @@
 """fairseq criterion `prompt_cross_entropy`: cross-entropy, optional label smoothing and z-loss, held-out accuracies.
 
 `exact_match` is the share of examples whose every target token, the end token included, is the model's first choice
-given the tokens before it: exactly those examples whose greedy decoding gives the target.
+given the tokens before it: exactly those examples whose greedy decoding is the target.
 """
 
 # fairseq reads the types of dataclass fields at run time: no `from __future__ import annotations` here.

@@ -19,7 +19,7 @@ from metro_t0.data.mixture_files import TRAIN, VALID
 from metro_t0.data.pairs import SUFFIXES
 from metro_t0.errors import UserError
 from metro_t0.modeling import ModelConfig
-from metro_t0.prompts.mixing import TaskExamples, choose_tasks, load_mixture, load_pairs
+from metro_t0.prompts.mixing import TaskExamples, choose_tasks, load_pairs, load_task_examples
 from metro_t0.randomness import keyed_generator
 from metro_t0.tokenization import Tokenizer
 from metro_t0.tokenization.tokenizer import TOKENIZER_NAME
@@ -59,7 +59,7 @@ class PromptFinetuningConfig(FairseqDataclass):
 class PromptedDataset(WholeDataset):
     """The examples of several tasks, indexed one task after the other.
 
-    `ordered_indices` gives those that the epoch uses: all of a task, or as many as its cap, chosen by (seed, epoch).
+    `ordered_indices` returns those that the epoch uses: all of a task, or as many as its cap, chosen by (seed, epoch).
     """
 
     def __init__(self, tasks: list[TaskExamples], bos_id: int, pad_id: int, eos_id: int, seed: int, epoch: int) -> None:
@@ -187,9 +187,9 @@ class PromptFinetuningTask(SourceTargetTask):
                 tokenizer = Tokenizer.load(self.directory)
                 return [load_pairs(path, tokenizer, self.cfg.max_source_positions, self.cfg.max_target_positions)]
         if split in (TRAIN, VALID):
-            return load_mixture(self.directory, split)
+            return load_task_examples(self.directory, split)
         if split.startswith("valid_"):
-            return choose_tasks(load_mixture(self.directory, VALID), split.removeprefix("valid_"))
+            return choose_tasks(load_task_examples(self.directory, VALID), split.removeprefix("valid_"))
         raise UserError(f"split {split!r}: must be train, valid or valid_NAME with a data set or task of the mixture")
 
     def _check_lengths(self, task: TaskExamples) -> None:

@@ -1,4 +1,4 @@
-"""`metro-t0-analyze`: pictures of how a model was trained and of what it learnt."""
+"""`metro-t0-analyze`: pictures of how a model was trained and of what it learned."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Figure(Command):
             print(path)
 
     def draw(self) -> list[Path]:
-        """Write the figure and give the paths of its files."""
+        """Write the figure and return the paths of its files."""
         raise NotImplementedError
 
 

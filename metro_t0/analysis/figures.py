@@ -66,7 +66,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save(figure: Figure, output: Path, rows: Sequence[Mapping[str, Any]]) -> list[Path]:
-    """Write OUTPUT.png, OUTPUT.svg and the plotted numbers as OUTPUT.csv; gives the three paths.
+    """Write OUTPUT.png, OUTPUT.svg and the plotted numbers as OUTPUT.csv; returns the three paths.
 
     output: path with one of the three suffixes, or with none. rows: one mapping per line of the CSV.
     """

@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metro_t0.prompts.mixing import load_mixture
+from metro_t0.prompts.mixing import load_task_examples
 from metro_t0.randomness import keyed_generator
 from metro_t0.rows import pad_rows, shift_right
 from metro_t0.token_budget import length_sorted_batches
+from metro_t0.tokenization.vocabulary import BOS_ID, EOS_ID
 
-BOS, EOS = 0, 2
 Example = tuple[NDArray[np.integer], NDArray[np.integer]]
 
 
@@ -49,20 +49,20 @@ def sample_mixture(
     training. Sources are `<s> x </s>` and targets `y </s>`; longer ones are cut and end with </s> all the same. The
     sample depends on (seed, task) alone. Raises `UserError` where the directory is no mixture or the split is empty.
     """
-    tasks = {task.name: task for task in load_mixture(directory, split)}
+    tasks = {task.name: task for task in load_task_examples(directory, split)}
     rates = {name: min(len(task), task.cap or len(task)) for name, task in tasks.items()}
     pairs: list[Example] = []
     for name, count in _allot(rates, examples).items():
         task = tasks[name]
         chosen = keyed_generator("analysis", seed, name).permutation(len(task))[:count]
         for i in chosen.tolist():
-            source = np.concatenate(([BOS], task.sources[i]))
+            source = np.concatenate(([BOS_ID], task.sources[i]))
             pairs.append((_cut(source, max_source), _cut(task.targets[i], max_target)))
     return pairs
 
 
 def _allot(rates: dict[str, int], examples: int) -> dict[str, int]:
-    """How many examples each task gives: proportional to its rate, rounded by largest remainder, at most its rate."""
+    """Examples of each task: proportional to its rate, rounded by largest remainder, at most its rate."""
     total = sum(rates.values())
     if examples >= total:
         return rates
@@ -75,7 +75,7 @@ def _allot(rates: dict[str, int], examples: int) -> dict[str, int]:
 
 
 def _cut(ids: NDArray[np.integer], longest: int) -> NDArray[np.integer]:
-    return ids if len(ids) <= longest else np.append(ids[: longest - 1], EOS)
+    return ids if len(ids) <= longest else np.append(ids[: longest - 1], EOS_ID)
 
 
 def batches(pairs: Sequence[Example], max_tokens: int, pad_id: int, decoder_start: int) -> Iterator[Seq2SeqBatch]:

@@ -42,7 +42,7 @@ KIND_OF_MODULE = {
 
 
 @dataclass(frozen=True, order=True)
-class Group:
+class ParameterGroup:
     """Parameters that are counted together: all of one kind in one layer."""
 
     stack: str
@@ -93,7 +93,7 @@ class LogHistogram:
 
 
 def accumulate_gradients(model: AnalyzedModel, batches: Iterable[Seq2SeqBatch]) -> float:
-    """Leave the gradient of the mean cross-entropy per target token in `.grad`; gives that loss (nats).
+    """Leave the gradient of the mean cross-entropy per target token in `.grad`; returns that loss (nats).
 
     Raises `UserError` where the loss is not finite, or there is no target token.
     """
@@ -115,9 +115,9 @@ def accumulate_gradients(model: AnalyzedModel, batches: Iterable[Seq2SeqBatch]) 
 
 
 @torch.no_grad()
-def sensitivity_histograms(module: nn.Module) -> dict[Group, LogHistogram]:
+def sensitivity_histograms(module: nn.Module) -> dict[ParameterGroup, LogHistogram]:
     """Histograms of |theta_j dL/dtheta_j| from the gradients in `.grad`; parameters without a gradient count as 0."""
-    found: dict[Group, LogHistogram] = {}
+    found: dict[ParameterGroup, LogHistogram] = {}
     for name, parameter in module.named_parameters():
         histogram = found.setdefault(group_of(name), LogHistogram())
         values = parameter.detach().flatten()
@@ -128,7 +128,7 @@ def sensitivity_histograms(module: nn.Module) -> dict[Group, LogHistogram]:
     return dict(sorted(found.items()))
 
 
-def group_of(name: str) -> Group:
+def group_of(name: str) -> ParameterGroup:
     """The group of a parameter of that name, in this toolkit's or Hugging Face's naming."""
     place = place_of(name)
     if name.endswith(".bias"):
@@ -139,17 +139,17 @@ def group_of(name: str) -> Group:
         module = place.module if place else ""
         kind = KIND_OF_MODULE.get(module) or KIND_OF_MODULE.get(module.partition(".")[0], "other")
     if place is None or place.layer is None:
-        return Group("shared", 0, kind)
-    return Group(place.stack, place.layer + 1, kind)
+        return ParameterGroup("shared", 0, kind)
+    return ParameterGroup(place.stack, place.layer + 1, kind)
 
 
-def merged(histograms: Mapping[Group, LogHistogram], **wanted: Any) -> LogHistogram:
+def merged(histograms: Mapping[ParameterGroup, LogHistogram], **wanted: Any) -> LogHistogram:
     """The sum of the histograms of the groups that have the wanted fields."""
     chosen = (h for group, h in histograms.items() if all(getattr(group, k) == v for k, v in wanted.items()))
     return sum(chosen, LogHistogram())
 
 
-def histogram_rows(name: str, histograms: Mapping[Group, LogHistogram]) -> Iterator[dict[str, Any]]:
+def histogram_rows(name: str, histograms: Mapping[ParameterGroup, LogHistogram]) -> Iterator[dict[str, Any]]:
     """One row per checkpoint, group and filled bin; zeros have empty borders."""
     for group, histogram in histograms.items():
         place = {"checkpoint": name, "stack": group.stack, "layer": group.layer, "kind": group.kind}
@@ -160,7 +160,7 @@ def histogram_rows(name: str, histograms: Mapping[Group, LogHistogram]) -> Itera
             yield {**place, "log10_from": low, "log10_to": high, "parameters": int(histogram.counts[bin_])}
 
 
-def summary_rows(name: str, histograms: Mapping[Group, LogHistogram]) -> list[dict[str, Any]]:
+def summary_rows(name: str, histograms: Mapping[ParameterGroup, LogHistogram]) -> list[dict[str, Any]]:
     """One row per group: number of parameters, zeros, mean, and quartiles (log10)."""
     return [
         {
@@ -172,7 +172,7 @@ def summary_rows(name: str, histograms: Mapping[Group, LogHistogram]) -> list[di
     ]  # fmt: skip
 
 
-def kinds_in(histograms: Sequence[Mapping[Group, LogHistogram]]) -> list[str]:
+def kinds_in(histograms: Sequence[Mapping[ParameterGroup, LogHistogram]]) -> list[str]:
     """The kinds that occur, in the order of `KINDS`."""
     present = {group.kind for one in histograms for group in one}
     return [kind for kind in KINDS if kind in present]

@@ -13,15 +13,15 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from metro_t0.analysis.figures import STYLE, look, new_figure, number_layers, save, write_csv
 from metro_t0.analysis.sensitivity import (
     EDGES,
-    Group,
     LogHistogram,
+    ParameterGroup,
     histogram_rows,
     kinds_in,
     merged,
     summary_rows,
 )
 
-Checkpoints = Mapping[str, Mapping[Group, LogHistogram]]
+Checkpoints = Mapping[str, Mapping[ParameterGroup, LogHistogram]]
 POWER_OF_TEN = FuncFormatter(lambda value, _: f"$10^{{{value:g}}}$")
 AXIS = "sensitivity |theta dL/dtheta|"
 

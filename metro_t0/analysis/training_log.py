@@ -173,7 +173,7 @@ def plot_curves(
 
     logs: name of the run -> log file. Faint lines are training (means over the log interval), lines with markers
     validation. baselines: metric -> height of a dashed line. metrics: which panels (default: all that were logged).
-    Writes OUTPUT.png, .svg and .csv and gives their paths. Raises `UserError` where nothing is left to plot.
+    Writes OUTPUT.png, .svg and .csv and returns their paths. Raises `UserError` where nothing is left to plot.
     """
     runs = {name: read_log(path) for name, path in logs.items()}
     if wrong := [name for name, records in runs.items() if any(over not in record for record in records)]:

@@ -95,7 +95,7 @@ def binarize(settings: BinarizeSettings, tokenizer: Tokenizer, processes: int) -
 
 
 def encode_share(settings: BinarizeSettings, tokenizer: Tokenizer, processes: int, share: Share) -> int:
-    """Encode one share of the units into the directory, for `binarize` to join; gives how many. See `data.shares`.
+    """Encode one share of the units into the directory, for `binarize` to join; returns how many. See `data.shares`.
 
     Raises `WorkerDied`, after which the same call goes on, and `UserError`.
     """
@@ -180,7 +180,7 @@ class _Place:
 
 @dataclass(frozen=True)
 class _Done:
-    """What a job gives. mark: a section of which all units are there when this is received, and their number."""
+    """What a job returns. mark: a section of which all units are there when this is received, and their number."""
 
     heads: list[_Head]
     mark: tuple[_Place, int] | None = None

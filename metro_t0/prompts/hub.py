@@ -86,7 +86,7 @@ class HubSource:
 @cache
 def hub_sources() -> dict[DatasetName, HubSource]:
     """The whole table, by historical name."""
-    return {parse_dataset_name(name): _parse(entry) for name, entry in read_yaml(TABLE).items()}
+    return {DatasetName.parse(name): _parse(entry) for name, entry in read_yaml(TABLE).items()}
 
 
 def _parse(entry: dict[str, Any]) -> HubSource:
@@ -102,12 +102,6 @@ def _parse(entry: dict[str, Any]) -> HubSource:
     }
     places = tuple(HubPlace(**place) for place in entry["places"])
     return HubSource(**{**entry, "places": places, "columns": columns, "rows": rows})
-
-
-def parse_dataset_name(text: str) -> DatasetName:
-    """`name` or `name/subset`; a hub id of the user's own is written `user/name`."""
-    name, _, subset = text.partition("/")
-    return DatasetName(name, subset or None)
 
 
 def hub_source(dataset: DatasetName) -> HubSource:

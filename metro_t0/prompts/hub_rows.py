@@ -130,7 +130,7 @@ def _find(dataset: DatasetName) -> _Found:
 
 
 def _first(dataset: DatasetName, load: Callable[[HubSource, HubPlace], T]) -> T:
-    """What `load` gives of the first place for which it does not fail; the failures before it are said."""
+    """What `load` returns for the first place for which it does not fail; the failures before it are said."""
     source = hub_source(dataset)
     _go_offline_without_connection()
     failures = []

@@ -72,7 +72,7 @@ class MixtureFile(TypedDict):
     tasks: list[TaskEntry]
 
 
-def load_mixture(directory: Path, split: str) -> list[TaskExamples]:
+def load_task_examples(directory: Path, split: str) -> list[TaskExamples]:
     """The tasks of a built mixture; `split` is "train" or "valid".
 
     No file stays open. Raises `UserError` for a damaged directory, and for another dict.txt than it was built with.

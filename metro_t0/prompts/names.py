@@ -16,6 +16,12 @@ class DatasetName:
     name: str
     subset: str | None = None
 
+    @classmethod
+    def parse(cls, text: str) -> DatasetName:
+        """`NAME` or `NAME/SUBSET`; with two bars the hub's `OWNER/NAME/CONFIGURATION`."""
+        name, _, subset = text.rpartition("/") if text.count("/") == 2 else text.partition("/")
+        return cls(name, subset or None)
+
     def __str__(self) -> str:
         return self.name if self.subset is None else f"{self.name}/{self.subset}"
 

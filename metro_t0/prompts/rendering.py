@@ -87,7 +87,7 @@ class Template:
         return self._columns.required
 
     def render(self, row: Mapping[str, Any], seed_key: tuple[int | str, ...] = ()) -> Rendered | None:
-        """The prompted example of one row, or None where the template gives no source or no target for it.
+        """The prompted example of one row, or None where the template has no source or no target for it.
 
         seed_key: keys of the random choices, for instance (seed, data set, template, row index).
         Raises `MissingColumnError`, `RenderError` or, where the row's label is hidden, its subclass `HiddenLabelError`.

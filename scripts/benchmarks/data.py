@@ -174,27 +174,27 @@ def main() -> None:
     parser.add_argument("--megabytes", type=float, default=16.0)
     parser.add_argument("--repeats", type=int, default=2, help="interleaved; the fastest of each side counts")
     parser.add_argument("--tokenizer-only", action="store_true", help="text to ids alone, in this process")
-    given = parser.parse_args()
+    options = parser.parse_args()
     cores = default_workers()
     starts, ours_one, ours_all, pieces, preprocess = [], [], [], [], []
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        megabytes = excerpt(given.text, given.megabytes, directory / "text.txt") / 1e6
-        if given.tokenizer_only:
+        megabytes = excerpt(options.text, options.megabytes, directory / "text.txt") / 1e6
+        if options.tokenizer_only:
             os.environ.update(ONE_THREAD)
-            return tokenizer_alone(directory / "text.txt", given.vocabulary, not given.cased, given.repeats)
-        for repeat in range(given.repeats):
+            return tokenizer_alone(directory / "text.txt", options.vocabulary, not options.cased, options.repeats)
+        for repeat in range(options.repeats):
             place = directory / str(repeat)
             place.mkdir()
             (place / "line.txt").write_text("One line.\n")
-            starts.append(binarize(place / "line.txt", given.vocabulary, place / "start", 1))
-            ours_one.append(binarize(directory / "text.txt", given.vocabulary, place / "ours", 1))
+            starts.append(binarize(place / "line.txt", options.vocabulary, place / "start", 1))
+            ours_one.append(binarize(directory / "text.txt", options.vocabulary, place / "ours", 1))
             theirs = sentencepiece_and_preprocess(
-                directory / "text.txt", given.vocabulary, place / "theirs", not given.cased, 1
+                directory / "text.txt", options.vocabulary, place / "theirs", not options.cased, 1
             )
             pieces.append(theirs[0])
             preprocess.append(theirs[1])
-            ours_all.append(binarize(directory / "text.txt", given.vocabulary, place / "all", cores))
+            ours_all.append(binarize(directory / "text.txt", options.vocabulary, place / "all", cores))
         files = TokenFile(place / "ours" / "train"), TokenFile(place / "theirs" / "train")
         different = sum(not np.array_equal(a, b) for a, b in zip(*files, strict=True))
         tokens = int(files[0].sizes.sum(dtype=np.int64))

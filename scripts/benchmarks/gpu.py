@@ -36,6 +36,7 @@ from rich.console import Console
 from rich.table import Table
 
 from metro_t0.command import Parser
+from metro_t0.tables import markdown_table
 
 SECONDS = {"ceilings": 60, "attention": 100, "route": 120, "peer": 60, "optimizers": 60}
 """Budgets; those of routes and peers are three times as long for presets of more than base size."""
@@ -169,8 +170,7 @@ def markdown(results: list[Result]) -> str:
 
 
 def _table(rows: list[list[str]]) -> str:
-    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return markdown_table(rows[0], rows[1:], left=range(len(rows[0])))
 
 
 def attention_markdown(lines: list[dict[str, Any]]) -> str:
@@ -241,7 +241,7 @@ def run_all(options: Any) -> tuple[str, list[Result]]:
 
 
 def main() -> int:
-    """Run everything that fits the time; gives the exit status."""
+    """Run everything that fits the time; returns the exit status."""
     parser = Parser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     parser.add_argument("--presets", nargs="+", default=["base", "large_pp"])

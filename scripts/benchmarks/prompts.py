@@ -55,17 +55,17 @@ def main() -> int:
     parser.add_argument("--tokenizer", type=Path, help="also measure rendering and tokenizing, with this tokenizer")
     parser.add_argument("--rows", type=int, default=60, help="rows per data set (60)")
     parser.add_argument("--rounds", type=int, default=5, help="times our side repeats the rows, being so fast (5)")
-    arguments = parser.parse_args()
+    options = parser.parse_args()
     timings = Timings()
     templated = set(templated_datasets())
-    for dataset in progress([d for d in local_datasets(arguments.data_dir) if d in templated], "data sets"):
-        split = available_splits(dataset.name, dataset.subset, arguments.data_dir)[0]
-        rows = list(load_rows(dataset.name, dataset.subset, split, arguments.data_dir)[: arguments.rows])
+    for dataset in progress([d for d in local_datasets(options.data_dir) if d in templated], "data sets"):
+        split = available_splits(dataset.name, dataset.subset, options.data_dir)[0]
+        rows = list(load_rows(dataset.name, dataset.subset, split, options.data_dir)[: options.rows])
         theirs = promptsource.DatasetTemplates(dataset.name, dataset.subset)
         for name, template in load_templates(dataset.name, dataset.subset).items():
-            measure(template, theirs[name], rows, arguments.rounds, timings)
-            if arguments.tokenizer:
-                timings.built += build_seconds(dataset, split, template, len(rows), arguments)
+            measure(template, theirs[name], rows, options.rounds, timings)
+            if options.tokenizer:
+                timings.built += build_seconds(dataset, split, template, len(rows), options)
     report(timings)
     return 1 if timings.different else 0
 
@@ -120,11 +120,11 @@ def outcome(function: Callable[[Row], Any], row: Row) -> Any:
         return None
 
 
-def build_seconds(dataset: DatasetName, split: str, template: Template, rows: int, arguments: Any) -> float:
+def build_seconds(dataset: DatasetName, split: str, template: Template, rows: int, options: Any) -> float:
     """Seconds to read, render and tokenize the same rows for one template."""
-    settings = BuildSettings(tokenizer=arguments.tokenizer, data_dir=arguments.data_dir)
+    settings = BuildSettings(tokenizer=options.tokenizer, data_dir=options.data_dir)
     task = PlannedTask("benchmark", template, dataset, validated=False)
-    source = find_rows(dataset.name, dataset.subset, split, arguments.data_dir)
+    source = find_rows(dataset.name, dataset.subset, split, options.data_dir)
     _, seconds = timed(lambda: tokenize_slice(SliceJob(source, split, np.arange(rows), (task,), settings)), 2)
     return seconds
 

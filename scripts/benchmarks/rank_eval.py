@@ -27,28 +27,35 @@ from eval.ranking import predict
 from eval.runner import task_templates
 from eval.scorer import ChoiceScorer
 from eval.settings import ModelSettings, ScoringSettings
-from eval.tasks import Task, dataset_name
+from eval.tasks import EvalTask
 from metro_t0.command import Parser
 from metro_t0.devices import best_device
 from metro_t0.prompts.datasets import load_rows
+from metro_t0.prompts.names import DatasetName
 
 TASKS = {
-    "copa (2 choices)": Task("copa", dataset_name("super_glue/copa"), "validation", ("more likely",)),
-    "rte (2 choices)": Task("rte", dataset_name("super_glue/rte"), "validation", ("GPT-3 style",)),
-    "hellaswag (4 names)": Task("hellaswag", dataset_name("hellaswag"), "validation", ("if_begins_how_continues",)),
-    "hellaswag (4 endings)": Task("hellaswag", dataset_name("hellaswag"), "validation", ("Predict ending with hint",)),
-    "trec (6 choices)": Task("trec", dataset_name("trec"), "test", ("trec1",)),
-    "dbpedia (14 choices)": Task(
-        "dbpedia", dataset_name("dbpedia_14"), "test", ("pick_one_category_for_the_following_text",)
+    "copa (2 choices)": EvalTask("copa", DatasetName.parse("super_glue/copa"), "validation", ("more likely",)),
+    "rte (2 choices)": EvalTask("rte", DatasetName.parse("super_glue/rte"), "validation", ("GPT-3 style",)),
+    "hellaswag (4 names)": EvalTask(
+        "hellaswag", DatasetName.parse("hellaswag"), "validation", ("if_begins_how_continues",)
+    ),
+    "hellaswag (4 endings)": EvalTask(
+        "hellaswag", DatasetName.parse("hellaswag"), "validation", ("Predict ending with hint",)
+    ),
+    "trec (6 choices)": EvalTask("trec", DatasetName.parse("trec"), "test", ("trec1",)),
+    "dbpedia (14 choices)": EvalTask(
+        "dbpedia", DatasetName.parse("dbpedia_14"), "test", ("pick_one_category_for_the_following_text",)
     ),
     # Nothing to win: a short prompt, answers of one word.
-    "wsc (2 words)": Task("wsc", dataset_name("super_glue/wsc.fixed"), "validation", ("does the pronoun refer to",)),
-    "mmlu (4 choices)": Task(
+    "wsc (2 words)": EvalTask(
+        "wsc", DatasetName.parse("super_glue/wsc.fixed"), "validation", ("does the pronoun refer to",)
+    ),
+    "mmlu (4 choices)": EvalTask(
         "mmlu",
-        dataset_name("mmlu"),
+        DatasetName.parse("mmlu"),
         "validation",
         ("heres_a_problem",),
-        templates_of=dataset_name("ai2_arc/ARC-Challenge"),
+        templates_of=DatasetName.parse("ai2_arc/ARC-Challenge"),
         row_format="mmlu_as_arc",
     ),
 }
@@ -169,7 +176,7 @@ def main() -> int:
     return 0
 
 
-def measure(task: Task, contenders: dict[str, Contender], options: argparse.Namespace) -> list[str]:
+def measure(task: EvalTask, contenders: dict[str, Contender], options: argparse.Namespace) -> list[str]:
     """One row of the table."""
     rows = load_rows(task.dataset.name, task.dataset.subset, task.split, options.data_dir)
     (template,) = task_templates(task, None)

@@ -85,7 +85,7 @@ class Run:
         self.tail: list[str] = []
 
     def wait_for(self, update: int) -> float:
-        """Read the log until that update is done; gives the tokens of one update."""
+        """Read the log until that update is done; returns the tokens of one update."""
         assert self.process.stdout
         for line in self.process.stdout:
             self.tail = [*self.tail[-20:], line]

@@ -52,7 +52,7 @@ def rate(make: Callable[[], int]) -> float:
 
 
 def peer(name: str, generator: random.Random, count: int = 200) -> int:
-    """Examples one by one; gives the tokens made. Only for tasks of one sequence of independent tokens, and union."""
+    """Examples one by one; returns the tokens made. Only for tasks of one sequence of independent tokens, and union."""
     tokens = 0
     for _ in range(count):
         length = generator.randint(10, 220)

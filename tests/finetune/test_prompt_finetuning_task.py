@@ -40,7 +40,7 @@ from fairseq_plugins.tasks.prompt_finetuning import (  # noqa: E402
 )
 from finetune.cli import main  # noqa: E402
 from metro_t0.data.token_files import TokenFileWriter  # noqa: E402
-from metro_t0.prompts.mixing import load_mixture  # noqa: E402
+from metro_t0.prompts.mixing import load_task_examples  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MODEL = (
@@ -102,7 +102,7 @@ def test_batches_have_the_published_form(prompted: Path) -> None:
     dataset = load(prompted)
     indices = [0, 20, 100]
     batch = dataset.collater([dataset[index] for index in indices])
-    tasks = load_mixture(prompted, "train")
+    tasks = load_task_examples(prompted, "train")
     pairs = [(s, t) for task in tasks for s, t in zip(task.sources, task.targets, strict=True)]
     net_input = batch["net_input"]
     for row, index in enumerate(indices):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from metro_t0.data.token_files import TokenFileWriter
 from metro_t0.errors import UserError
-from metro_t0.prompts.mixing import TaskExamples, choose_tasks, load_mixture, load_pairs
+from metro_t0.prompts.mixing import TaskExamples, choose_tasks, load_pairs, load_task_examples
 from metro_t0.tokenization import Tokenizer
 
 
@@ -66,11 +66,11 @@ def entry(name: str, **changes: object) -> dict[str, object]:
 def test_mixtures_are_read_as_built(tmp_path: Path) -> None:
     write_task(tmp_path, "a", 3)
     (tmp_path / "mixture.json").write_text(json.dumps({"tasks": [entry("a", cap=2)]}))
-    (loaded,) = load_mixture(tmp_path, "train")
+    (loaded,) = load_task_examples(tmp_path, "train")
     assert (loaded.dataset, loaded.cap, len(loaded)) == ("d_s", 2, 3)
     assert [item.tolist() for item in loaded.sources] == [[4, 2], [5, 2], [6, 2]]
     with pytest.raises(UserError, match="no task has valid examples"):
-        load_mixture(tmp_path, "valid")
+        load_task_examples(tmp_path, "valid")
     assert choose_tasks([loaded], "d/s") == choose_tasks([loaded], "a") == [loaded]
     with pytest.raises(UserError, match="no held-out examples of 'd_t'; did you mean d_s"):
         choose_tasks([loaded], "d_t")
@@ -78,11 +78,11 @@ def test_mixtures_are_read_as_built(tmp_path: Path) -> None:
 
 def test_damaged_mixtures_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="make the directory with metro-t0-prompts build"):
-        load_mixture(tmp_path, "train")
+        load_task_examples(tmp_path, "train")
     write_task(tmp_path, "a", 3, targets=2)
     (tmp_path / "mixture.json").write_text(json.dumps({"tasks": [entry("a")]}))
     with pytest.raises(UserError, match="3 sources but 2 targets"):
-        load_mixture(tmp_path, "train")
+        load_task_examples(tmp_path, "train")
 
 
 def test_pairs_are_tokenized_and_cut(tmp_path: Path, vocabulary: Path) -> None:

@@ -15,7 +15,7 @@ from finetune.cli import main
 from finetune.scoring import Scorer, most_frequent_target
 from metro_t0.errors import UserError
 from metro_t0.hf import MetroT5Config, MetroT5ForConditionalGeneration, MetroT5TokenizerFast
-from metro_t0.prompts.mixing import TaskExamples, load_mixture
+from metro_t0.prompts.mixing import TaskExamples, load_task_examples
 from metro_t0.tokenization import Tokenizer
 from metro_t0.tokenization.training import BpeSettings, train_bpe
 
@@ -58,7 +58,7 @@ def fit(scorer: Scorer, task: TaskExamples, examples: int) -> None:
 def test_exact_match_equals_greedy_decoding(scored: tuple[Path, Path]) -> None:
     data, directory = scored
     scorer = Scorer(str(directory), data)
-    task = next(task for task in load_mixture(data, "valid") if task.name == "colors_which")
+    task = next(task for task in load_task_examples(data, "valid") if task.name == "colors_which")
     fit(scorer, task, examples=8)
     greedy = []
     for source, target in zip(task.sources, task.targets, strict=True):
@@ -75,15 +75,15 @@ def test_exact_match_equals_greedy_decoding(scored: tuple[Path, Path]) -> None:
 
 def test_batches_do_not_change_the_score(scored: tuple[Path, Path]) -> None:
     data, directory = scored
-    task = load_mixture(data, "valid")[0]
+    task = load_task_examples(data, "valid")[0]
     small, large = (Scorer(str(directory), data, max_batch_tokens=tokens) for tokens in (30, 4000))
     assert small.score(task, None, task.targets[0]) == large.score(task, None, task.targets[0])
 
 
 def test_the_majority_baseline(scored: tuple[Path, Path]) -> None:
     data, directory = scored
-    held_out = {task.name: task for task in load_mixture(data, "valid")}
-    training = {task.name: task for task in load_mixture(data, "train")}
+    held_out = {task.name: task for task in load_task_examples(data, "valid")}
+    training = {task.name: task for task in load_task_examples(data, "train")}
     scorer = Scorer(str(directory), data)
     for name, share in (("colors_only_red", 1.0), ("colors_which", 0.25)):
         assert scorer.score(held_out[name], None, most_frequent_target(training[name])).majority == share
@@ -94,7 +94,7 @@ def test_nan_logits_are_no_score(scored: tuple[Path, Path]) -> None:
     scorer = Scorer(str(directory), data)
     with torch.no_grad():
         next(scorer.model.parameters())[5:] = float("nan")
-    task = load_mixture(data, "valid")[0]
+    task = load_task_examples(data, "valid")[0]
     with pytest.raises(UserError, match="logits are NaN or infinite"):
         scorer.score(task, None, task.targets[0])
 

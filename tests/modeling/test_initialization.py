@@ -1,4 +1,4 @@
-"""Initial weights of vanilla T5: the laws of T5X, which differ from Hugging Face's in three kinds of tensors."""
+"""Initial weights of vanilla T5: T5X's distributions, which differ from Hugging Face's in three kinds of tensors."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def checkpoint(prompts: Path, tmp_path_factory: pytest.TempPathFactory, common_options: str) -> Path:
-    """A model that has learnt for four updates: it says much, and little sense."""
+    """A model that has learned for four updates: it says much, and little sense."""
     directory = tmp_path_factory.mktemp("run")
     more = f"--task prompt_finetuning --criterion prompt_cross_entropy --save-dir {directory} --max-update 4"
     assert statuses(start(1, [str(prompts), *common_options.split(), *more.split()])) == [0]

@@ -108,7 +108,7 @@ def test_roles_agree_between_namings():
 
 
 @pytest.mark.parametrize("scheme", COUNTS)
-def test_realised_statistics_and_untouched_tensors(scheme):
+def test_realized_statistics_and_untouched_tensors(scheme):
     source, target = trained(our_t5()), our_t5(seed=3)
     statistics = collect(source.state_dict(), SCHEMES[scheme], "model")
     before = {name: tensor.clone() for name, tensor in target.state_dict().items()}
