@@ -2,7 +2,7 @@
 
 # fairseq reads the types of dataclass fields at run time: no `from __future__ import annotations` here.
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from fairseq.dataclass import FairseqDataclass
 
 from metro_t0.errors import UserError
 from metro_t0.files import read_json
+from metro_t0.options import option
 from metro_t0.transfer.roles import copy_weights
 from metro_t0.transfer.statistics import Statistics, apply_statistics, constant_statistics
 from metro_t0.transfer.weight_files import read_weights
@@ -23,25 +24,20 @@ CONSTANT = "pre_attention_norm="
 class StartingPointConfig(FairseqDataclass):
     """Options that every model of this project has."""
 
-    init_from: str = field(
-        default="",
-        metadata={
-            "help": "start from statistics (.json of metro-t0-synthetic init-stats), from all weights but the token "
-            "embeddings of a model (.pt, or a Hugging Face directory), or from pre_attention_norm=VALUE"
-        },
+    init_from: str = option(
+        "",
+        "start from statistics (.json of metro-t0-synthetic init-stats), from all weights but the token "
+        "embeddings of a model (.pt, or a Hugging Face directory), or from pre_attention_norm=VALUE",
     )
-    init_embeddings: bool = field(default=False, metadata={"help": "with init_from a model: its embeddings too"})
-    peak_tflops: float = field(
-        default=0.0,
-        metadata={
-            "help": "TFLOP/s of one device in the precision of training, which model FLOPs utilization is a share of; "
-            "0: measured when training begins",
-            "at_least": 0,
-        },
+    init_embeddings: bool = option(False, "with init_from a model: its embeddings too")
+    peak_tflops: float = option(
+        0.0,
+        "TFLOP/s of one device in the precision of training, which model FLOPs utilization is a share of; "
+        "0: measured when training begins",
+        at_least=0,
     )
-    accept_changed_options: bool = field(
-        default=False,
-        metadata={"help": "train on from a checkpoint although other options than these were used to train it"},
+    accept_changed_options: bool = option(
+        False, "train on from a checkpoint although other options than these were used to train it"
     )
 
 

@@ -33,6 +33,7 @@ from metro_t0.objectives.losses import (
     metro_loss,
     pretraining_metrics,
 )
+from metro_t0.options import option
 from metro_t0.ranking_metrics import RANKING_METRICS
 
 COUNTS = "/counts"
@@ -45,14 +46,11 @@ MetroCriterionConfig = make_dataclass(
             (
                 f"{o.name}_weight",
                 float,
-                field(default=o.weight, metadata={"help": o.help, "at_least": 0, "at_most": 1_000_000}),
+                option(o.weight, o.help, at_least=0, at_most=1_000_000),
             )
             for o in OBJECTIVES
         ),
-        *(
-            (f"{o.name}_until", float, field(default=0.0, metadata={"help": UNTIL.format(o.name), "at_least": 0}))
-            for o in OBJECTIVES
-        ),
+        *((f"{o.name}_until", float, option(0.0, UNTIL.format(o.name), at_least=0)) for o in OBJECTIVES),
         ("max_update", int, II("optimization.max_update")),
         *((f.name, bool, field(default=f.default, metadata=dict(f.metadata))) for f in fields(LossOptions)),
     ],

@@ -5,7 +5,7 @@ given the tokens before it: exactly those examples whose greedy decoding is the 
 """
 
 # fairseq reads the types of dataclass fields at run time: no `from __future__ import annotations` here.
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,19 +17,15 @@ from torch.nn import functional
 
 from fairseq_plugins.criterions.logging import summed
 from metro_t0.kernels.cross_entropy import token_losses
+from metro_t0.options import option
 
 
 @dataclass
 class PromptCrossEntropyConfig(FairseqDataclass):
     """Options of `--criterion prompt_cross_entropy`."""
 
-    label_smoothing: float = field(
-        default=0.0, metadata={"help": "probability spread evenly over the vocabulary", "at_least": 0, "below": 1}
-    )
-    z_loss: float = field(
-        default=0.0,
-        metadata={"help": "weight of log(sum of exp of the logits) squared, per token", "at_least": 0, "at_most": 1000},
-    )
+    label_smoothing: float = option(0.0, "probability spread evenly over the vocabulary", at_least=0, below=1)
+    z_loss: float = option(0.0, "weight of log(sum of exp of the logits) squared, per token", at_least=0, at_most=1000)
 
 
 @register_criterion("prompt_cross_entropy", dataclass=PromptCrossEntropyConfig)

@@ -11,7 +11,7 @@ wrappers and schedulers see one.
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor
 from fairseq_plugins.errors import clear_errors
 from fairseq_plugins.optim.fused_adamw import FusedAdamW, FusedAdamWConfig, ScalingAdamW
 from metro_t0.errors import UserError
+from metro_t0.options import option
 
 HIDDEN_MATRICES = "hidden_matrices"
 """`param_group` (fairseq's attribute, which its fp32 copies keep) of the parameters that Muon updates."""
@@ -38,27 +39,17 @@ AdjustLr = ChoiceEnum(("original", "match_rms_adamw"))
 class MuonConfig(FusedAdamWConfig):
     """Options of `--optimizer muon`: those of fused_adamw for embeddings, heads, norms and biases; Muon's own."""
 
-    muon_lr: float = field(
-        default=0.02,
-        metadata={
-            "help": "peak learning rate of the hidden matrices; follows the scheduler in proportion to --lr",
-            "at_least": 0,
-        },
+    muon_lr: float = option(
+        0.02, "peak learning rate of the hidden matrices; follows the scheduler in proportion to --lr", at_least=0
     )
-    muon_momentum: float = field(
-        default=0.95, metadata={"help": "momentum of the hidden matrices", "at_least": 0, "below": 1}
-    )
-    muon_plain_momentum: bool = field(default=False, metadata={"help": "plain instead of Nesterov momentum"})
-    muon_weight_decay: float = field(
-        default=0.0, metadata={"help": "decoupled weight decay of the hidden matrices", "at_least": 0, "at_most": 1000}
-    )
-    muon_steps: int = field(default=5, metadata={"help": "Newton-Schulz iterations", "at_least": 1, "at_most": 100})
-    muon_adjust_lr: AdjustLr = field(  # type: ignore[valid-type]
-        default="original",
-        metadata={
-            "help": "factor on --muon-lr by the shape of a matrix: original sqrt(max(1, rows / columns)), or "
-            "match_rms_adamw 0.2 sqrt(max(rows, columns)), which suits rates found for AdamW"
-        },
+    muon_momentum: float = option(0.95, "momentum of the hidden matrices", at_least=0, below=1)
+    muon_plain_momentum: bool = option(False, "plain instead of Nesterov momentum")
+    muon_weight_decay: float = option(0.0, "decoupled weight decay of the hidden matrices", at_least=0, at_most=1000)
+    muon_steps: int = option(5, "Newton-Schulz iterations", at_least=1, at_most=100)
+    muon_adjust_lr: AdjustLr = option(  # type: ignore[valid-type]
+        "original",
+        "factor on --muon-lr by the shape of a matrix: original sqrt(max(1, rows / columns)), or "
+        "match_rms_adamw 0.2 sqrt(max(rows, columns)), which suits rates found for AdamW",
     )
 
 

@@ -9,7 +9,7 @@ parameter. The learning rate is the scheduler's. Unlike T5X, every matrix is fac
 
 # fairseq reads the types of dataclass fields at run time: no `from __future__ import annotations` here.
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,17 +18,17 @@ from fairseq.optim import FairseqOptimizer, register_optimizer
 from omegaconf import II
 from transformers.optimization import Adafactor
 
+from metro_t0.options import option
+
 
 @dataclass
 class T5AdafactorConfig(FairseqDataclass):
     """Options of `--optimizer t5_adafactor`; the defaults are the recipe's."""
 
-    clip_threshold: float = field(default=1.0, metadata={"help": "largest root mean square of an update", "above": 0})
-    decay_exponent: float = field(
-        default=0.8, metadata={"help": "second-moment decay at step t is 1 - t ** -exponent", "above": 0, "at_most": 10}
-    )
-    scale_parameter: bool = field(default=True, metadata={"help": "multiply steps by the parameter's scale"})
-    weight_decay: float = field(default=0.0, metadata={"help": "weight decay", "at_least": 0, "at_most": 1000})
+    clip_threshold: float = option(1.0, "largest root mean square of an update", above=0)
+    decay_exponent: float = option(0.8, "second-moment decay at step t is 1 - t ** -exponent", above=0, at_most=10)
+    scale_parameter: bool = option(True, "multiply steps by the parameter's scale")
+    weight_decay: float = option(0.0, "weight decay", at_least=0, at_most=1000)
     lr: list[float] = II("optimization.lr")
 
 

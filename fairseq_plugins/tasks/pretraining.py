@@ -2,7 +2,7 @@
 
 # fairseq reads the types of dataclass fields at run time: no `from __future__ import annotations` here.
 import logging
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from metro_t0.modeling.pretraining import PretrainingBatch
 from metro_t0.objectives.batches import MetroBatches, SpanCorruptionBatches, check_target
 from metro_t0.objectives.losses import LossOptions, Positions
 from metro_t0.objectives.masking import MaskingConfig, WordIds
+from metro_t0.options import option
 from metro_t0.randomness import Stream, keyed_generator
 from metro_t0.rows import pad_rows
 
@@ -39,32 +40,25 @@ MASKS = ("masked_tokens", "masked_positions", "most_masked_in_row", "sample_unif
 class PretrainingConfig(FairseqDataclass):
     """What both pretraining tasks are told about data and masking."""
 
-    data: str = field(
-        default="???",
-        metadata={
-            "help": "directory with dict.txt, train and valid .bin/.idx; or several, a:b:c, one per epoch in turn"
-        },
+    data: str = option(
+        "???", "directory with dict.txt, train and valid .bin/.idx; or several, a:b:c, one per epoch in turn"
     )
-    tokens_per_sample: int = field(
-        default=512,
-        metadata={"help": "length of a block, <s> included; also the sentinels", "at_least": 4, "at_most": 65_536},
+    tokens_per_sample: int = option(
+        512, "length of a block, <s> included; also the sentinels", at_least=4, at_most=65_536
     )
-    sample_break_mode: ChoiceEnum(["none", "complete", "complete_doc", "eos"]) = field(  # type: ignore[valid-type]
-        default="complete_doc", metadata={"help": "how blocks respect lines and documents, as in fairseq"}
+    sample_break_mode: ChoiceEnum(["none", "complete", "complete_doc", "eos"]) = option(  # type: ignore[valid-type]
+        "complete_doc", "how blocks respect lines and documents, as in fairseq"
     )
     mask_ratio: float = same(MaskingConfig, "mask_ratio")
     mean_span_length: float = same(MaskingConfig, "mean_span_length")
-    pad_blocks: bool = field(
-        default=False,
-        metadata={"help": "pad every batch to tokens_per_sample, so that all have one shape (compiled layers)"},
+    pad_blocks: bool = option(
+        False, "pad every batch to tokens_per_sample, so that all have one shape (compiled layers)"
     )
-    pad_multiple: int = field(
-        default=1,
-        metadata={
-            "help": "pad every batch to a multiple of this, so that batches have few shapes (compiled layers)",
-            "at_least": 1,
-            "at_most": 65_536,
-        },
+    pad_multiple: int = option(
+        1,
+        "pad every batch to a multiple of this, so that batches have few shapes (compiled layers)",
+        at_least=1,
+        at_most=65_536,
     )
     seed: int = II("common.seed")
 
@@ -77,15 +71,13 @@ class MetroPretrainingConfig(PretrainingConfig):
     keep_ratio: float = same(MaskingConfig, "keep_ratio")
     random_ratio: float = same(MaskingConfig, "random_ratio")
     fixed_mask_count: bool = same(MaskingConfig, "fixed_mask_count")
-    within_documents: bool = field(
-        default=False,
-        metadata={
-            "help": "with sample_break_mode none or complete, whose blocks hold several documents: attention keeps to "
-            "each document, positions begin anew in it"
-        },
+    within_documents: bool = option(
+        False,
+        "with sample_break_mode none or complete, whose blocks hold several documents: attention keeps to "
+        "each document, positions begin anew in it",
     )
-    decoding_target: ChoiceEnum(["masked_loss", "all_tokens", "masked_only"]) = field(  # type: ignore[valid-type]
-        default="masked_loss", metadata={"help": "what the decoder predicts and which positions the loss counts"}
+    decoding_target: ChoiceEnum(["masked_loss", "all_tokens", "masked_only"]) = option(  # type: ignore[valid-type]
+        "masked_loss", "what the decoder predicts and which positions the loss counts"
     )
 
 
@@ -93,17 +85,15 @@ class MetroPretrainingConfig(PretrainingConfig):
 class T5PretrainingConfig(PretrainingConfig):
     """Options of `--task t5_pretraining`."""
 
-    decoding_target: ChoiceEnum(["spans", "all_tokens"]) = field(  # type: ignore[valid-type]
-        default="spans", metadata={"help": "sentinels and spans (T5), or the whole original text"}
+    decoding_target: ChoiceEnum(["spans", "all_tokens"]) = option(  # type: ignore[valid-type]
+        "spans", "sentinels and spans (T5), or the whole original text"
     )
-    replaced_ratio: float = field(
-        default=0.0,
-        metadata={
-            "help": "share of the tokens outside of spans that an auxiliary replaces, for the encoder to detect "
-            "(SpacTor-T5: 0.15; with --mlm-until and --rtd-until); 0: T5, without auxiliary and RTD",
-            "at_least": 0,
-            "below": 1,
-        },
+    replaced_ratio: float = option(
+        0.0,
+        "share of the tokens outside of spans that an auxiliary replaces, for the encoder to detect "
+        "(SpacTor-T5: 0.15; with --mlm-until and --rtd-until); 0: T5, without auxiliary and RTD",
+        at_least=0,
+        below=1,
     )
 
 

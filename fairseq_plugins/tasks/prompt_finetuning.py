@@ -2,7 +2,7 @@
 
 # fairseq reads the types of dataclass fields at run time: no `from __future__ import annotations` here.
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from metro_t0.data.mixture_files import TRAIN, VALID
 from metro_t0.data.pairs import SUFFIXES
 from metro_t0.errors import UserError
 from metro_t0.modeling import ModelConfig
+from metro_t0.options import option
 from metro_t0.prompts.mixing import TaskExamples, choose_tasks, load_pairs, load_task_examples
 from metro_t0.randomness import keyed_generator
 from metro_t0.tokenization import Tokenizer
@@ -32,27 +33,16 @@ LENGTH_BUCKET = 8
 class PromptFinetuningConfig(FairseqDataclass):
     """Options of `--task prompt_finetuning`."""
 
-    data: str = field(
-        default="???",
-        metadata={
-            "help": "directory of metro-t0-prompts build; or one with dict.txt, tokenizer.json and SPLIT.jsonl files "
-            'of lines {"source": ..., "target": ...}'
-        },
+    data: str = option(
+        "???",
+        "directory of metro-t0-prompts build; or one with dict.txt, tokenizer.json and SPLIT.jsonl files "
+        'of lines {"source": ..., "target": ...}',
     )
-    tokens_per_sample: int = field(
-        default=512,
-        metadata={
-            "help": "sentinels after the dictionary: as many as the pretraining had",
-            "at_least": 4,
-            "at_most": 65_536,
-        },
+    tokens_per_sample: int = option(
+        512, "sentinels after the dictionary: as many as the pretraining had", at_least=4, at_most=65_536
     )
-    max_source_positions: int = field(
-        default=512, metadata={"help": "longest source, <s> and </s> included", "at_least": 2, "at_most": 1_048_576}
-    )
-    max_target_positions: int = field(
-        default=256, metadata={"help": "longest target, </s> included", "at_least": 1, "at_most": 1_048_576}
-    )
+    max_source_positions: int = option(512, "longest source, <s> and </s> included", at_least=2, at_most=1_048_576)
+    max_target_positions: int = option(256, "longest target, </s> included", at_least=1, at_most=1_048_576)
     seed: int = II("common.seed")
 
 

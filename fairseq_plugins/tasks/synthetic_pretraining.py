@@ -2,7 +2,7 @@
 
 # fairseq reads the types of dataclass fields at run time: no `from __future__ import annotations` here.
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +18,7 @@ from fairseq_plugins.options import choices, same
 from fairseq_plugins.tasks.source_target import SourceTargetTask, WholeDataset, source_target_batch
 from metro_t0.files import write_text
 from metro_t0.modeling import ModelConfig
+from metro_t0.options import option
 from metro_t0.synthetic.iterable import ExampleReader
 from metro_t0.synthetic.settings import VALID_EXAMPLES, StreamSettings
 from metro_t0.synthetic.storage import dict_text
@@ -34,42 +35,21 @@ PREFIX_ROOM = 16
 class SyntheticPretrainingConfig(FairseqDataclass):
     """Options of `--task synthetic_pretraining`."""
 
-    tasks: str = field(default="???", metadata={"help": "synthetic tasks with rates, as in set:1,lime:1"})
-    vocabulary: str = field(
-        default="???", metadata={"help": "t5, t5:DIRECTORY, compact:N, or the directory of a tokenizer"}
-    )
-    num_tokens: int = field(
-        default=0, metadata={"help": "draw sequences from that many tokens only; 0: from all", "at_least": 0}
-    )
+    tasks: str = option("???", "synthetic tasks with rates, as in set:1,lime:1")
+    vocabulary: str = option("???", "t5, t5:DIRECTORY, compact:N, or the directory of a tokenizer")
+    num_tokens: int = option(0, "draw sequences from that many tokens only; 0: from all", at_least=0)
     task_profile: choices(StreamSettings, "profile") = same(StreamSettings, "profile")  # type: ignore[valid-type]
     length_min: int = same(StreamSettings, "length_min")
     length_max: int = same(StreamSettings, "length_max")
-    task_prefix: ChoiceEnum(["profile", "yes", "no"]) = field(  # type: ignore[valid-type]
-        default="profile", metadata={"help": "the task's name in front of every source"}
-    )
+    task_prefix: ChoiceEnum(["profile", "yes", "no"]) = option("profile", "the task's name in front of every source")  # type: ignore[valid-type]
     order: choices(StreamSettings, "order") = same(StreamSettings, "order")  # type: ignore[valid-type]
-    epoch_examples: int = field(
-        default=1_000_000,
-        metadata={"help": "examples that fairseq counts as one epoch", "at_least": 1, "at_most": 2**31},
+    epoch_examples: int = option(1_000_000, "examples that fairseq counts as one epoch", at_least=1, at_most=2**31)
+    valid_examples: int = option(2560, "examples of one validation", at_least=1, at_most=VALID_EXAMPLES)
+    accuracy_target: float = option(
+        99.0, "percent of validation tokens; the first checkpoint that reaches it is the best", at_least=0, at_most=100
     )
-    valid_examples: int = field(
-        default=2560, metadata={"help": "examples of one validation", "at_least": 1, "at_most": VALID_EXAMPLES}
-    )
-    accuracy_target: float = field(
-        default=99.0,
-        metadata={
-            "help": "percent of validation tokens; the first checkpoint that reaches it is the best",
-            "at_least": 0,
-            "at_most": 100,
-        },
-    )
-    tokens_per_sample: int = field(
-        default=512,
-        metadata={
-            "help": "sentinels after a tokenizer's dictionary, as in the other tasks",
-            "at_least": 4,
-            "at_most": 65_536,
-        },
+    tokens_per_sample: int = option(
+        512, "sentinels after a tokenizer's dictionary, as in the other tasks", at_least=4, at_most=65_536
     )
     seed: int = II("common.seed")
     save_dir: str = II("checkpoint.save_dir")
