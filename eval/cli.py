@@ -132,7 +132,7 @@ class Track(Command):
     examples:
       metro-t0-eval track results/mine --update 20000 --to tensorboard:runs/mine/tb   # that of --tensorboard-logdir
       metro-t0-eval track results/mine --update 20000 --to wandb:PROJECT/ID           # WANDB_MODE=offline keeps it here
-      metro-t0-eval track results/mine --update 20000 --to mlflow:RUN_ID              # MLFLOW_TRACKING_URI names the store
+      metro-t0-eval track results/mine --update 20000 --to mlflow:RUN_ID              # in MLFLOW_TRACKING_URI
       metro-t0-eval track results/mine --update 20000 --to trackio:PROJECT/NAME
     """
 

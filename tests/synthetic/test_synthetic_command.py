@@ -38,10 +38,10 @@ def test_generate_and_verify(tmp_path, capsys, kind):
 
 
 def test_fairseq_files_are_what_the_prompt_stage_reads(tmp_path):
-    from metro_t0.prompts.mixing import load_mixture
+    from metro_t0.prompts.mixing import load_task_examples
 
     generate(tmp_path / "a")
-    task = load_mixture(tmp_path / "a", "train")[0]
+    task = load_task_examples(tmp_path / "a", "train")[0]
     assert len(task) == 1500
     assert task.sources[0][-1] == 2
 
