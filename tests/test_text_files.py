@@ -16,7 +16,7 @@ import pytest
 import zstandard
 
 from eval.mmlu import load_passages
-from eval.retrieval import read_collection
+from eval.passages import FileCollection
 from metro_t0.data.documents import HAS_NUL, BadLines, documents
 from metro_t0.data.pairs import read_pairs
 from metro_t0.data.sources import Input
@@ -35,7 +35,7 @@ def pair_of(path: Path) -> Any:
 
 
 def passages_of(path: Path) -> Any:
-    return list(read_collection(path))
+    return list(FileCollection(path))
 
 
 READERS: dict[str, tuple[Callable[[Path], Any], str, Callable[[str], dict[str, Any]]]] = {

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from eval.examples import HIDDEN_LABEL, build_examples
-from eval.tasks import Task
+from eval.tasks import EvalTask
 from metro_t0.errors import UserError
 from metro_t0.prompts.names import DatasetName
 from metro_t0.prompts.rendering import HiddenLabelError, Template
@@ -67,7 +67,7 @@ def test_what_the_template_itself_writes_stays(jinja: str, row: dict[str, Any], 
 
 def test_evaluation_leaves_them_out_and_counts_them() -> None:
     rows = [{"q": f"q{i}", "label": i % 4 - 1} for i in range(8)]
-    task = Task("d", DatasetName("d"), "test")
+    task = EvalTask("d", DatasetName("d"), "test")
     built = build_examples(task, template("{{ q }} ||| {{ answer_choices[label] }}"), rows, range(8), seed=0)
     assert [example.gold for example in built.examples] == [0, 1, 2, 0, 1, 2]
     assert built.skipped == {HIDDEN_LABEL: 2}
