@@ -22,6 +22,7 @@ import fairseq_plugins.bars
 import fairseq_plugins.before_training
 import fairseq_plugins.checkpoints
 import fairseq_plugins.console
+import fairseq_plugins.deferred_checks
 import fairseq_plugins.deferred_logs
 import fairseq_plugins.divergence
 import fairseq_plugins.epochs
@@ -40,6 +41,7 @@ for module in (
     fairseq_plugins.bars,
     fairseq_plugins.before_training,
     fairseq_plugins.checkpoints,
+    fairseq_plugins.deferred_checks,
     fairseq_plugins.deferred_logs,
     fairseq_plugins.finished,
     fairseq_plugins.divergence,

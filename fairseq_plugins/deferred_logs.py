@@ -2,22 +2,28 @@
 
 fairseq takes losses, norm and counts to the host after every update, so that the GPU has nothing to do until the next
 one is prepared. Here the updates of an interval come over at once, and then go into fairseq's meters one by one, so
-that every logged number is the same.
+that every logged number is the same. Batches of validation come over when it ends.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from fairseq import checkpoint_utils
 from fairseq.logging import metrics
 from fairseq.trainer import Trainer
 from torch import Tensor
 
+from fairseq_plugins import deferred_checks, divergence
+
 MOST = 1000
 """Updates that wait at most."""
+MOST_VALIDATED = 100
+"""Batches of validation that wait at most: a detector's score counts are half a megabyte each."""
 
 _trainers: list[Trainer] = []
 """The trainer of this process, as soon as it has logged something."""
@@ -31,8 +37,11 @@ def install() -> None:
 
     @functools.wraps(log)
     def reduce_and_log_stats(self: Any, logging_outputs: Any, sample_size: Any, grad_norm: Any = None) -> Any:
-        if grad_norm is None or not defers(self):
+        if not defers(self):
             return log(self, logging_outputs, sample_size, grad_norm)
+        if grad_norm is None:
+            return validated(self, logging_outputs, sample_size)
+        grad_norm = grad_norm.as_subclass(Tensor)
         self.waiting_logs = [*getattr(self, "waiting_logs", []), (logging_outputs, sample_size, grad_norm)]
         is_first = self not in _trainers
         if is_first:
@@ -41,18 +50,53 @@ def install() -> None:
             flush()
         return {}
 
+    def validated(trainer: Any, logging_outputs: Any, sample_size: Any) -> Any:
+        waiting = getattr(trainer, "waiting_validation", None)
+        if waiting is None:  # meters of speed count from the first batch on
+            _trainers[:], trainer.waiting_validation = [trainer], []
+            return log(trainer, logging_outputs, sample_size)
+        waiting.append((logging_outputs, sample_size))
+        if len(waiting) >= MOST_VALIDATED:
+            flush_validation(trainer)
+        return {}
+
+    def flush_validation(trainer: Any) -> None:
+        waiting, trainer.waiting_validation = on_host(trainer.waiting_validation), []
+        with metrics.aggregate("valid"):
+            for batch in waiting:
+                log(trainer, *batch)
+
+    aggregate = metrics.aggregate
+
+    @contextlib.contextmanager
+    def aggregate_validation(name: str | None = None, new_root: bool = False) -> Iterator[Any]:
+        with aggregate(name, new_root) as meters:
+            yield meters
+            for trainer in _trainers if new_root else []:
+                if getattr(trainer, "waiting_validation", None) is not None:
+                    flush_validation(trainer)
+                    trainer.waiting_validation = None
+
     def flush() -> None:
         for trainer in _trainers:
             waiting, trainer.waiting_logs = on_host(getattr(trainer, "waiting_logs", [])), []
-            if waiting:
-                with metrics.aggregate("train_inner"):
-                    for update in waiting:
-                        log(trainer, *update)
+            first = trainer.get_num_updates() - len(waiting) + 1
+            with metrics.aggregate("train_inner"):
+                for number, update in enumerate(waiting, first):
+                    divergence.check_loss(trainer, log(trainer, *update), number)
+
+    def settle_and_flush() -> None:
+        for trainer in _trainers:
+            deferred_checks.settle(trainer)
+        flush()
 
     reduce_and_log_stats.patched = True  # type: ignore[attr-defined]
     Trainer._reduce_and_log_stats = reduce_and_log_stats
     Trainer.state_dict = _after(flush, Trainer.state_dict)  # checkpoints hold the meters
-    metrics.get_smoothed_values = _after(flush, metrics.get_smoothed_values)
+    # Both are called in all processes, which end together.
+    checkpoint_utils.save_checkpoint = _after(settle_and_flush, checkpoint_utils.save_checkpoint)
+    metrics.get_smoothed_values = _after(settle_and_flush, metrics.get_smoothed_values)
+    metrics.aggregate = aggregate_validation
 
 
 def defers(trainer: Any) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,21 +33,28 @@ def install() -> None:
 
     @functools.wraps(original)
     def train_step(self: Any, samples: Any, raise_oom: bool = False) -> Any:
+        self.samples_of_update = samples
         try:
             log = original(self, samples, raise_oom)
         except FloatingPointError as error:
-            report(self, str(error))
+            report(self, str(error), self.get_num_updates() + 1)
         self.skipped = 0 if log is not None else getattr(self, "skipped", 0) + 1
         if self.skipped > MOST_SKIPPED:
-            report(self, f"{MOST_SKIPPED} updates in a row had gradients that are no numbers")
-        loss = float((log or {}).get("loss", 0.0))
-        if loss - loss != 0:
-            report(self, f"the loss is {loss}")
+            cause = f"{MOST_SKIPPED} updates in a row had gradients that are no numbers"
+            report(self, cause, self.get_num_updates() + 1)
+        check_loss(self, log or {}, self.get_num_updates())
         return log
 
     train_step.patched = True  # type: ignore[attr-defined]
     fairseq_trainer.Trainer.train_step = train_step
     fairseq_trainer.NanDetector = FirstNoNumber
+
+
+def check_loss(trainer: Any, log: dict[str, Any], update: int) -> None:
+    """End the run where the loss of an update is no number, although its gradients were."""
+    loss = float(log.get("loss", 0.0))
+    if not math.isfinite(loss):
+        report(trainer, f"the loss is {loss}", update)
 
 
 class FirstNoNumber:
@@ -105,20 +113,30 @@ def _weights(model: nn.Module) -> str:
     return f"the weight {wrong[0]}" if wrong else ""
 
 
-def report(trainer: Any, cause: str) -> None:
-    """End the run with one line."""
+def repeat(trainer: Any, samples: list[Any]) -> None:
+    """Compute an update again, and note what is no number first: what fairseq does where it looks at once."""
+    trainer.zero_grad()
+    with FirstNoNumber(trainer.get_model()):
+        for sample in samples:
+            prepared, _ = trainer._prepare_sample(sample)
+            trainer.task.train_step(
+                prepared, trainer.model, trainer.criterion, trainer.optimizer, trainer.get_num_updates()
+            )
+
+
+def report(trainer: Any, cause: str, update: int) -> None:
+    """End the run with one line. update: the one that failed, counted from 1."""
     run = runs.current
     assert run is not None
     what = f"; first {FirstNoNumber.found}" if FirstNoNumber.found else ""
     lr, clip = run.option("optimization", "lr"), run.option("optimization", "clip_norm")
 
-    updates = trainer.get_num_updates()
-    # Where the forward pass fails, the weights that this many updates made are no good, however finite.
-    limit = updates - 1 if FirstNoNumber.found.startswith(("the output", "the weight")) else updates
+    # Where the forward pass fails, the weights that the update before made are no good, however finite.
+    limit = update - (2 if FirstNoNumber.found.startswith(("the output", "the weight")) else 1)
 
     def fail() -> None:
         raise UserError(
-            f"training diverged at update {updates + 1}: {cause}{what}; "
+            f"training diverged at update {update}: {cause}{what}; "
             f"{last_good(Path(run.cfg.checkpoint.save_dir), limit)}; lower {lr} ({trainer.get_lr():g} now) or the "
             f"weights of the losses, or set {clip}"
         )

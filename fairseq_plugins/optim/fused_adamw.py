@@ -26,17 +26,25 @@ class ScalingAdamW(torch.optim.AdamW):
 
     supports_step_with_scale = True
     """fairseq's question: then its 16-bit wrapper hands over sample size, clipping and loss scale as one number."""
+    bad: Tensor | None = None
+    """1 where the next step shall change nothing, 0 where it shall; of any device, and never read back."""
 
     def step(self, closure: Callable[[], Any] | None = None, scale: Tensor | float = 1.0) -> Any:
         """One update with gradients / scale; no value is read back."""
-        if not isinstance(scale, Tensor) and scale == 1:
-            return super().step(closure)
-        device = self.param_groups[0]["params"][0].device
-        self.grad_scale = torch.as_tensor(scale, dtype=torch.float32, device=device)  # where torch's GradScaler puts it
+        known: dict[str, Tensor] = {}  # where torch's GradScaler puts them
+        if isinstance(scale, Tensor):
+            known["grad_scale"] = scale.float()
+        elif scale != 1:
+            device = self.param_groups[0]["params"][0].device
+            known["grad_scale"] = torch.full((), scale, dtype=torch.float32, device=device)
+        if self.bad is not None:
+            known["found_inf"], self.bad = self.bad, None
+        vars(self).update(known)
         try:
             return super().step(closure)
         finally:
-            del self.grad_scale
+            for name in known:
+                delattr(self, name)
 
 
 @register_optimizer("fused_adamw", dataclass=FusedAdamWConfig)
@@ -56,6 +64,10 @@ class FusedAdamW(FairseqAdam):
         if max_norm > 0:
             clip_grads_with_norm_(parameters, max_norm, norm)
         return norm
+
+    def skip_unless(self, good: Tensor) -> None:
+        """Let the next step change nothing where `good`, a truth value that is on the device, is false."""
+        self._optimizer.bad = good.logical_not().float()
 
     @property
     def supports_flat_params(self) -> bool:

@@ -116,7 +116,7 @@ class MuonWithAdamW(ScalingAdamW):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None, scale: Tensor | float = 1.0) -> Any:
         """One update of both kinds with gradients / scale."""
-        groups = self.param_groups
+        groups, bad = self.param_groups, self.bad
         self.param_groups = [group for group in groups if not group[HIDDEN_MATRICES]]
         try:
             loss = super().step(closure, scale)
@@ -124,10 +124,10 @@ class MuonWithAdamW(ScalingAdamW):
             self.param_groups = groups
         for group in groups:
             if group[HIDDEN_MATRICES]:
-                self._step_matrices(group, scale)
+                self._step_matrices(group, scale, bad)
         return loss
 
-    def _step_matrices(self, group: dict[str, Any], scale: Tensor | float) -> None:
+    def _step_matrices(self, group: dict[str, Any], scale: Tensor | float, bad: Tensor | None) -> None:
         params = [p for p in group["params"] if p.grad is not None]
         if not params:
             return
@@ -138,15 +138,22 @@ class MuonWithAdamW(ScalingAdamW):
         if isinstance(scale, Tensor) or scale != 1:
             gradients = list(torch._foreach_div(gradients, scale))
         momenta = [self.state[p]["momentum_buffer"] for p in params]
-        torch._foreach_add_([self.state[p]["step"] for p in params], 1)
+        steps = [self.state[p]["step"] for p in params]
+        alive: Tensor | float = 1.0
+        if bad is not None:  # where it is 1, nothing below changes anything
+            alive = 1 - bad
+            torch._foreach_sub_(steps, [bad] * len(steps))
+            gradients = [torch.where(bad > 0, m, g) for m, g in zip(momenta, gradients, strict=True)]
+        torch._foreach_add_(steps, 1)
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         updates = torch._foreach_lerp(gradients, momenta, group["momentum"]) if group["nesterov"] else momenta
         if group["weight_decay"]:
-            torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+            torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"] * alive)
         for indices in equal_shapes(params):
             directions = orthogonalized([updates[i] for i in indices], group["ns_steps"])
             for i, direction in zip(indices, directions, strict=True):
-                params[i].add_(direction, alpha=-group["lr"] * rate_factor(group["adjust_lr_fn"], params[i].shape))
+                rate = group["lr"] * rate_factor(group["adjust_lr_fn"], params[i].shape)
+                params[i].add_(direction * alive, alpha=-rate)
 
 
 def equal_shapes(matrices: list[Tensor]) -> list[list[int]]:

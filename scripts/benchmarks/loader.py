@@ -3,6 +3,7 @@
     OMP_NUM_THREADS=1 python scripts/benchmarks/loader.py
     OMP_NUM_THREADS=1 python scripts/benchmarks/loader.py --data DATA --tokens-per-sample 512 --batch-size 32
     python scripts/benchmarks/loader.py --save batches.pt --options pad_blocks=true     # for gpu.py --batches
+    python scripts/benchmarks/loader.py --data DATA --shapes --options sample_break_mode=none fixed_mask_count=true
 
 Compare with the tokens/s of a step (scripts/benchmarks/pretrain.py): with --num-workers N the loader must make up one
 N-th of it per core. Processor time of this process, best of several epochs' beginnings. Without --data, documents of
@@ -16,6 +17,9 @@ import sys
 import tempfile
 import time
 import warnings
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +30,7 @@ import yaml
 from metro_t0.command import Parser
 from metro_t0.data.token_files import TokenFileWriter
 
-WORDS = 32_000
+WORDS, PAD = 32_000, 1
 
 
 def make_data(directory: Path) -> None:
@@ -68,18 +72,28 @@ def measure(config: Any, task_class: Any, batch_size: int, batches: int, rounds:
     return best
 
 
-def save(config: Any, task_class: Any, batch_size: int, batches: int, path: Path) -> None:
-    """The first batches of an epoch as they go to the model."""
+def epoch_of(config: Any, task_class: Any, batch_size: int) -> Iterator[dict[str, Any]]:
+    """The batches of an epoch as they go to the model, with the size of the vocabulary."""
     task = task_class.setup_task(config)
     task.load_dataset("train", combine=True)
     epochs = task.get_batch_iterator(
         task.datasets["train"], max_sentences=batch_size, max_positions=task.max_positions(), seed=1
     )
-    iterator = epochs.next_epoch_itr(shuffle=True)
-    made = [next(iterator)["net_input"] for _ in range(batches)]
-    torch.save([{**fields, "vocab_size": len(task.source_dictionary)} for fields in made], path)
-    shapes = {(tuple(fields["source_tokens"].shape), len(fields["clm_positions"])) for fields in made}
-    print(f"{path}: {len(made)} batches of {len(shapes)} shapes")
+    for sample in epochs.next_epoch_itr(shuffle=True):
+        yield {**sample["net_input"], "vocab_size": len(task.source_dictionary)}
+
+
+def print_shapes(batches: Iterator[dict[str, Any]], pad_id: int) -> None:
+    """How many shapes a GPU would have to compile for, and how much of what it computes is text."""
+    shapes: Counter[tuple[int, ...]] = Counter()
+    real = places = 0
+    for fields in batches:
+        tokens = fields["source_tokens"]
+        shapes[(*tokens.shape, len(fields["clm_positions"]), fields.get("most_clm_in_row", 0))] += 1
+        real, places = real + int((tokens != pad_id).sum()), places + tokens.numel()
+    often, times = shapes.most_common(1)[0]
+    print(f"{shapes.total()} batches of {len(shapes)} shapes; {real / places:.1%} of the places hold text")
+    print(f"the most frequent, {times} times (rows, columns, predicted positions, most of them in a row): {often}")
 
 
 def main() -> int:
@@ -93,6 +107,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--options", nargs="*", default=[], metavar="FIELD=VALUE", help="further fields of the task")
     parser.add_argument("--save", type=Path, help="write the batches here instead of measuring")
+    parser.add_argument("--shapes", action="store_true", help="count the shapes of an epoch instead of measuring")
     options = parser.parse_args()
     from fairseq_plugins.tasks import pretraining
 
@@ -108,8 +123,13 @@ def main() -> int:
         config.tokens_per_sample, config.seed = options.tokens_per_sample, 1
         for field, _, value in (text.partition("=") for text in options.options):
             setattr(config, field, yaml.safe_load(value))
-        if options.save:
-            save(config, task_class, options.batch_size, options.batches, options.save)
+        if options.save or options.shapes:
+            epoch = epoch_of(config, task_class, options.batch_size)
+            if options.save:
+                made = list(islice(epoch, options.batches))
+                torch.save(made, options.save)
+                epoch = iter(made)
+            print_shapes(epoch, pad_id=PAD)
             return 0
         rates = measure(config, task_class, options.batch_size, options.batches, options.rounds)
     print(f"{options.task}, {options.batch_size} x up to {options.tokens_per_sample} tokens")

@@ -104,12 +104,17 @@ def jinja_once(template: Any) -> Callable[[Row], Any]:
     return render
 
 
+LEAST_SECONDS = 0.1
+"""Processor time of a measurement: some clocks tick a hundred times a second."""
+
+
 def timed(work: Callable[[], list[Any]], rounds: int) -> tuple[list[Any], float]:
-    """The result and the mean seconds of processor time of a round (other programs do not count)."""
-    start = time.process_time()
-    for _ in range(rounds):
+    """The result and the mean seconds of processor time of a round (other programs do not count); `rounds` at least."""
+    start, done, seconds = time.process_time(), 0, 0.0
+    while done < rounds or seconds < LEAST_SECONDS:
         result = work()
-    return result, (time.process_time() - start) / rounds
+        done, seconds = done + 1, time.process_time() - start
+    return result, seconds / done
 
 
 def outcome(function: Callable[[Row], Any], row: Row) -> Any:

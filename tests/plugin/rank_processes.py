@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import socket
 import sys
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -14,8 +15,10 @@ LONGEST = 240
 """Seconds after which a run hangs."""
 
 
-def start(number: int, arguments: list[str], log: Path | None = None) -> list[BaseProcess]:
-    """fairseq-train with these arguments in `number` processes; their output goes to log."""
+def start(
+    number: int, arguments: list[str], log: Path | None = None, before: Callable[[], None] | None = None
+) -> list[BaseProcess]:
+    """fairseq-train with these arguments in `number` processes, `before` in each first; their output goes to log."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["fairseq_cli.train", "fairseq_plugins"])
     with socket.socket() as free:
@@ -23,7 +26,8 @@ def start(number: int, arguments: list[str], log: Path | None = None) -> list[Ba
         port = free.getsockname()[1]
     if number > 1:
         arguments = [*arguments, "--distributed-world-size", str(number), "--distributed-backend", "gloo"]
-    ranks = [context.Process(target=run_rank, args=(rank, number, port, arguments, log)) for rank in range(number)]
+    settings = (number, port, arguments, log, before)
+    ranks = [context.Process(target=run_rank, args=(rank, *settings)) for rank in range(number)]
     for rank in ranks:
         rank.start()
     return ranks
@@ -38,7 +42,9 @@ def statuses(ranks: list[BaseProcess]) -> list[int | None]:
     return [rank.exitcode for rank in ranks]
 
 
-def run_rank(rank: int, number: int, port: int, arguments: list[str], log: Path | None) -> None:
+def run_rank(
+    rank: int, number: int, port: int, arguments: list[str], log: Path | None, before: Callable[[], None] | None
+) -> None:
     """What one process does."""
     import torch
     from fairseq_cli.train import cli_main
@@ -52,5 +58,7 @@ def run_rank(rank: int, number: int, port: int, arguments: list[str], log: Path 
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": number, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     if number > 1:
         os.environ.update({name: str(value) for name, value in place.items()})
+    if before is not None:
+        before()
     sys.argv = ["fairseq-train", *arguments]
     cli_main()

@@ -48,6 +48,24 @@ def test_all_numbers_come_over_at_once() -> None:
     assert deferred_logs.on_host([]) == []
 
 
-def test_validation_and_cpus_log_at_once() -> None:
+def test_batches_of_validation_come_over_when_it_ends(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = "--max-update 1 --no-save --batch-size-valid 2"
+    at_once = train(f"--save-dir {tmp_path} {options}", log="valid")
+    calls = []
+    monkeypatch.setattr(deferred_logs, "defers", lambda trainer: True)
+    reduce = deferred_logs.on_host
+    monkeypatch.setattr(deferred_logs, "on_host", lambda waiting: calls.append(len(waiting)) or reduce(waiting))
+    later = train(f"--save-dir {tmp_path} {options}", log="valid")
+    for records in (at_once, later):
+        for name in OF_TIME:
+            records[0].pop(f"valid_{name}", None)
+    assert at_once == later
+    assert "valid_rtd_auc" in later[0]
+    assert max(calls) > 1
+
+
+def test_cpus_log_at_once() -> None:
     assert getattr(Trainer._reduce_and_log_stats, "patched", False)
     assert not deferred_logs.defers(type("Cpu", (), {"cuda": False})())
