@@ -40,7 +40,7 @@ class TakenAsFinite(Tensor):
 class TakenAsPositive(Tensor):
     """A sample size that is none of zero: in `numer / (sample_size or 1.0)` fairseq would wait for the device."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     def __bool__(self) -> bool:
         return True
