@@ -31,7 +31,7 @@ def test_parts_read_one_commit_of_the_hub_and_joining_fetches_nothing(tmp_path: 
     train_bpe(dict.fromkeys(["red", "blue", *"0123"], 50), BpeSettings(vocab_size=20), tmp_path / "vocab")
     hub = Hub({ID: Repository({"main": files("red")})})
     first = hub.repositories[ID].commit("main")
-    options = ["--tokenizer", tmp_path / "vocab", "--valid-fraction", "0", "--workers", "1"]
+    options = ["--tokenizer", tmp_path / "vocab", "--valid-fraction", "0", "--workers", "2"]
 
     def binarize(output: str, *more: str) -> list[str]:
         """The data files that were fetched."""
