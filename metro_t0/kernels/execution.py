@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
@@ -25,7 +27,7 @@ def run_layer(layer: nn.Module, x: Tensor, recompute: bool, fixed_shapes: bool, 
         if not (recompute and torch.is_grad_enabled()):
             return cast(Tensor, layer(x, **settings))
         # What is recomputed is so outside of the forward pass's context.
-        contexts = {"context_fn": lambda: (nullcontext(), kernels())}
+        contexts: dict[str, Any] = {"context_fn": lambda: (nullcontext(), kernels())}
         return cast(Tensor, checkpoint(layer, x, use_reentrant=False, **contexts, **settings))
 
 
@@ -42,6 +44,12 @@ def compile_each(layers: nn.ModuleList) -> None:
     dynamo.optimize_ddp = False
     for layer in layers:
         layer.compile()
+
+
+@functools.cache
+def fused(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """torch.compile of a function of tensors, once for all who call it."""
+    return torch.compile(function)
 
 
 def _fused_kernels(device: torch.device, fixed_shapes: bool) -> AbstractContextManager[None]:

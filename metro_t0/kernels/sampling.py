@@ -7,18 +7,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metro_t0.kernels.chunks import split_rows
+from metro_t0.kernels.execution import fused
 
 BLOCK = 128
 """Tokens whose probabilities are summed before one is sampled."""
 
 
 @torch.no_grad()
-def sample_tokens(logits: Tensor, uniforms: Tensor) -> Tensor:
+def sample_tokens(logits: Tensor, uniforms: Tensor, compiled: bool = False) -> Tensor:
     """One token per row from softmax(logits) by inverting the cumulative distribution (equation 10's sampling).
 
     logits (M, V), uniforms (M,) in [0, 1) -> (M,) ids. One uniform number per position makes the sample a function of
-    (seed, epoch, example, position), which torch's own generators would not be.
+    (seed, epoch, example, position), which torch's own generators would not be. compiled: by torch.compile over all
+    rows at once; the same but for the rounding of sums.
     """
+    if compiled:
+        return fused(_sample_rows)(logits, uniforms)
     chunks = zip(split_rows(logits), split_rows(uniforms, like=logits), strict=True)
     return torch.cat([_sample_rows(rows, numbers) for rows, numbers in chunks])
 

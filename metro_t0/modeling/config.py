@@ -106,6 +106,9 @@ class ModelConfig:
         "run",
     )
     compile_layers: bool = _field(False, "torch.compile every layer; for GPUs, with blocks of one length", "run")
+    compile_losses: bool = _field(
+        False, "torch.compile the cross-entropies and the sampling of replacements; not timed on a GPU yet", "run"
+    )
     activation_checkpointing: bool = _field(False, "recompute layers in the backward pass to save memory", "run")
 
     def __post_init__(self) -> None:

@@ -76,6 +76,9 @@ class PretrainingOutput:
     heads: dict[str, Tensor] = field(default_factory=dict)
     """What the other heads of `modeling.heads` say of the positions they read, by their names."""
 
+    compiled_losses: bool = False
+    """Whether cross-entropies of these logits are to be compiled."""
+
     @property
     def rtd_logits(self) -> Tensor | None:
         """(B, S) logit of "replaced"."""
@@ -129,7 +132,9 @@ class MetroT5(nn.Module):
             if head.name in self.reads and ("replaced" in extra or not head.needs_noise)
         }
         clm_logits = self.main.logits(heads.pop("clm_projection", predicted))
-        return PretrainingOutput(clm_logits=clm_logits, valid=valid, heads=heads, **extra)
+        return PretrainingOutput(
+            clm_logits=clm_logits, valid=valid, heads=heads, compiled_losses=self.config.compile_losses, **extra
+        )
 
     def idle_parameters(self, batch: PretrainingBatch) -> list[nn.Parameter]:
         """The parameters that a batch without masks does not use; they get no gradient."""
@@ -145,7 +150,7 @@ class MetroT5(nn.Module):
         if batch.masked_tokens is None or batch.masked_positions is None or batch.sample_uniforms is None:
             raise ValueError("a batch has masked_tokens, masked_positions and sample_uniforms, or none of them")
         mlm_logits = self.auxiliary(batch.masked_tokens, mask, batch.masked_positions, batch.most_masked_in_row)
-        sampled = sample_tokens(mlm_logits.detach(), batch.sample_uniforms)
+        sampled = sample_tokens(mlm_logits.detach(), batch.sample_uniforms, self.config.compile_losses)
         noised = batch.source_tokens.flatten().index_copy(0, batch.masked_positions, sampled)
         noised = noised.view_as(batch.source_tokens)
         replaced = noised != batch.source_tokens

@@ -39,7 +39,7 @@ def mlm_loss(batch: PretrainingBatch, output: PretrainingOutput) -> LossPart:
     assert output.mlm_logits is not None
     assert batch.masked_positions is not None
     targets = batch.source_tokens.flatten()[batch.masked_positions]
-    return LossPart(token_losses(output.mlm_logits, targets).sum(), _count(targets))
+    return LossPart(token_losses(output.mlm_logits, targets, output.compiled_losses).sum(), _count(targets))
 
 
 def rtd_loss(output: PretrainingOutput) -> LossPart:
@@ -68,7 +68,7 @@ def clm_loss(batch: PretrainingBatch, output: PretrainingOutput, weighted_by_rtd
     configuration; not in the paper). The weight carries no gradient.
     """
     if output.copy_logits is None:
-        losses = token_losses(output.clm_logits, batch.clm_targets)
+        losses = token_losses(output.clm_logits, batch.clm_targets, output.compiled_losses)
     else:
         losses = _copy_losses(batch, output, output.copy_logits)
     weights = torch.ones_like(losses) if batch.clm_in_loss is None else batch.clm_in_loss.to(losses.dtype)
@@ -81,7 +81,7 @@ def clm_loss(batch: PretrainingBatch, output: PretrainingOutput, weighted_by_rtd
 
 def _copy_losses(batch: PretrainingBatch, output: PretrainingOutput, copy_logits: Tensor) -> Tensor:
     assert output.noised_tokens is not None
-    log_p = -token_losses(output.clm_logits, batch.clm_targets)
+    log_p = -token_losses(output.clm_logits, batch.clm_targets, output.compiled_losses)
     gate = copy_logits.float()
     noised = output.noised_tokens.flatten()[batch.clm_positions]
     generate = F.logsigmoid(-gate) + log_p

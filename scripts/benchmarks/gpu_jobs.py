@@ -48,6 +48,7 @@ FLEX = "flex, compiled"
 ROUTES = (
     Route("triton, compiled", "bf16", {"attention_backend": "triton", "compile_layers": True}),
     Route("sdpa, compiled", "bf16", {"compile_layers": True}),
+    Route("sdpa, compiled with losses", "bf16", {"compile_layers": True, "compile_losses": True}),
     Route("sdpa", "bf16"),
     Route("sdpa without attention dropout, compiled", "bf16", {"compile_layers": True, "attention_dropout": 0.0}),
     Route(FLEX, "bf16", {"attention_backend": "flex", "attention_dropout": 0.0, "compile_layers": True}),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from metro_t0.kernels import chunks
 from metro_t0.kernels.cross_entropy import token_losses
+from metro_t0.kernels.sampling import sample_tokens
 
 
 @settings(max_examples=40, deadline=None)
@@ -27,6 +28,22 @@ def test_losses_and_gradients_equal_torch(rows: int, vocabulary: int, elements: 
         (ours,) = torch.autograd.grad((losses * weights).sum(), logits)
     torch.testing.assert_close(losses, expected)
     torch.testing.assert_close(ours, gradient)
+
+
+def test_compiled_losses_and_samples_are_the_same() -> None:
+    torch.manual_seed(0)
+    logits = (3 * torch.randn(400, 300)).bfloat16()
+    targets, weights, uniforms = torch.randint(300, (400,)), torch.randn(400), torch.rand(400)
+    found = []
+    for compiled in (False, True):
+        leaf = logits.clone().requires_grad_()
+        losses = token_losses(leaf, targets, compiled)
+        found.append([losses, *torch.autograd.grad((losses * weights).sum(), leaf)])
+        assert [x.dtype for x in found[-1]] == [torch.float32, torch.bfloat16]
+    for mine, other in zip(*found, strict=True):
+        torch.testing.assert_close(mine, other)
+    samples = [sample_tokens(logits, uniforms, compiled) for compiled in (False, True)]
+    assert (samples[0] != samples[1]).sum() <= 1  # a number on the border of two tokens
 
 
 def test_the_gradient_is_that_of_finite_differences() -> None:
