@@ -104,7 +104,7 @@ def jinja_once(template: Any) -> Callable[[Row], Any]:
     return render
 
 
-LEAST_SECONDS = 0.1
+LEAST_SECONDS = 0.05
 """Processor time of a measurement: some clocks tick a hundred times a second."""
 
 
