@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import repeat
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +20,6 @@ from numpy.typing import NDArray
 from metro_t0.tokenization.arrow_strings import codes_of, content_of, matches, select, to_list
 from metro_t0.tokenization.encoder import Encoded, RustEncoder, flatten
 from metro_t0.tokenization.normalization import SINGLE_QUOTES, WORD_MARK
-from metro_t0.tokenization.part_table import Growing, PartTable, alphabetical_order
 from metro_t0.tokenization.parts import Parts, batches, cut_into_parts
 from metro_t0.tokenization.segments import BELONGS_TO_LAST, TAKES_NEXT, Flags, segments_of, texts_of
 
@@ -34,6 +35,30 @@ SAFE_CUT = re.compile("(?<=[0-9A-Za-z]) (?=[0-9A-Za-z])")
 PARTS_AT_ONCE = 1 << 16
 
 
+class Growing:
+    """A numpy array that grows at its end without being copied each time."""
+
+    def __init__(self, dtype: type[np.generic]) -> None:
+        self._room = np.empty(1024, dtype)
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
+    def values(self) -> NDArray[Any]:
+        """All values so far."""
+        return self._room[: self._size]
+
+    def extend(self, values: NDArray[Any]) -> None:
+        """Add values at the end."""
+        size = self._size + len(values)
+        if size > len(self._room):
+            self._room = np.concatenate((self.values, np.empty(size, self._room.dtype)))
+        self._room[self._size : size] = values
+        self._size = size
+
+
 class WordCache:
     """Encode batches of texts through a table of their parts."""
 
@@ -42,9 +67,9 @@ class WordCache:
         self._clear()
 
     def _clear(self) -> None:
-        self._table = PartTable()
+        self._numbers: dict[str, int] = {}
         self._characters = 0
-        # Part p has the number n = table.find(p) and the ids ids[starts[n]:starts[n] + lengths[n]]; plain parts that
+        # Part p has the number n = numbers[p] and the ids ids[starts[n]:starts[n] + lengths[n]]; plain parts that
         # differ only in case share a number where the vocabulary is uncased.
         self._ids = Growing(np.int32)
         self._starts = Growing(np.int64)
@@ -64,7 +89,7 @@ class WordCache:
         return np.concatenate(ids), np.diff(ends[last])
 
     def _encode(self, texts: Sequence[str]) -> Encoded:
-        if len(self._table) > MAX_PARTS or self._characters > MAX_CHARACTERS:
+        if len(self._numbers) > MAX_PARTS or self._characters > MAX_CHARACTERS:
             self._clear()
         parts = cut_into_parts(texts)
         numbers = self._number(parts.distinct)
@@ -74,38 +99,41 @@ class WordCache:
         return self._replace(parts, segments, ids, ends, sizes) if len(segments) else (ids, sizes)
 
     def _number(self, parts: pa.LargeStringArray) -> NDArray[np.int64]:
-        """Numbers of distinct parts, once the table holds them all."""
-        numbers = self._table.find(parts)
+        """Numbers of distinct parts, (parts,), once the table holds them all."""
+        numbers = self._find(to_list(parts))
         if (unknown := np.flatnonzero(numbers < 0)).size:
             numbers[unknown] = self._learn(select(parts, unknown))
         return numbers
 
+    def _find(self, parts: list[str]) -> NDArray[np.int64]:
+        """The number of each part, -1 for one that is not known: (parts,)."""
+        return np.fromiter(map(self._numbers.get, parts, repeat(-1)), np.int64, len(parts))
+
     def _learn(self, new: pa.LargeStringArray) -> NDArray[np.int64]:
+        """Numbers of distinct parts that are not known yet: (parts,)."""
         numbers = np.empty(len(new), np.int64)
         plain = self._encoder.are_plain(new)
         others = select(new, ~plain)
         numbers[~plain] = self._add(others, flatten(self._encoder.encode_texts(to_list(others))), plain=False)
         numbers[plain] = self._learn_plain(self._encoder.plain_forms(select(new, plain)))
-        unknown = np.flatnonzero(self._table.find(new) < 0)
-        self._table.insert(select(new, unknown), numbers[unknown])
+        self._numbers.update(zip(to_list(new), numbers.tolist(), strict=True))
         self._characters += len(content_of(new)[0])
         return numbers
 
     def _learn_plain(self, forms: pa.LargeStringArray) -> NDArray[np.int64]:
-        """Numbers of plain forms, among which may be equal ones and known ones."""
+        """Numbers of plain forms, among which may be equal ones and known ones: (forms,)."""
         coded = forms.dictionary_encode()
-        numbers = self._table.find(coded.dictionary)
-        fresh = np.flatnonzero(numbers < 0)
-        fresh = fresh[alphabetical_order(select(coded.dictionary, fresh))]
+        numbers = self._find(distinct := to_list(coded.dictionary))
+        fresh = np.array(sorted(np.flatnonzero(numbers < 0).tolist(), key=distinct.__getitem__), np.int64)
         new = select(coded.dictionary, fresh)
         numbers[fresh] = self._add(new, self._encoder.encode_plain_forms(new), plain=True)
         return numbers[codes_of(coded)]
 
     def _add(self, parts: pa.LargeStringArray, encoded: Encoded, plain: bool) -> NDArray[np.int64]:
-        """Give new numbers to new distinct parts. plain: they are ASCII."""
+        """Give new numbers to new distinct parts, (parts,). plain: they are ASCII."""
         ids, lengths = encoded
         numbers = np.arange(len(self._starts), len(self._starts) + len(lengths))
-        self._table.insert(parts, numbers)
+        self._numbers.update(zip(to_list(parts), numbers.tolist(), strict=True))
         self._starts.extend(len(self._ids) + np.cumsum(lengths) - lengths)
         self._lengths.extend(lengths)
         self._ids.extend(ids)

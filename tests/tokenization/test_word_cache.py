@@ -139,6 +139,15 @@ def test_parts_put_together_are_the_words(texts: list[str]) -> None:
         assert all(part.split() == [part] for part in found)
 
 
+@given(st.lists(st.lists(st.integers(0, 99), max_size=1_500), max_size=6))
+def test_growing_array(rows: list[list[int]]) -> None:
+    growing = word_cache.Growing(np.int32)
+    for row in rows:
+        growing.extend(np.array(row, np.int32))
+    assert growing.values.tolist() == [value for row in rows for value in row]
+    assert len(growing) == sum(map(len, rows))
+
+
 def test_where_words_are_cut() -> None:
     def cut(text: str) -> list[str]:
         found = cut_into_parts([text])
