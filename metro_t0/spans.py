@@ -5,6 +5,8 @@ Texts lie flat: the tokens of all one after the other, and their lengths.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -60,3 +62,38 @@ def _composition(total: int, parts: int, generator: np.random.Generator) -> Inde
     """A uniformly random way to write `total` as `parts` positive numbers, in order."""
     cuts = np.sort(generator.choice(total - 1, parts - 1, replace=False)) + 1
     return np.diff(np.concatenate(([0], cuts, [total])))
+
+
+@lru_cache(maxsize=16)
+def raw_length(inputs: int, density: float = 0.15, mean_span: float = 3.0) -> tuple[int, int]:
+    """The longest raw length whose corrupted input fits in `inputs` tokens, and its target length.
+
+    Both lengths count the end-of-sequence token: (512) -> (568, 114), (256) -> (284, 58).
+    """
+    raw, target = 2, 0
+    while True:
+        noise, spans = noise_counts(np.array([raw + 1]), density, mean_span)
+        if raw + 1 - int(noise[0]) + int(spans[0]) + 1 > inputs:
+            return raw, target
+        raw, target = raw + 1, int(noise[0]) + int(spans[0]) + 1
+
+
+def restore(source: Sequence[int], target: Sequence[int], first_sentinel: int, step: int = 1) -> list[int]:
+    """The original tokens of a corrupted text. Raises `ValueError` where sentinels do not alternate in order."""
+
+    def stretches(tokens: Sequence[int]) -> list[list[int]]:
+        out: list[list[int]] = [[]]
+        for token in tokens:
+            if token == first_sentinel + step * (len(out) - 1):
+                out.append([])
+            else:
+                out[-1].append(int(token))
+        return out
+
+    kept, (before, *noise) = stretches(source), stretches(target)
+    if before:
+        raise ValueError("the target does not start with the first sentinel")
+    if len(kept) != len(noise) + 1:
+        raise ValueError("source and target do not have the same sentinels in order")
+    # In the source, span k of noise was behind stretch k of what is kept; in the target it is behind sentinel k.
+    return [token for pair in zip(kept, [*noise, []], strict=True) for stretch in pair for token in stretch]

@@ -3,6 +3,7 @@
 # fairseq reads the types of dataclass fields at run time: no `from __future__ import annotations` here.
 import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,10 +20,10 @@ from fairseq_plugins.tasks.source_target import SourceTargetTask, WholeDataset, 
 from metro_t0.files import write_text
 from metro_t0.modeling import ModelConfig
 from metro_t0.options import option
-from metro_t0.synthetic.iterable import ExampleReader
 from metro_t0.synthetic.settings import VALID_EXAMPLES, StreamSettings
 from metro_t0.synthetic.storage import dict_text
-from metro_t0.synthetic.stream import Mixture, Split, parse_rates
+from metro_t0.synthetic.stream import BlockReader, Mixture, Split, parse_rates
+from metro_t0.synthetic.tasks import OwnLayoutTask
 from metro_t0.synthetic.vocabulary import Vocabulary, load_vocabulary
 
 logger = logging.getLogger(__name__)
@@ -61,14 +62,16 @@ class SyntheticDataset(WholeDataset):
     def __init__(self, mixture: Mixture, split: Split, size: int, longest: int, epoch: int) -> None:
         self.mixture, self.split, self.size_of_epoch, self.longest = mixture, split, size, longest
         self.epoch = epoch
-        self.vocabulary = mixture.streams[0].law.vocabulary
-        self._read = ExampleReader(mixture, split)
+        self.vocabulary = mixture.vocabulary
+        self._read = BlockReader(partial(mixture.block, split))
 
     def __len__(self) -> int:
         return self.size_of_epoch
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        source, target = self._read(max(self.epoch - 1, 0) * self.size_of_epoch + int(index))
+        number = max(self.epoch - 1, 0) * self.size_of_epoch + int(index)
+        one, end = self._read(number, number + 1), np.uint16(self.vocabulary.eos)
+        source, target = np.append(one.sources.values, end), np.append(one.targets.values, end)
         return {"id": int(index), "source": source, "target": target}
 
     def collater(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
@@ -200,7 +203,7 @@ class SyntheticPretrainingTask(SourceTargetTask):
 
     def max_positions(self) -> tuple[int, int]:
         """Upper bounds of source and target."""
-        own_layout = any(stream.task.kind == "own" for stream in self.mixture.streams)
+        own_layout = any(isinstance(stream.task, OwnLayoutTask) for stream in self.mixture.streams)
         longest = 2 * self.cfg.length_max + PREFIX_ROOM
         longest = max(longest, LONGEST_OWN_LAYOUT) if own_layout else longest
         return (longest, longest)

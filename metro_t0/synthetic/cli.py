@@ -15,6 +15,7 @@ from metro_t0.transfer import commands as transfer_commands
 from metro_t0.transfer import downstream_command
 
 if TYPE_CHECKING:
+    from metro_t0.synthetic.stream import Split
     from metro_t0.synthetic.vocabulary import Vocabulary
 
 
@@ -49,10 +50,11 @@ class Generate(OfStream):
     deduplicate: bool = option(False, "keep the first example of every source")
 
     def run(self) -> None:
-        from metro_t0.synthetic.storage import Files, generate
+        from metro_t0.synthetic.storage import generate
 
-        files = Files(self.output, self.format)
-        dropped = generate(files, self.stream, self.load(), self.train, self.valid, self.deduplicate)
+        mixture = self.stream.mixture(self.load())
+        counts: dict[Split, int] = {"train": self.train, "valid": self.valid}
+        dropped = generate(self.output, self.format, mixture, counts, self.deduplicate)
         for name, count in dropped.items():
             duplicates = f", {count} duplicate sources left out" if self.deduplicate else ""
             print(f"{name}: {self.train} training and {self.valid} validation examples{duplicates}")
@@ -71,7 +73,7 @@ class Inspect(OfStream):
     ids: bool = option(False, "show token ids instead of letters")
 
     def run(self) -> None:
-        from metro_t0.synthetic.inspection import print_examples
+        from metro_t0.analysis.synthetic_examples import print_examples
 
         print_examples(self.stream.mixture(self.load()), self.show, self.ids)
 
@@ -86,7 +88,7 @@ class Stats(OfStream):
     read: int = option(10 * BLOCK, "examples to look at", at_least=1, at_most=MOST_EXAMPLES, flag="--examples")
 
     def run(self) -> None:
-        from metro_t0.synthetic.inspection import print_statistics
+        from metro_t0.analysis.synthetic_examples import print_statistics
 
         print_statistics(self.stream.mixture(self.load()), self.read)
 
@@ -108,9 +110,8 @@ class Verify(Command):
     order: Order = order_option()
 
     def run(self) -> int:
-        from metro_t0.synthetic.inspection import verify_directory, verify_rows
-        from metro_t0.synthetic.storage import read_tsv
-        from metro_t0.synthetic.tasks import get_task, task_law
+        from metro_t0.synthetic.storage import read_tsv, verify_directory, verify_rows
+        from metro_t0.synthetic.stream import parse_rates
         from metro_t0.synthetic.vocabulary import load_vocabulary
 
         if self.path.is_dir():
@@ -119,10 +120,9 @@ class Verify(Command):
             raise UserError(f"{self.path}: no such file or directory")
         if self.task is None or self.vocabulary is None:
             raise UserError(f"{self.path}: to check a single file, give --task and --vocabulary")
-        task = get_task(self.task)
-        vocabulary = load_vocabulary(self.vocabulary, [task.name])
-        law = task_law(task, vocabulary, self.profile, 10, 220, self.task_prefix)
-        return verify_rows(self.path, read_tsv(self.path), task.name, law, self.order)
+        stream = StreamSettings(self.task, profile=self.profile, order=self.order, task_prefix=self.task_prefix)
+        mixture = stream.mixture(load_vocabulary(self.vocabulary, parse_rates(self.task)))
+        return verify_rows(self.path, read_tsv(self.path), mixture.streams[0])
 
 
 COMMANDS = (

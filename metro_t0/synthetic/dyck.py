@@ -1,7 +1,7 @@
 """Dyck: sentences of nested head-tail pairs under T5 span corruption.
 
-The law is that of the "nesting dependency language" of Ri and Tsuruoka (2022), the objective that of Wu, Li and
-Liang (2022): 128 sentences in a row, cut into chunks of 568 tokens, each a span-corruption example.
+The distribution is that of the "nesting dependency language" of Ri and Tsuruoka (2022), the objective that of Wu, Li
+and Liang (2022): 128 sentences in a row, cut into chunks of 568 tokens, each a span-corruption example.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
+from metro_t0.spans import corrupt_spans, noise_counts, raw_length, restore
+from metro_t0.synthetic.distribution import Distribution
 from metro_t0.synthetic.draws import Draws
-from metro_t0.synthetic.law import Law, valid
-from metro_t0.synthetic.ragged import Examples, Index, Ragged, Tokens, exclusive_sum, row_positions
-from metro_t0.synthetic.spans import corrupt, raw_length, restore
+from metro_t0.synthetic.ragged import Examples, Index, Ragged, Tokens, exclusive_sum, row_positions, valid
 from metro_t0.synthetic.vocabulary import Vocabulary
 
 SHORTEST_SENTENCE = 6
@@ -28,7 +27,6 @@ LENGTH_COUNTS = (
 )
 OPEN_PROBABILITY = 0.4
 MOST_PAIRS = 31
-POSITION_BITS = 6  # a sentence has at most 62 tokens
 SENTENCES_PER_GROUP = 128
 GROUPS_PER_DRAW = 45  # a little more than half of 512 examples
 INPUT_LENGTH = 512
@@ -45,97 +43,63 @@ class DyckSettings:
     whole_sentences: bool = False
 
 
+SETTINGS = {
+    "dyck": DyckSettings(),
+    "dyck_uniform": DyckSettings(zipf=False),
+    "dyck_sentences": DyckSettings(whole_sentences=True),
+}
+
+
 def sentences(draws: Draws, vocabulary: Vocabulary, n: int, zipf: bool = True) -> Ragged:
     """n balanced sentences: pair type i has head universe_low + 2i and tail universe_low + 2i + 1."""
     counts = np.array(LENGTH_COUNTS)
     drawn = np.searchsorted(np.cumsum(counts), draws.below(int(counts.sum()), n), side="right")
     pairs = (drawn + SHORTEST_SENTENCE) // 2 + draws.coins(0.5, n)
-    heads = 2 * _pair_types(draws, vocabulary.universe_size // 2, int(pairs.sum()), zipf)
-    closes, opening = _walk(draws, pairs)
-    tokens = np.empty(len(closes), dtype=np.uint16)
-    tokens[np.flatnonzero(closes == 0)] = heads + np.uint16(vocabulary.universe_low)
-    return Ragged.contiguous(tokens.take(opening) + closes.view(np.uint8), 2 * pairs)
+    types = _zipf_table(vocabulary.universe_size // 2) if zipf else np.arange(vocabulary.universe_size // 2)
+    heads = vocabulary.universe_low + 2 * types[draws.below(len(types), int(pairs.sum()))]
+    return Ragged(_walk(draws, heads, pairs), 2 * pairs)
 
 
 @lru_cache(maxsize=8)
-def _zipf_table(pair_types: int) -> Tokens:
-    """Type r as often as floor(V / (r + 1)) says: a uniform draw from the table has the Zipf law."""
+def _zipf_table(pair_types: int) -> Index:
+    """Type r as often as floor(V / (r + 1)) says: a uniform draw from the table has Zipf's distribution."""
     types = np.arange(pair_types)
-    return np.repeat(types, pair_types // (types + 1)).astype(np.uint16)
+    return np.repeat(types, pair_types // (types + 1))
 
 
-def _pair_types(draws: Draws, pair_types: int, count: int, zipf: bool) -> Tokens:
-    if not zipf:
-        return draws.tokens(0, pair_types, count)
-    table = _zipf_table(pair_types)
-    return table.take(draws.below(len(table), count))
-
-
-def _closings(draws: Draws, pairs: Index) -> NDArray[np.int8]:
-    """How many pairs close after each opening, flat over the openings of all sentences.
+def _walk(draws: Draws, heads: Index, pairs: Index) -> Tokens:
+    """Sentences with the tails of these heads put in, flat. heads: flat; pairs: (n,) heads of each sentence.
 
     Opening with probability 0.4 at every step means that a geometric number of closings is tried before the next
     opening, cut off where nothing is open. So with e = open pairs before an opening, e' = max(e + 1 - tried, 0): a
-    random walk reflected at 0, which is the walk less its running minimum. After the last opening everything closes,
-    which a fall deeper than any depth says; it also starts the next sentence from 0.
+    random walk reflected at 0, which is the walk less its running minimum. After the last opening everything closes.
     """
-    lanes = draws.lanes(int(pairs.sum()))
-    tried = np.zeros(len(lanes), dtype=np.int8)
-    for count in range(1, MOST_PAIRS + 1):
-        more = lanes < np.uint32(round((1 - OPEN_PROBABILITY) ** count * 2**32))
-        if not more.any():
-            break
-        tried += more
-    steps = 1 - tried
-    steps[np.cumsum(pairs) - 1] = -2 * MOST_PAIRS
-    walk = np.zeros(len(steps) + 1, dtype=np.int32)
-    np.cumsum(steps, out=walk[1:])
+    lanes = draws.lanes(len(heads))
+    bounds = np.array([round((1 - OPEN_PROBABILITY) ** k * 2**32) for k in range(MOST_PAIRS, 0, -1)])
+    tried = MOST_PAIRS - np.searchsorted(bounds, lanes, side="right")  # k or more with probability 0.6 ** k
+    tried[np.cumsum(pairs) - 1] = 2 * MOST_PAIRS  # more than are open
+    walk = np.cumsum(np.append(0, 1 - tried))
     depth = walk - np.minimum.accumulate(walk)
-    return (depth[:-1] + 1 - depth[1:]).astype(np.int8)
+    openings = np.arange(len(heads)) + exclusive_sum(depth[:-1] + 1 - depth[1:])
+    steps = np.full(2 * len(heads), -1)
+    steps[openings] = 1
+    # A pair of one level opens and closes before the next of that level opens: by level they are neighbors.
+    levels = np.cumsum(steps) + (steps < 0)
+    order = np.argsort(levels.astype(np.int8), kind="stable")
+    tokens = np.empty(len(steps), dtype=np.uint16)
+    tokens[openings] = heads
+    tokens[order[1::2]] = tokens[order[::2]] + 1
+    return tokens
 
 
-def _walk(draws: Draws, pairs: Index) -> tuple[NDArray[np.int8], Index]:
-    """Flat over all sentences: 0 where a pair opens and 1 where it closes, and where the pair of each place opens."""
-    closings = _closings(draws, pairs)
-    closes = np.ones(2 * len(closings), dtype=np.int8)
-    closes[np.arange(len(closings)) + np.cumsum(closings, dtype=np.int64) - closings] = 0
-    # A closing stands on the level of the opening it closes: one more than what is open behind it.
-    levels = np.cumsum(1 - 2 * closes, dtype=np.int8) + closes
-    lengths = 2 * pairs
-    return closes, np.repeat(exclusive_sum(lengths), lengths) + _openings(levels.astype("<u2"), lengths)
-
-
-def _openings(levels: Tokens, lengths: Index) -> Tokens:
-    """The position within its sentence at which the pair of each position opens, flat.
-
-    A pair of one level opens and closes before the next of that level opens: in the order of (level, position)
-    openings and closings alternate, so neighbors are a pair. The opening's position is then written behind that of
-    both, and a second sort brings them back to their places.
-    """
-    inside = valid(lengths, int(lengths.max()))
-    keys: Tokens = np.full(inside.shape, 2**16 - 1, dtype="<u2")
-    keys[inside] = levels << np.uint16(POSITION_BITS)
-    keys |= np.arange(keys.shape[1], dtype=np.uint16)
-    keys.sort(axis=1)
-    keys &= np.uint16(2**POSITION_BITS - 1)
-    opening = keys.view("<u4") & np.uint32(0xFFFF)  # rows have an even length: the lower half is the opening
-    opening |= opening << np.uint32(16)
-    keys <<= np.uint16(POSITION_BITS)
-    keys |= opening.view("<u2")
-    keys[~inside] = 2**16 - 1
-    keys.sort(axis=1)
-    return keys[inside] & np.uint16(2**POSITION_BITS - 1)
-
-
-def sample(settings: DyckSettings, draws: Draws, law: Law, n: int) -> Examples:
+def sample(settings: DyckSettings, draws: Draws, distribution: Distribution, n: int) -> Examples:
     """n span-corruption examples."""
-    vocabulary = law.vocabulary
+    vocabulary = distribution.vocabulary
     if settings.whole_sentences:
         return corrupt(draws, sentences(draws, vocabulary, n, settings.zipf), vocabulary.extra(0))
-    parts, have = list[Examples](), 0
-    while have < n:
+    parts = list[Examples]()
+    while sum(map(len, parts)) < n:
         parts.append(corrupt(draws, _chunks(draws, vocabulary, settings.zipf), vocabulary.extra(0)))
-        have += len(parts[-1])
     return Examples.concatenate(parts).take(np.arange(n))
 
 
@@ -146,41 +110,51 @@ def _chunks(draws: Draws, vocabulary: Vocabulary, zipf: bool) -> Ragged:
     size = raw_length(INPUT_LENGTH)[0]
     pieces = -(-totals // size)
     number = row_positions(np.zeros_like(totals), pieces)
-    return Ragged.contiguous(rows.values, np.minimum(size, np.repeat(totals, pieces) - number * size))
+    return Ragged(rows.values, np.minimum(size, np.repeat(totals, pieces) - number * size))
 
 
-def is_balanced(tokens: Sequence[int], vocabulary: Vocabulary) -> bool:
-    """Whether every tail closes the latest open head and nothing stays open."""
+def _segment_sizes(draws: Draws, totals: Index, parts: Index) -> Index:
+    """Sizes of `parts[i]` non-empty segments of `totals[i]` items, flat.
+
+    All segmentations are equally likely: parts - 1 of the inner boundaries, without replacement.
+    """
+    begins = np.ones(int(totals.sum()), dtype=bool)
+    if len(inner := np.delete(np.arange(len(begins)), exclusive_sum(totals))):
+        begins[inner] = draws.shuffled(valid(parts - 1, int(totals.max()) - 1), totals - 1)
+    return np.diff(np.flatnonzero(begins), append=len(begins))
+
+
+def corrupt(draws: Draws, rows: Ragged, first_sentinel: int) -> Examples:
+    """Input: every noise span becomes a sentinel. Target: every other span does. Sentinels count down.
+
+    Spans alternate and the first is not noise. rows: each at least two tokens long.
+    """
+    noise, spans = noise_counts(rows.lengths)
+    clean_sizes = _segment_sizes(draws, rows.lengths - noise, spans)
+    noise_sizes = _segment_sizes(draws, noise, spans)
+    chosen = np.repeat(np.tile([False, True], len(clean_sizes)), np.stack([clean_sizes, noise_sizes], axis=1).ravel())
+    source, target = corrupt_spans(rows.values, chosen, rows.lengths, first_sentinel, step=-1)
+    return Examples(Ragged(*source), Ragged(*target))
+
+
+def nesting_defect(tokens: Sequence[int], vocabulary: Vocabulary, whole: bool) -> str | None:
+    """What is wrong with a sentence, or with a stretch that may start and end within sentences."""
     stack: list[int] = []
     for token in tokens:
         pair, is_tail = divmod(int(token) - vocabulary.universe_low, 2)
         if not is_tail:
             stack.append(pair)
-        elif not stack or stack.pop() != pair:
-            return False
-    return not stack
+        elif (stack or whole) and (not stack or stack.pop() != pair):
+            return "a tail that does not close the latest open head"
+    return "a head that is not closed" if whole and stack else None
 
 
 def defect(settings: DyckSettings, source: Sequence[int], target: Sequence[int], vocabulary: Vocabulary) -> str | None:
-    """What is wrong with an example, or None. A chunk may start and end within a sentence."""
+    """What is wrong with an example, or None."""
     try:
-        tokens = restore(source, target, vocabulary.extra(0))
+        tokens = restore(source, target, vocabulary.extra(0), step=-1)
     except ValueError as error:
         return str(error)
     if not all(vocabulary.in_universe(token) for token in tokens):
         return "a token outside the universe"
-    if settings.whole_sentences and not is_balanced(tokens, vocabulary):
-        return "the restored sentence is not balanced"
-    return None if settings.whole_sentences else _crossing(tokens, vocabulary)
-
-
-def _crossing(tokens: Sequence[int], vocabulary: Vocabulary) -> str | None:
-    """Within a stretch: a tail closes the latest open head, or one that opened before the stretch."""
-    stack: list[int] = []
-    for token in tokens:
-        pair, is_tail = divmod(token - vocabulary.universe_low, 2)
-        if not is_tail:
-            stack.append(pair)
-        elif stack and stack.pop() != pair:
-            return "a tail that does not close the latest open head"
-    return None
+    return nesting_defect(tokens, vocabulary, settings.whole_sentences)

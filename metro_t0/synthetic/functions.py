@@ -7,9 +7,20 @@ and reads like the paper's examples with letters. A function returns a list of t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import filterfalse
 from typing import TypeVar
 
 T = TypeVar("T")
+
+
+def split(tokens: list[T], divider: T) -> list[list[T]]:
+    """The stretches between dividers."""
+    parts, begin = list[list[T]](), 0
+    for _ in range(tokens.count(divider)):
+        end = tokens.index(divider, begin)
+        parts.append(tokens[begin:end])
+        begin = end + 1
+    return [*parts, tokens[begin:]]
 
 
 def unique(x: Sequence[T]) -> list[T]:
@@ -49,9 +60,9 @@ def length(x: Sequence[T]) -> int:
 
 def find(sequence: Sequence[T], query: Sequence[T]) -> int:
     """Position of the leftmost occurrence of `query` as a contiguous stretch, or -1."""
-    query = list(query)
-    positions = range(len(sequence) - len(query) + 1)
-    return next((i for i in positions if list(sequence[i : i + len(query)]) == query), -1)
+    sequence, query = list(sequence), list(query)
+    places = (i for i, token in enumerate(sequence) if token == query[0]) if query else iter([0])
+    return next((i for i in places if sequence[i : i + len(query)] == query), -1)
 
 
 def delete(sequence: Sequence[T], query: Sequence[T]) -> list[T]:
@@ -75,13 +86,11 @@ def union(first: Sequence[T], second: Sequence[T]) -> list[T]:
 
 
 def intersect(first: Sequence[T], second: Sequence[T]) -> list[T]:
-    members = set(second)
-    return unique([token for token in first if token in members])
+    return unique([*filter(set(second).__contains__, first)])
 
 
 def set1_minus_set2(first: Sequence[T], second: Sequence[T]) -> list[T]:
-    members = set(second)
-    return unique([token for token in first if token not in members])
+    return unique([*filterfalse(set(second).__contains__, first)])
 
 
 def set2_minus_set1(first: Sequence[T], second: Sequence[T]) -> list[T]:
@@ -105,3 +114,7 @@ def longest_word(*words: Sequence[T]) -> list[T]:
 
 def longest_word_length(*words: Sequence[T]) -> int:
     return len(longest_word(*words))
+
+
+NUMERIC = (length, count, longest_word_length)
+"""Functions whose output is a number."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,48 +13,14 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from metro_t0.errors import UserError
 from metro_t0.synthetic.ragged import Examples
-from metro_t0.synthetic.settings import BLOCK
-from metro_t0.synthetic.stream import Mixture, Split
-from metro_t0.synthetic.vocabulary import Vocabulary
+from metro_t0.synthetic.settings import VALID_EXAMPLES
+from metro_t0.synthetic.stream import BlockReader, Mixture, Split
 
 if TYPE_CHECKING:
     import datasets
 
 
-class ExampleReader:
-    """Examples of a stream by their number, the latest block being kept."""
-
-    def __init__(self, mixture: Mixture, split: Split) -> None:
-        self.mixture = mixture
-        self.split = split
-        self._number = -1
-        self._block: Examples | None = None
-
-    def __call__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """(source, target) of example `index`, each closed by the end-of-sequence token."""
-        number, row = divmod(index, BLOCK)
-        block = self._read(number)
-        end = np.uint16(vocabulary_of(self.mixture).eos)
-        return np.append(block.sources[row], end), np.append(block.targets[row], end)
-
-    def range(self, begin: int, end: int) -> Examples:
-        """Examples begin .. end - 1, without the end-of-sequence token."""
-        parts = []
-        for number in range(begin // BLOCK, -(-end // BLOCK)):
-            first = number * BLOCK
-            parts.append(self._read(number).take(np.arange(max(begin - first, 0), min(end - first, BLOCK))))
-        return parts[0] if len(parts) == 1 else Examples.concatenate(parts)
-
-    def _read(self, number: int) -> Examples:
-        if self._block is None or number != self._number:
-            self._number, self._block = number, self.mixture.block(self.split, number)
-        return self._block
-
-
-def vocabulary_of(mixture: Mixture) -> Vocabulary:
-    return mixture.streams[0].law.vocabulary
-
-
+@dataclass(eq=False)
 class SyntheticIterableDataset(IterableDataset[dict[str, torch.Tensor]]):
     """Examples or batches of a stream in its order, without end (validation: its 10,240 examples).
 
@@ -62,30 +30,24 @@ class SyntheticIterableDataset(IterableDataset[dict[str, torch.Tensor]]):
     `DataLoader(dataset, batch_size=None)` collects them: the order is the same for any number of workers.
     """
 
-    def __init__(
-        self,
-        mixture: Mixture,
-        split: Split = "train",
-        batch_size: int | None = None,
-        examples: int | None = None,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        if not 0 <= rank < world_size:
-            raise UserError(f"rank {rank} is not one of {world_size} ranks (0 .. {world_size - 1})")
-        if split == "valid" and examples is None:
-            from metro_t0.synthetic.settings import VALID_EXAMPLES
+    mixture: Mixture
+    split: Split = "train"
+    batch_size: int | None = None
+    examples: int | None = None
+    rank: int = 0
+    world_size: int = 1
 
-            examples = VALID_EXAMPLES
-        self.mixture, self.split = mixture, split
-        self.batch_size, self.examples = batch_size, examples
-        self.rank, self.world_size = rank, world_size
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world_size:
+            raise UserError(f"rank {self.rank} is not one of {self.world_size} ranks (0 .. {self.world_size - 1})")
+        if self.split == "valid" and self.examples is None:
+            self.examples = VALID_EXAMPLES
         self._step = 0
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         worker = get_worker_info()
         turn, turns = (worker.id, worker.num_workers) if worker else (0, 1)
-        read = ExampleReader(self.mixture, self.split)
+        read = BlockReader(partial(self.mixture.block, self.split))
         size = self.batch_size or 1
         # Steps of this rank; a worker takes every `turns`-th of them.
         step = self._step + (turn - self._step) % turns
@@ -96,15 +58,16 @@ class SyntheticIterableDataset(IterableDataset[dict[str, torch.Tensor]]):
                 self._step = 0
                 return
             self._step = step + 1
-            yield self._example(read(begin)) if self.batch_size is None else self._batch(read.range(begin, end))
+            yield self._batch(read(begin, end)) if self.batch_size else self._example(read(begin, end))
             step += turns
 
-    def _example(self, row: tuple[np.ndarray, np.ndarray]) -> dict[str, torch.Tensor]:
-        source, target = (torch.from_numpy(side.astype(np.int64)) for side in row)
-        return {"input_ids": source, "labels": target}
+    def _example(self, one: Examples) -> dict[str, torch.Tensor]:
+        end = self.mixture.vocabulary.eos
+        sides = (np.append(side.values.astype(np.int64), end) for side in (one.sources, one.targets))
+        return dict(zip(("input_ids", "labels"), map(torch.from_numpy, sides), strict=True))
 
     def _batch(self, examples: Examples) -> dict[str, torch.Tensor]:
-        vocabulary = vocabulary_of(self.mixture)
+        vocabulary = self.mixture.vocabulary
         sources = torch.from_numpy(examples.sources.padded(vocabulary.pad, vocabulary.eos))
         lengths = torch.from_numpy(examples.sources.lengths + 1)
         return {
@@ -125,23 +88,19 @@ class SyntheticIterableDataset(IterableDataset[dict[str, torch.Tensor]]):
 
 
 def _generate(blocks: list[int], mixture: Mixture, split: Split) -> Iterator[dict[str, Any]]:
-    end = vocabulary_of(mixture).eos
+    end = mixture.vocabulary.eos
     for number in blocks:
         examples, labels = mixture.labeled_block(split, number)
-        for source, target, label in zip(examples.sources, examples.targets, labels.tolist(), strict=True):
+        for source, target, label in zip(examples.sources.lists(), examples.targets.lists(), labels, strict=True):
             yield {
-                "input_ids": [*source.tolist(), end],
-                "labels": [*target.tolist(), end],
+                "input_ids": [*source, end],
+                "labels": [*target, end],
                 "task": mixture.streams[label].task.name,
             }
 
 
 def hugging_face_dataset(mixture: Mixture, split: Split, blocks: int) -> datasets.IterableDataset:
-    """The first `blocks` blocks as a `datasets.IterableDataset` of {input_ids, labels, task}.
-
-    Blocks are its shards: `split_dataset_by_node`, workers, `state_dict` and `load_state_dict` are those of
-    `datasets`.
-    """
+    """The first `blocks` blocks as a `datasets.IterableDataset` of {input_ids, labels, task}; blocks are its shards."""
     import datasets
 
     ids = datasets.Sequence(datasets.Value("int32"))

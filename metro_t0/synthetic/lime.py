@@ -13,17 +13,20 @@ from typing import Literal
 
 import numpy as np
 
+from metro_t0.synthetic.distribution import Distribution
 from metro_t0.synthetic.draws import Draws
-from metro_t0.synthetic.law import Law, Mask, distinct_tokens, first_occurrence, rows_of, shuffle, valid
-from metro_t0.synthetic.ragged import Examples, Index, Ragged, Tokens, exclusive_sum, row_positions
+from metro_t0.synthetic.functions import split
+from metro_t0.synthetic.ragged import Examples, Ragged
 from metro_t0.synthetic.vocabulary import Vocabulary
 
 UPPER, LOWER, MATH = 24, 24, 20  # symbols of each kind
-LETTERS = (3, 5)  # rule letters to draw from; twice as many are drawn
-SYMBOLS = (5, 19)  # mathematical symbols of a rule
+SYMBOLS = UPPER + LOWER + MATH
+RULE_LETTERS = (3, 5)  # to draw from; twice as many are drawn
+RULE_MATH = (5, 19)  # mathematical symbols of a rule
 STRING = (2, 8)  # length of the string of a letter
 
 Mode = Literal["induct", "deduct", "abduct"]
+Case = dict[int, list[int]]
 
 
 @dataclass(frozen=True)
@@ -43,151 +46,62 @@ class Marks:
         return cls(*vocabulary.reserved[:7])
 
 
-@dataclass(frozen=True)
-class Case:
-    """Per example up to five letters in order of first use in the rule, each with a string.
-
-    letters (n, 5) labels, count (n,), strings (n, 5, 8) labels, sizes (n, 5).
-    """
-
-    letters: Index
-    count: Index
-    strings: Index
-    sizes: Index
-
-    @property
-    def used(self) -> Mask:
-        return valid(self.count, self.letters.shape[1])
-
-
-def _rules(draws: Draws, n: int) -> tuple[Index, Index]:
-    """Rules as labels (n, 29): letters 0 .. 23, mathematical symbols 48 .. 67."""
-    letters = draws.between(*LETTERS, n)
-    symbols = draws.between(*SYMBOLS, n)
-    lengths = 2 * letters + symbols
-    width = 2 * LETTERS[1] + SYMBOLS[1]
-    columns = np.arange(width)
+def _rules(draws: Draws, symbols: np.ndarray) -> Ragged:
+    """Random rules, of (n, 68) symbols."""
+    n = len(symbols)
+    letters, math = draws.between(*RULE_LETTERS, n), draws.between(*RULE_MATH, n)
+    lengths = 2 * letters + math
+    width = 2 * RULE_LETTERS[1] + RULE_MATH[1]
     letter_labels = draws.below(letters[:, None], (n, width))
-    math_labels = draws.between(UPPER + LOWER, UPPER + LOWER + MATH - 1, (n, width))
-    labels = np.where(columns < (2 * letters)[:, None], letter_labels, math_labels)
-    return shuffle(draws, labels, lengths).astype(np.int64), lengths
+    math_labels = draws.between(UPPER + LOWER, SYMBOLS - 1, (n, width))
+    labels = np.where(np.arange(width) < (2 * letters)[:, None], letter_labels, math_labels)
+    return Ragged(symbols[np.repeat(np.arange(n), lengths), draws.shuffled(labels, lengths)], lengths)
 
 
-def _cases(draws: Draws, rules: Index, lengths: Index) -> Case:
-    n, most = len(rules), LETTERS[1]
-    first = first_occurrence(rules.astype(np.uint16), lengths) & (rules < UPPER)
-    rank = np.cumsum(first, axis=1) - 1
-    letters = np.zeros((n, most), dtype=np.int64)
-    rows, columns = np.nonzero(first)
-    letters[rows, rank[rows, columns]] = rules[rows, columns]
-    strings = draws.between(UPPER, UPPER + LOWER + MATH - 1, (n, most, STRING[1]))
-    return Case(letters, first.sum(axis=1), strings, draws.between(*STRING, (n, most)))
-
-
-def _results(rules: Index, lengths: Index, case: Case) -> Ragged:
-    """Labels of the rules with letters replaced."""
-    n, width = rules.shape
-    slot_of = np.zeros((n, UPPER), dtype=np.int64)
-    rows, slots = np.nonzero(case.used)
-    slot_of[rows, case.letters[rows, slots]] = slots
-    inside = valid(lengths, width)
-    row, label = np.nonzero(inside)[0], rules[inside]
-    is_letter = label < UPPER
-    slot = slot_of[row, np.minimum(label, UPPER - 1)]
-    pieces = np.where(is_letter, case.sizes[row, slot], 1)
-    # One buffer holds all strings and, behind them, the rules: every element is a stretch of it.
-    most = case.letters.shape[1]
-    string_start = (row * most + slot) * STRING[1]
-    own_start = case.strings.size + np.flatnonzero(inside)
-    buffer = np.concatenate([case.strings.ravel(), rules.ravel()]).astype(np.uint16)
-    values = buffer[row_positions(np.where(is_letter, string_start, own_start), pieces)]
-    return Ragged.contiguous(values, np.add.reduceat(pieces, exclusive_sum(lengths)))
-
-
-def _render_cases(case: Case, marks: Tokens) -> Ragged:
-    """`letter : [ string ]` for every used letter; mark labels start at 68."""
-    n, most = case.letters.shape
-    frame = np.zeros((n, most, STRING[1] + 4), dtype=np.int64)
-    colon, opening, closing = marks
-    frame[:, :, 0] = case.letters
-    frame[:, :, 1], frame[:, :, 2] = colon, opening
-    frame[:, :, 3:-1] = case.strings
-    sizes = case.sizes + 4
-    rows, slots = np.nonzero(case.used)
-    frame[rows, slots, 3 + case.sizes[rows, slots]] = closing
-    keep = valid(np.where(case.used, sizes, 0).ravel(), STRING[1] + 4)
-    values = frame.reshape(n * most, -1)[keep].astype(np.uint16)
-    return Ragged.contiguous(values, np.where(case.used, sizes, 0).sum(axis=1))
-
-
-def _header(case: Case, upper: int, lower: int, math: int, separator: int) -> Ragged:
-    n, most = case.letters.shape
-    tail_labels = [lower, *range(UPPER, UPPER + LOWER), math, *range(UPPER + LOWER, UPPER + LOWER + MATH), separator]
-    row = np.empty((n, 1 + most + len(tail_labels)), dtype=np.uint16)
-    row[:, 0] = upper
-    row[:, 1 : 1 + most] = case.letters
-    row[:, 1 + most :] = tail_labels
-    keep = np.ones(row.shape, dtype=bool)
-    keep[:, 1 : 1 + most] = case.used
-    return Ragged.contiguous(row[keep], keep.sum(axis=1))
-
-
-def _concatenate(parts: Sequence[Ragged]) -> Ragged:
-    lengths = np.sum([part.lengths for part in parts], axis=0)
-    out = Ragged.contiguous(np.empty(int(lengths.sum()), dtype=np.uint16), lengths)
-    at = out.starts
-    for part in parts:
-        out.values[row_positions(at, part.lengths)] = part.values[row_positions(part.starts, part.lengths)]
-        at = at + part.lengths
-    return out
-
-
-def sample(mode: Mode, draws: Draws, law: Law, n: int) -> Examples:
+def sample(mode: Mode, draws: Draws, distribution: Distribution, n: int) -> Examples:
     """n examples of one mode; 68 distinct tokens per example play the symbols."""
-    symbols = UPPER + LOWER + MATH
-    tokens = distinct_tokens(draws, law, np.full(n, symbols), symbols)
-    rules, lengths = _rules(draws, n)
-    case = _cases(draws, rules, lengths)
-    marks = Marks.of(law.vocabulary)
-    # Labels 68 .. 74 are the marks, in the order of the fields of Marks; one table turns labels into ids.
-    colon, separator, upper, opening, lower, math, closing = range(symbols, symbols + 7)
-    mark_ids = np.array(list(vars(marks).values()), dtype=np.uint16)
-    table = np.concatenate([tokens, np.broadcast_to(mark_ids, (n, 7))], axis=1)
-    rule = rows_of(rules.astype(np.uint16), lengths)
-    result = _results(rules, lengths, case)
-    cases = _render_cases(case, np.array([colon, opening, closing], dtype=np.uint16))
-    header = _header(case, upper, lower, math, separator)
-    bar = Ragged(np.array([separator], dtype=np.uint16), np.zeros(n, dtype=np.int64), np.ones(n, dtype=np.int64))
-    given, target = {
-        "induct": ([result, bar, cases], rule),
-        "deduct": ([rule, bar, cases], result),
-        "abduct": ([rule, bar, result], cases),
+    symbols = distribution.distinct_tokens(draws, np.full(n, SYMBOLS))
+    rules = _rules(draws, symbols)
+    labels = draws.between(UPPER, SYMBOLS - 1, (n, RULE_LETTERS[1], STRING[1]))
+    strings = symbols[np.arange(n)[:, None, None], labels]
+    sizes = draws.between(*STRING, (n, RULE_LETTERS[1]))
+    marks = Marks.of(distribution.vocabulary)
+    drawn = zip(symbols, rules, strings, sizes, strict=True)
+    pairs = [_example(mode, marks, *(part.tolist() for part in parts)) for parts in drawn]
+    sources, targets = zip(*pairs, strict=True)
+    return Examples(Ragged.from_lists(sources), Ragged.from_lists(targets))
+
+
+def _example(
+    mode: Mode, marks: Marks, symbols: list[int], rule: list[int], strings: list[list[int]], sizes: list[int]
+) -> tuple[list[int], list[int]]:
+    """Source and target. The used letters of the rule get the first of the strings, in order of first use."""
+    used = dict.fromkeys(filter(set(symbols[:UPPER]).__contains__, rule))
+    case = {letter: string[:size] for letter, string, size in zip(used, strings, sizes, strict=False)}
+    shown = list[int]()
+    for letter, string in case.items():
+        shown += (letter, marks.colon, marks.opening, *string, marks.closing)
+    result = substitute(rule, case)
+    header = [marks.upper, *case, marks.lower, *symbols[UPPER : UPPER + LOWER], marks.math, *symbols[UPPER + LOWER :]]
+    first, second, target = {
+        "induct": (result, shown, rule),
+        "deduct": (rule, shown, result),
+        "abduct": (rule, result, shown),
     }[mode]
-    return Examples(_as_ids(_concatenate([header, *given]), table), _as_ids(target, table))
+    return [*header, marks.separator, *first, marks.separator, *second], target
 
 
-def _as_ids(labels: Ragged, table: Tokens) -> Ragged:
-    flat = labels.compact()
-    rows = np.repeat(np.arange(len(flat)) * table.shape[1], flat.lengths)
-    return Ragged.contiguous(table.ravel()[rows + flat.values], flat.lengths)
+def parse_case(tokens: Sequence[int], marks: Marks) -> Case | None:
+    """Letter -> string, or None where the layout is broken."""
+    *entries, rest = split(list(tokens), marks.closing)
+    if rest or any(len(entry) < 3 or entry[1:3] != [marks.colon, marks.opening] for entry in entries):
+        return None
+    return {letter: string for letter, _, _, *string in entries}
 
 
-def parse_case(tokens: Sequence[int], marks: Marks) -> dict[int, list[int]]:
-    """Letter -> string. Raises `ValueError` where the layout is broken."""
-    case: dict[int, list[int]] = {}
-    rest = list(tokens)
-    while rest:
-        if len(rest) < 4 or rest[1] != marks.colon or rest[2] != marks.opening or marks.closing not in rest:
-            raise ValueError("the case is not a list of 'letter : [ string ]'")
-        end = rest.index(marks.closing)
-        case[rest[0]] = rest[3:end]
-        rest = rest[end + 1 :]
-    return case
-
-
-def substitute(rule: Sequence[int], case: dict[int, list[int]]) -> list[int]:
+def substitute(rule: Sequence[int], case: Case) -> list[int]:
     """The rule with every letter of the case replaced by its string."""
-    return [token for symbol in rule for token in case.get(symbol, [symbol])]
+    return [token for symbol in rule for token in case.get(symbol, (symbol,))]
 
 
 def defect(mode: Mode, source: Sequence[int], target: Sequence[int], vocabulary: Vocabulary) -> str | None:
@@ -196,7 +110,7 @@ def defect(mode: Mode, source: Sequence[int], target: Sequence[int], vocabulary:
     abduct and induct may have several right answers, so they are checked by substitution.
     """
     marks = Marks.of(vocabulary)
-    parts = _split(list(source), marks.separator)
+    parts = split(list(source), marks.separator)
     if len(parts) != 3 or not parts[0] or parts[0][0] != marks.upper or marks.lower not in parts[0]:
         return "the source is not 'UPPER letters LOWER symbols MATH symbols | given | given'"
     letters = parts[0][1 : parts[0].index(marks.lower)]
@@ -205,10 +119,9 @@ def defect(mode: Mode, source: Sequence[int], target: Sequence[int], vocabulary:
         "deduct": (parts[1], list(target), parts[2]),
         "abduct": (parts[1], parts[2], list(target)),
     }[mode]
-    try:
-        strings = parse_case(case, marks)
-    except ValueError as error:
-        return str(error)
+    strings = parse_case(case, marks)
+    if strings is None:
+        return "the case is not a list of 'letter : [ string ]'"
     if list(strings) != letters:
         return "the letters of the case are not those of the header, in order"
     if not set(letters) <= set(rule):
@@ -216,13 +129,3 @@ def defect(mode: Mode, source: Sequence[int], target: Sequence[int], vocabulary:
     return (
         None if substitute(rule, strings) == result else "substituting the case into the rule does not give the result"
     )
-
-
-def _split(tokens: list[int], divider: int) -> list[list[int]]:
-    parts: list[list[int]] = [[]]
-    for token in tokens:
-        if token == divider:
-            parts.append([])
-        else:
-            parts[-1].append(token)
-    return parts

@@ -11,28 +11,19 @@ The wording of the fixed sentences is this module's own, with as many words as t
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
+from operator import attrgetter
+from typing import NamedTuple
 
 import numpy as np
 
+from metro_t0.synthetic import nonsense_lexicon
+from metro_t0.synthetic.distribution import Distribution
 from metro_t0.synthetic.draws import Draws
-from metro_t0.synthetic.law import Law
-from metro_t0.synthetic.nonsense_lexicon import (
-    CLASS_MARKS,
-    KEYWORDS,
-    PERIOD,
-    TOPICS,
-    VARIANTS,
-    WORDS,
-    Sentence,
-    keyword_ids,
-    lexicon,
-    verdict_ids,
-    word_id,
-)
-from metro_t0.synthetic.ragged import Examples, Ragged, exclusive_sum, row_positions, tokens_of
+from metro_t0.synthetic.nonsense_lexicon import PERIOD, WORDS, Sentence, keyword_ids, verdict_ids, word_id
+from metro_t0.synthetic.ragged import Examples, Ragged
 from metro_t0.synthetic.vocabulary import Vocabulary
 
 SENTENCES = (7, 13)
@@ -41,309 +32,238 @@ OPERATIONS_PER_EXAMPLE = 3
 LANES_PER_REFILL = 4096
 
 Document = list[Sentence]
+Below = Callable[[int], int]
+"""A random number of the edits, uniform below the argument."""
 
 
-class Chance:
-    """Random numbers of the edits, taken one after the other."""
-
-    def __init__(self, draws: Draws) -> None:
-        self._next = self._lanes(draws).__next__
-
-    @staticmethod
-    def _lanes(draws: Draws) -> Iterator[int]:
-        while True:
-            yield from draws.lanes(LANES_PER_REFILL).tolist()
-
-    def below(self, bound: int) -> int:
-        """Uniform in [0, bound)."""
-        return self._next() * bound >> 32
-
-    def between(self, low: int, high: int) -> int:
-        return low + self.below(high - low + 1)
-
-    def distinct(self, bound: int, count: int) -> list[int]:
-        """`count` different numbers below `bound`, in random order."""
-        chosen: list[int] = []
-        while len(chosen) < count:
-            candidate = self.below(bound)
-            if candidate not in chosen:
-                chosen.append(candidate)
-        return chosen
+def _numbers_below(draws: Draws) -> Below:
+    refills = (draws.lanes(LANES_PER_REFILL).tolist() for _ in itertools.count())
+    lane = itertools.chain.from_iterable(refills).__next__
+    return lambda bound: lane() * bound >> 32
 
 
-@dataclass
-class Mark:
-    """A word of an operation that stands in the document; `rank` is its place among the operation's words."""
+def _distinct(below: Below, bound: int, count: int) -> list[int]:
+    """`count` different numbers below `bound`, in random order."""
+    chosen: list[int] = []
+    while len(chosen) < count:
+        candidate = below(bound)
+        if candidate not in chosen:
+            chosen.append(candidate)
+    return chosen
 
-    sentence: int
+
+class Mark(NamedTuple):
+    """A word of an operation that stands in a sentence; `rank` is its place among the operation's words."""
+
+    sentence: Sentence
     position: int
-    word: int
     rank: int
 
 
-Edit = Callable[[Document, Chance], None]
-Outputs = Callable[[Document, list[Mark]], list[Sentence]]
+Edit = Callable[[Document, Below], None]
 
 
 @dataclass(frozen=True)
 class Operation:
-    """edit: changes the document in place. outputs: every admissible output, joined; mostly there is one."""
+    """edit: changes the document in place. output: of its marks and one of `choices`; mostly there is one."""
 
     name: str
     edit: Edit
-    outputs: Outputs
-
-
-def _overwrite(sentence: Sentence, keyword: int, chance: Chance, tail: int = 1) -> None:
-    """Put a keyword over a random nonsense word that is not among the last `tail` positions (there is always one)."""
-    while sentence[position := chance.below(len(sentence) - tail)] >= WORDS:
-        pass
-    sentence[position] = keyword
+    output: Callable[[list[Mark], int], Sentence]
+    choices: int = 1
 
 
 def _plant(operation: str, counts: tuple[int, ...], distinct: bool = False, tail: int = 1) -> Edit:
-    """Keywords, drawn with replacement unless `distinct`, into one of `counts` different sentences."""
+    """Keywords, drawn with replacement unless `distinct`, into one of `counts` different sentences.
 
-    def edit(document: Document, chance: Chance) -> None:
+    A keyword takes the place of a random nonsense word that is not among the last `tail` (there is always one).
+    """
+
+    def edit(document: Document, below: Below) -> None:
         keywords = keyword_ids(operation)
-        count = counts[chance.below(len(counts))]
-        places = chance.distinct(len(document), count)
-        if distinct:
-            chosen = chance.distinct(len(keywords), count)
-        else:
-            chosen = [chance.below(len(keywords)) for _ in range(count)]
+        count, bound = counts[below(len(counts))], len(keywords)
+        places = _distinct(below, len(document), count)
+        chosen = _distinct(below, bound, count) if distinct else [below(bound) for _ in range(count)]
         for place, rank in zip(places, chosen, strict=True):
-            _overwrite(document[place], keywords[rank], chance, tail)
+            _overwrite(document[place], keywords[rank], below, tail)
 
     return edit
 
 
-def _quote(document: Document, chance: Chance) -> None:
+def _overwrite(sentence: Sentence, keyword: int, below: Below, tail: int = 1) -> None:
+    while sentence[position := below(len(sentence) - tail)] >= WORDS:
+        pass
+    sentence[position] = keyword
+
+
+def _two_breaks(document: Document, below: Below) -> None:
+    sentence = document[below(len(document))]
+    for rank in _distinct(below, len(keyword_ids("d20")), 2):
+        _overwrite(sentence, keyword_ids("d20")[rank], below)
+
+
+def _quote(document: Document, below: Below) -> None:
     begin, end = keyword_ids("d7")
-    sentence = document[chance.below(len(document))]
-    first = chance.below(len(sentence))
-    last = chance.between(first, len(sentence) - 1)
-    sentence.insert(last + 1, end)
+    sentence = document[below(len(document))]
+    first = below(len(sentence))
+    sentence.insert(first + below(len(sentence) - first) + 1, end)
     sentence.insert(first, begin)
 
 
-def _bullet(document: Document, chance: Chance) -> None:
-    document[chance.below(len(document))].insert(0, keyword_ids("d8")[0])
+def _bullet(document: Document, below: Below) -> None:
+    document[below(len(document))].insert(0, keyword_ids("d8")[0])
 
 
-def _two_breaks(document: Document, chance: Chance) -> None:
-    sentence = document[chance.below(len(document))]
-    for rank in chance.distinct(len(keyword_ids("d20")), 2):
-        _overwrite(sentence, keyword_ids("d20")[rank], chance)
+def _copies(marks: Iterable[Mark], choice: int = 0) -> Sentence:
+    return [word for mark in marks for word in mark.sentence]
 
 
-def _copies(document: Document, marks: list[Mark]) -> list[Sentence]:
-    return [[word for mark in marks for word in document[mark.sentence]]]
+def _replaced(mark: Mark, *by: int) -> Sentence:
+    return [*mark.sentence[: mark.position], *by, *mark.sentence[mark.position + 1 :]]
 
 
-def _any_order(document: Document, marks: list[Mark]) -> list[Sentence]:
-    return [_copies(document, list(order))[0] for order in itertools.permutations(marks)]
+def _quoted(marks: list[Mark], choice: int) -> Sentence:
+    stretch = marks[0].sentence[marks[0].position + 1 : marks[1].position]
+    return stretch if stretch[-1] == PERIOD else [*stretch, PERIOD]
 
 
-def _sorted_copies(document: Document, marks: list[Mark]) -> list[Sentence]:
-    return _copies(document, sorted(marks, key=lambda mark: lexicon()[mark.word]))
+def _majority(marks: list[Mark], choice: int) -> Sentence:
+    return verdict_ids("one" if sum(mark.rank == 0 for mark in marks) * 2 > len(marks) else "two")
 
 
-def _quoted(document: Document, marks: list[Mark]) -> list[Sentence]:
-    begin, end = marks
-    stretch = document[begin.sentence][begin.position + 1 : end.position]
-    return [stretch if stretch[-1] == PERIOD else [*stretch, PERIOD]]
-
-
-def _without_mark(document: Document, marks: list[Mark]) -> list[Sentence]:
-    return [[word for word in document[marks[0].sentence] if word != marks[0].word]]
-
-
-def _substituted(document: Document, mark: Mark, word: int) -> Sentence:
-    sentence = list(document[mark.sentence])
-    sentence[mark.position] = word
-    return sentence
-
-
-def _tone(document: Document, marks: list[Mark]) -> list[Sentence]:
-    return [verdict_ids("positive" if marks[0].rank < 5 else "negative")]
-
-
-def _class_replaced(document: Document, marks: list[Mark]) -> list[Sentence]:
-    return [_substituted(document, marks[0], word_id(CLASS_MARKS[marks[0].rank // 3]))]
-
-
-def _majority(document: Document, marks: list[Mark]) -> list[Sentence]:
-    return [verdict_ids("one" if sum(mark.rank == 0 for mark in marks) * 2 > len(marks) else "two")]
-
-
-def _by_topic(document: Document, marks: list[Mark]) -> list[Sentence]:
+def _by_topic(marks: list[Mark], choice: int) -> Sentence:
     line: Sentence = []
-    for number, topic in enumerate(TOPICS):
-        line += [word_id("section"), word_id(topic)]
-        line += _copies(document, [mark for mark in marks if mark.rank // 3 == number])[0]
-    return [line]
+    for number, topic in enumerate("abc"):
+        line += [word_id("section"), word_id(f"__d13__{topic}__")]
+        line += _copies(mark for mark in marks if mark.rank // 3 == number)
+    return line
 
 
-def _threshold(document: Document, marks: list[Mark]) -> list[Sentence]:
-    return [verdict_ids("below" if marks[0].rank < 50 else "above")]
+def _paraphrase(marks: list[Mark], choice: int) -> Sentence:
+    return _replaced(marks[0], word_id(f"__d18__variant{marks[0].rank}_{choice}__"))
 
 
-def _largest(document: Document, marks: list[Mark]) -> list[Sentence]:
-    return [[*verdict_ids("largest"), word_id(str(max(mark.rank for mark in marks))), PERIOD]]
+def _joined(marks: list[Mark], choice: int) -> Sentence:
+    rests = [word for mark in marks for word in mark.sentence[mark.position :] if word != PERIOD]
+    return [*verdict_ids("opening"), *rests, PERIOD]
 
 
-def _paraphrases(document: Document, marks: list[Mark]) -> list[Sentence]:
-    variants = VARIANTS[3 * marks[0].rank : 3 * marks[0].rank + 3]
-    return [_substituted(document, marks[0], word_id(variant)) for variant in variants]
-
-
-def _joined(document: Document, marks: list[Mark]) -> list[Sentence]:
-    line = list(verdict_ids("opening"))
-    for mark in marks:
-        line += [word for word in document[mark.sentence][mark.position :] if word != PERIOD]
-    return [[*line, PERIOD]]
-
-
-def _broken(document: Document, marks: list[Mark]) -> list[Sentence]:
-    sentence = [word for word in document[marks[0].sentence] if word != PERIOD]
-    first, second = (sentence.index(mark.word) for mark in marks)
-    return [[*sentence[:second], PERIOD, *sentence[:first], *sentence[second:], PERIOD]]
-
-
-def _truncated(document: Document, marks: list[Mark]) -> list[Sentence]:
-    return [[*document[marks[0].sentence][: marks[0].position], PERIOD]]
+def _broken(marks: list[Mark], choice: int) -> Sentence:
+    sentence = [word for word in marks[0].sentence if word != PERIOD]
+    first, second = (sentence.index(mark.sentence[mark.position]) for mark in marks)
+    return [*sentence[:second], PERIOD, *sentence[:first], *sentence[second:], PERIOD]
 
 
 OPERATIONS = (
     Operation("d3", _plant("d3", (1,)), _copies),
     Operation("d4", _plant("d4", (3,)), _copies),
-    Operation("d5", _plant("d5", (3,)), _any_order),
-    Operation("d6", _plant("d6", (3,), distinct=True), _sorted_copies),
+    Operation("d5", _plant("d5", (3,)), lambda m, choice: _copies([*itertools.permutations(m)][choice]), choices=6),
+    Operation("d6", _plant("d6", (3,), distinct=True), lambda m, _: _copies(sorted(m, key=attrgetter("rank")))),
     Operation("d7", _quote, _quoted),
-    Operation("d8", _bullet, _without_mark),
-    Operation("d10", _plant("d10", (1,)), _tone),
-    Operation("d11", _plant("d11", (1,)), _class_replaced),
+    Operation("d8", _bullet, lambda m, _: _replaced(m[0])),
+    Operation("d10", _plant("d10", (1,)), lambda m, _: verdict_ids("positive" if m[0].rank < 5 else "negative")),
+    Operation("d11", _plant("d11", (1,)), lambda m, _: _replaced(m[0], word_id(f"__d11__{'abc'[m[0].rank // 3]}__"))),
     Operation("d12", _plant("d12", (3, 5)), _majority),
     Operation("d13", _plant("d13", (2, 3, 4, 5)), _by_topic),
-    Operation("d14", _plant("d14", (1,)), _threshold),
-    Operation("d16", _plant("d16", (1, 2, 3, 4), distinct=True), _largest),
-    Operation("d18", _plant("d18", (1,)), _paraphrases),
+    Operation("d14", _plant("d14", (1,)), lambda m, _: verdict_ids("below" if m[0].rank < 50 else "above")),
+    Operation(
+        "d16",
+        _plant("d16", (1, 2, 3, 4), distinct=True),
+        lambda m, _: [*verdict_ids("largest"), word_id(str(max(mark.rank for mark in m))), PERIOD],
+    ),
+    Operation("d18", _plant("d18", (1,)), _paraphrase, choices=3),
     Operation("d19", _plant("d19", (3,), distinct=True, tail=2), _joined),
     Operation("d20", _two_breaks, _broken),
-    Operation("d21", _plant("d21", (1,)), _truncated),
+    Operation("d21", _plant("d21", (1,)), lambda m, _: [*m[0].sentence[: m[0].position], PERIOD]),
 )
-
-
-@cache
-def _owners() -> dict[int, tuple[str, int]]:
-    """Lexicon id of a keyword -> (its operation, its rank there)."""
-    return {word: (name, rank) for name in KEYWORDS for rank, word in enumerate(keyword_ids(name))}
 
 
 def find_marks(document: Document) -> dict[str, list[Mark]]:
     """The marks of every operation that was applied to the document, in document order."""
-    owners = _owners()
+    owners = nonsense_lexicon.keyword_owners()
     found: dict[str, list[Mark]] = {}
-    for i, sentence in enumerate(document):
-        if max(sentence) == PERIOD:
-            continue
-        for position in [position for position, word in enumerate(sentence) if word > PERIOD]:
-            name, rank = owners[sentence[position]]
-            found.setdefault(name, []).append(Mark(i, position, sentence[position], rank))
+    for sentence in document:
+        if max(sentence) > PERIOD:
+            for position, word in enumerate(sentence):
+                if word > PERIOD:
+                    name, rank = owners[word]
+                    found.setdefault(name, []).append(Mark(sentence, position, rank))
     return found
 
 
-def compose(document: Document, chance: Chance) -> Sentence:
-    """Apply three random operations to the document (in place) and give the target."""
-    chosen = [OPERATIONS[i] for i in chance.distinct(len(OPERATIONS), OPERATIONS_PER_EXAMPLE)]
+def compose(document: Document, below: Below) -> Sentence:
+    """Apply three random operations to the document (in place) and return the target."""
+    chosen = [OPERATIONS[i] for i in _distinct(below, len(OPERATIONS), OPERATIONS_PER_EXAMPLE)]
     for operation in chosen:
-        operation.edit(document, chance)
+        operation.edit(document, below)
     marks = find_marks(document)
     target: Sentence = []
     for operation in chosen:
-        outputs = operation.outputs(document, marks[operation.name])
-        target += outputs[chance.below(len(outputs))] if len(outputs) > 1 else outputs[0]
+        choice = below(operation.choices) if operation.choices > 1 else 0
+        target += operation.output(marks[operation.name], choice)
     return target
-
-
-def documents(draws: Draws, n: int) -> list[Document]:
-    counts = draws.between(*SENTENCES, n)
-    sizes = draws.between(*SENTENCE_WORDS, int(counts.sum()))
-    ends = np.cumsum(sizes + 1)
-    words = draws.below(WORDS, int(ends[-1]))
-    words[ends - 1] = PERIOD
-    row = words.tolist()
-    bounds = [0, *ends.tolist()]
-    sentences = [row[a:b] for a, b in itertools.pairwise(bounds)]
-    return [sentences[a:b] for a, b in itertools.pairwise([0, *np.cumsum(counts).tolist()])]
 
 
 def sample_words(draws: Draws, n: int) -> Examples:
     """n examples as lexicon ids."""
-    chance = Chance(draws)
-    targets, sources = [], list[int]()
-    lengths = np.zeros(n, dtype=np.int64)
-    for number, document in enumerate(documents(draws, n)):
-        targets.append(compose(document, chance))
-        for sentence in document:
-            sources += sentence
-        lengths[number] = len(sources)
-    lengths[1:] -= lengths[:-1].copy()
-    return Examples(Ragged.contiguous(tokens_of(sources), lengths), Ragged.from_lists(targets))
+    counts = draws.between(*SENTENCES, n)
+    sizes = draws.between(*SENTENCE_WORDS, int(counts.sum())) + 1
+    words = draws.below(WORDS, int(sizes.sum()))
+    words[np.cumsum(sizes) - 1] = PERIOD
+    below = _numbers_below(draws)
+    sources, targets = [], []
+    sizes_of = Ragged(sizes.astype(np.uint16), counts)
+    texts = Ragged(words.astype(np.uint16), np.add.reduceat(sizes, sizes_of.starts))
+    for text, lengths in zip(texts.lists(), sizes_of.lists(), strict=True):
+        rest = iter(text)
+        document = [list(itertools.islice(rest, length)) for length in lengths]
+        targets.append(compose(document, below))
+        sources.append([word for sentence in document for word in sentence])
+    return Examples(Ragged.from_lists(sources), Ragged.from_lists(targets))
 
 
-def sample(draws: Draws, law: Law, n: int) -> Examples:
+def sample(draws: Draws, distribution: Distribution, n: int) -> Examples:
     """n examples in the ids of the vocabulary, encoded word by word."""
     examples = sample_words(draws, n)
-    table = law.vocabulary.encode_words(tuple(lexicon()))
+    table = _table(distribution.vocabulary)
     return Examples(_encode(examples.sources, table), _encode(examples.targets, table))
 
 
+@lru_cache(maxsize=4)
+def _table(vocabulary: Vocabulary) -> Ragged:
+    """Row i: ids of word i of the lexicon."""
+    return vocabulary.encode_words(nonsense_lexicon.lexicon())
+
+
 def _encode(words: Ragged, table: Ragged) -> Ragged:
-    ids = words.compact().values.astype(np.int64)
-    sizes = table.lengths[ids]
-    values = table.values[row_positions(table.starts[ids], sizes)]
-    return Ragged.contiguous(values, np.add.reduceat(sizes, exclusive_sum(words.lengths)))
+    pieces = table.take(words.values.astype(np.int64))
+    return Ragged(pieces.values, np.add.reduceat(pieces.lengths, words.starts))
 
 
-def _decode(ids: Sequence[int], table: Ragged) -> Sentence:
+@lru_cache(maxsize=4)
+def _words_by_ids(vocabulary: Vocabulary) -> dict[tuple[int, ...], int]:
+    return {tuple(ids): word for word, ids in enumerate(_table(vocabulary).lists())}
+
+
+def _decode(ids: Sequence[int], vocabulary: Vocabulary) -> Sentence:
     """Lexicon ids of an encoded text. Raises `ValueError` where it is not made of the lexicon's words."""
-    words, longest = _decoding(table)
+    words, longest = _words_by_ids(vocabulary), int(_table(vocabulary).lengths.max())
     out, at = [], 0
     while at < len(ids):
-        for size in range(min(longest, len(ids) - at), 0, -1):
-            word = words.get(tuple(ids[at : at + size]))
-            if word is not None:
-                out.append(word)
-                at += size
-                break
-        else:
+        candidates = (tuple(ids[at : at + size]) for size in range(longest, 0, -1))
+        found = next(filter(words.__contains__, candidates), None)
+        if found is None:
             raise ValueError(f"token {ids[at]} at position {at} does not begin a word of the lexicon")
+        out.append(words[found])
+        at += len(found)
     return out
-
-
-_DECODINGS: dict[int, tuple[dict[tuple[int, ...], int], int]] = {}
-
-
-def _decoding(table: Ragged) -> tuple[dict[tuple[int, ...], int], int]:
-    if id(table) not in _DECODINGS:
-        words = {tuple(row.tolist()): i for i, row in enumerate(table)}
-        _DECODINGS[id(table)] = (words, int(table.lengths.max()))
-    return _DECODINGS[id(table)]
 
 
 def split_sentences(words: Sentence) -> Document:
     """Sentences of a source: each ends with a period, which the closing quote mark may follow."""
     closing_quote = keyword_ids("d7")[1]
-    document: Document = [[]]
-    for i, word in enumerate(words):
-        document[-1].append(word)
-        ended = word == PERIOD or (word == closing_quote and i > 0 and words[i - 1] == PERIOD)
-        quote_follows = i + 1 < len(words) and words[i + 1] == closing_quote
-        if ended and not quote_follows and i + 1 < len(words):
-            document.append([])
-    return document
+    ends = [i + 1 + (words[i + 1 : i + 2] == [closing_quote]) for i, word in enumerate(words) if word == PERIOD]
+    return [words[begin:end] for begin, end in itertools.pairwise(sorted({0, *ends, len(words)}))]
 
 
 def defect_of_words(source: Sentence, target: Sentence) -> str | None:
@@ -352,8 +272,8 @@ def defect_of_words(source: Sentence, target: Sentence) -> str | None:
     marks = find_marks(document)
     if len(marks) != OPERATIONS_PER_EXAMPLE:
         return f"the source has the marks of {len(marks)} operations, not of {OPERATIONS_PER_EXAMPLE}"
-    by_name = {operation.name: operation for operation in OPERATIONS}
-    outputs = [by_name[name].outputs(document, found) for name, found in marks.items()]
+    applied = [operation for operation in OPERATIONS if operation.name in marks]
+    outputs = [[each.output(marks[each.name], choice) for choice in range(each.choices)] for each in applied]
     for order in itertools.permutations(outputs):
         for choice in itertools.product(*order):
             if list(itertools.chain.from_iterable(choice)) == target:
@@ -363,10 +283,9 @@ def defect_of_words(source: Sentence, target: Sentence) -> str | None:
 
 def defect(source: Sequence[int], target: Sequence[int], vocabulary: Vocabulary) -> str | None:
     """What is wrong with an example, or None."""
-    table = vocabulary.encode_words(tuple(lexicon()))
     try:
-        return defect_of_words(_decode(source, table), _decode(target, table))
+        return defect_of_words(_decode(source, vocabulary), _decode(target, vocabulary))
     except ValueError as error:
         return str(error)
-    except KeyError:
-        return "the source holds a word that only outputs have"
+    except LookupError:
+        return "the source has marks that no operation leaves"

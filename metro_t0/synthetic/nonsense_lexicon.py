@@ -74,17 +74,21 @@ PERIOD = WORDS
 
 
 @cache
+def word_id(word: str) -> int:
+    return _table()[1][word]
+
+
+@cache
 def keyword_ids(operation: str) -> list[int]:
-    index = _table()[1]
-    return [index[word] for word in KEYWORDS[operation]]
+    return [*map(word_id, KEYWORDS[operation])]
 
 
 @cache
 def verdict_ids(name: str) -> Sentence:
-    index = _table()[1]
-    return [index[word] for word in VERDICTS[name].split()]
+    return [*map(word_id, VERDICTS[name].split())]
 
 
 @cache
-def word_id(word: str) -> int:
-    return _table()[1][word]
+def keyword_owners() -> dict[int, tuple[str, int]]:
+    """Lexicon id of a keyword -> (its operation, its rank there)."""
+    return {word: (name, rank) for name in KEYWORDS for rank, word in enumerate(keyword_ids(name))}

@@ -1,213 +1,206 @@
-"""Vectorized samplers of the simpler tasks.
+"""The inputs of the simpler tasks, many at once; their targets are those of `metro_t0.synthetic.functions`.
 
-The laws of the inputs are those of Wu et al. 2022, appendix G, and of the authors' generator.
-
-A sampler draws `n` examples at once and computes their targets from the arrays it has; that these targets are
-those of `metro_t0.synthetic.functions` is what the tests and `metro-t0-synthetic verify` check.
-`U{a..b}` in comments is a uniform integer, both ends included.
+The distributions are those of Wu et al. 2022, appendix G, and of the authors' generator. A sampler returns the sources
+of `n` examples: prefix, input. `U{a..b}` in comments is a uniform integer, both ends included.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from metro_t0.synthetic.distribution import Distribution, Frame, join
 from metro_t0.synthetic.draws import Draws
-from metro_t0.synthetic.law import (
-    Frame,
-    Law,
-    distinct_tokens,
-    first_occurrence,
-    flat,
-    group_labels,
-    group_sizes,
-    join,
-    numbers,
-    pick,
-    rows_of,
-    select,
-    shuffle,
-    sorted_labels,
-    valid,
-)
-from metro_t0.synthetic.ragged import Examples, Index, Ragged, Tokens, exclusive_sum
+from metro_t0.synthetic.functions import search
+from metro_t0.synthetic.ragged import Index, Mask, Ragged, Tokens, exclusive_sum, row_positions, valid
+
+LONG_QUERY = 0.01  # share of the absent branch of search and delete in which the query is longer than the sequence
 
 
-def independent(draws: Draws, law: Law, n: int) -> tuple[Ragged, Index, Index]:
-    """Sources of U{low..high} independent tokens: (sources, where the inputs start, their lengths)."""
-    lengths = draws.between(law.low, law.high, n)
-    frame = Frame(law, (lengths,))
-    return frame.sources(law.tokens(draws, frame.size)), frame.start(0), lengths
+def independent(draws: Draws, distribution: Distribution, n: int) -> Ragged:
+    """U{low..high} independent tokens."""
+    frame = Frame(distribution, draws.between(distribution.low, distribution.high, n))
+    return frame.sources(distribution.tokens(draws, frame.size))
 
 
-def identity(draws: Draws, law: Law, n: int) -> Examples:
-    source, starts, lengths = independent(draws, law, n)
-    return Examples(source, Ragged(source.values, starts, lengths))
-
-
-def reverse(draws: Draws, law: Law, n: int) -> Examples:
-    source, starts, lengths = independent(draws, law, n)
-    mirrored = len(source.values) - starts - lengths
-    return Examples(source, Ragged(source.values[::-1], mirrored, lengths))
-
-
-def duplicate(draws: Draws, law: Law, n: int) -> Examples:
-    source, starts, lengths = independent(draws, law, n)
-    return Examples(source, Ragged(np.repeat(source.values, 2), 2 * starts, 2 * lengths))
-
-
-def first_token(draws: Draws, law: Law, n: int) -> Examples:
-    source, starts, lengths = independent(draws, law, n)
-    return Examples(source, Ragged(source.values, starts, np.ones_like(lengths)))
-
-
-def last_token(draws: Draws, law: Law, n: int) -> Examples:
-    source, starts, lengths = independent(draws, law, n)
-    return Examples(source, Ragged(source.values, starts + lengths - 1, np.ones_like(lengths)))
-
-
-def length(draws: Draws, law: Law, n: int) -> Examples:
-    source, _, lengths = independent(draws, law, n)
-    return Examples(source, numbers(law, lengths))
-
-
-def _groups(draws: Draws, law: Law, n: int) -> tuple[Index, Index, Tokens]:
-    """Of set and deduplicate: (lengths, number of groups, a token per group, flat).
+def _groups(draws: Draws, distribution: Distribution, n: int) -> tuple[Index, Index, Tokens]:
+    """Of set and deduplicate: ((n,) lengths, (n,) numbers of groups, a token per group, flat).
 
     authors: t = U{1..l} groups whose tokens may coincide; paper: t = U{1..l-1} distinct tokens.
     """
-    lengths = draws.between(law.low, law.high, n)
-    groups = draws.between(1, lengths if law.authors else lengths - 1, n)
-    if law.authors:
-        return lengths, groups, law.tokens(draws, int(groups.sum()))
-    width = int(groups.max())
-    return lengths, groups, flat(distinct_tokens(draws, law, groups, width), groups).values
+    lengths = draws.between(distribution.low, distribution.high, n)
+    groups = draws.between(1, lengths if distribution.authors else lengths - 1, n)
+    if distribution.authors:
+        return lengths, groups, distribution.tokens(draws, int(groups.sum()))
+    pool = distribution.distinct_tokens(draws, groups)
+    return lengths, groups, pool[valid(groups, pool.shape[1])]
 
 
-def unique(draws: Draws, law: Law, n: int) -> Examples:
-    lengths, groups, pool = _groups(draws, law, n)
-    labels = flat(shuffle(draws, group_labels(draws, lengths, groups, int(lengths.max())), lengths), lengths).values
-    tokens = pool.take(np.repeat(exclusive_sum(groups), lengths) + labels)
-    matrix = _rows(tokens, lengths)
-    return Examples(join(law, [Ragged.contiguous(tokens, lengths)]), select(matrix, first_occurrence(matrix, lengths)))
+def shuffled_groups(draws: Draws, distribution: Distribution, n: int) -> Ragged:
+    """Of set: groups of equal tokens, shuffled."""
+    lengths, groups, pool = _groups(draws, distribution, n)
+    labels = draws.group_labels(lengths, groups)
+    return join(distribution, Ragged(pool[np.repeat(exclusive_sum(groups), lengths) + labels], lengths))
 
 
-def deduplicate(draws: Draws, law: Law, n: int) -> Examples:
-    lengths, groups, pool = _groups(draws, law, n)
-    tokens = np.repeat(pool, group_sizes(draws, lengths, groups))
-    firsts = exclusive_sum(groups)
-    kept = np.ones(len(pool), dtype=bool)
-    np.not_equal(pool[1:], pool[:-1], out=kept[1:])
-    kept[firsts] = True
-    target = Ragged.contiguous(pool[kept], np.add.reduceat(kept, firsts, dtype=np.int64))
-    return Examples(join(law, [Ragged.contiguous(tokens, lengths)]), target)
+def consecutive_groups(draws: Draws, distribution: Distribution, n: int) -> Ragged:
+    """Of deduplicate: groups of equal tokens, one after the other."""
+    lengths, groups, pool = _groups(draws, distribution, n)
+    return join(distribution, Ragged(np.repeat(pool, draws.group_sizes(lengths, groups)), lengths))
 
 
-def sort(draws: Draws, law: Law, n: int) -> Examples:
+def sort(draws: Draws, distribution: Distribution, n: int) -> Ragged:
     """k = U{low/2..(high-1)/2} order entries; U{k..high-1-k} tokens to sort.
 
     authors: the order is k independent tokens and the k groups of the sequence are drawn from its entries.
     paper: the order is a random order of exactly the tokens of the sequence.
     """
-    k = draws.between(max(law.low // 2, 1), (law.high - 1) // 2, n)
-    least = k if law.authors else np.minimum(k + 1, law.high - 1 - k)
-    lengths = draws.between(least, law.high - 1 - k, n)
-    width, order_width = int(lengths.max()), int(k.max())
-    labels = shuffle(draws, group_labels(draws, lengths, k, width), lengths)
-    if law.authors:
-        order = law.tokens(draws, (n, order_width))
-        entries = draws.below(k[:, None], (n, order_width))
+    low, high = distribution.low, distribution.high
+    k = draws.between(max(low // 2, 1), (high - 1) // 2, n)
+    least = k if distribution.authors else np.minimum(k + 1, high - 1 - k)
+    lengths = draws.between(least, high - 1 - k, n)
+    entries, rows = draws.group_labels(lengths, k).astype(np.int64), np.repeat(np.arange(n), lengths)
+    if distribution.authors:
+        order = distribution.tokens(draws, (n, int(k.max())))
+        entries = draws.below(k[:, None], order.shape)[rows, entries]
     else:
-        order = distinct_tokens(draws, law, k, order_width)
-        entries = np.broadcast_to(np.arange(order_width), (n, order_width))
-    positions = pick(entries, labels)
-    ranks = sorted_labels(pick(_last_positions(order, k), positions), lengths)
-    sequence = flat(pick(order, positions), lengths)
-    return Examples(join(law, [sequence, flat(order, k)]), rows_of(pick(order, ranks), lengths))
+        order = distribution.distinct_tokens(draws, k)
+    return join(distribution, Ragged(order[rows, entries], lengths), Ragged(order[valid(k, order.shape[1])], k))
 
 
-def _last_positions(tokens: Tokens, lengths: Index) -> Index:
-    """(n, width): the last position in its row of the token that stands there."""
-    n, width = tokens.shape
-    keys = (tokens.astype(np.uint32) << np.uint32(16)) | np.arange(width, dtype=np.uint32)
-    keys[~valid(lengths, width)] = np.uint32(2**32 - 1)
-    keys.sort(axis=1)
-    positions = (keys & np.uint32(0xFFFF)).astype(np.int64)
-    run_ends = np.ones((n, width), dtype=bool)
-    run_ends[:, :-1] = (keys[:, 1:] >> np.uint32(16)) != (keys[:, :-1] >> np.uint32(16))
-    columns = np.where(run_ends, np.arange(width), width - 1)
-    end_of_run = np.minimum.accumulate(columns[:, ::-1], axis=1)[:, ::-1]
-    last = np.take_along_axis(positions, end_of_run, axis=1)
-    out = np.zeros((n, width), dtype=np.int64)
-    np.put_along_axis(out, np.minimum(positions, width - 1), last, axis=1)
-    return out
-
-
-def replace(draws: Draws, law: Law, n: int) -> Examples:
+def replace(draws: Draws, distribution: Distribution, n: int) -> Ragged:
     """The key is uniform over the distinct tokens of the sequence, the value over the universe."""
-    lengths = draws.between(max(law.low - 3, 1), law.high - 3, n)
-    frame = Frame(law, (lengths, np.full(n, 2)))
-    values = law.tokens(draws, frame.size)
-    tokens = values[frame.mask(0)]
-    matrix = _rows(tokens, lengths)
-    first = first_occurrence(matrix, lengths)
-    distinct = first.sum(axis=1, dtype=np.uint16).astype(np.int64)
-    chosen = np.flatnonzero(first)[exclusive_sum(distinct) + draws.below(distinct, n)]
-    key, value = matrix.ravel()[chosen], law.tokens(draws, n)
-    values[frame.start(1)], values[frame.start(1) + 1] = key, value
-    changed = np.where(tokens == np.repeat(key, lengths), np.repeat(value, lengths), tokens)
-    return Examples(frame.sources(values), Ragged.contiguous(changed, lengths))
+    lengths = draws.between(max(distribution.low - 3, 1), distribution.high - 3, n)
+    frame = Frame(distribution, lengths, np.full(n, 2))
+    values = distribution.tokens(draws, frame.size)
+    distinct = [[*dict.fromkeys(tokens)] for tokens in Ragged(values[frame.positions(0)], lengths).lists()]
+    chosen = draws.below(np.array([len(tokens) for tokens in distinct]), n).tolist()
+    values[frame.starts[1]] = [tokens[i] for tokens, i in zip(distinct, chosen, strict=True)]
+    values[frame.starts[1] + 1] = distribution.tokens(draws, n)
+    return frame.sources(values)
 
 
-def _rows(tokens: Tokens, lengths: Index) -> Tokens:
-    """Flat tokens as a matrix (n, longest), zero behind the rows."""
-    matrix = np.zeros((len(lengths), int(lengths.max())), dtype=np.uint16)
-    matrix[valid(lengths, matrix.shape[1])] = tokens
-    return matrix
-
-
-def count(draws: Draws, law: Law, n: int) -> Examples:
+def count(draws: Draws, distribution: Distribution, n: int) -> Ragged:
     """U{0..n} copies of one token among independent ones, in random order.
 
-    That is the law of copies planted independently with one uniform probability per example (a beta-binomial with
-    uniform prior has uniform counts and exchangeable places), which needs no shuffle.
+    That is the distribution of copies planted independently with one uniform probability per example (a beta-binomial
+    with uniform prior has uniform counts and exchangeable places), which needs no shuffle.
     """
-    lengths = draws.between(max(law.low - 2, 1), law.high - 2, n)
-    frame = Frame(law, (lengths, np.ones_like(lengths)))
-    token = law.tokens(draws, n)
-    planted = draws.lanes(frame.size) < frame.spread(draws.lanes(n))
-    everywhere = frame.spread(token)
-    values = np.where(planted, everywhere, law.tokens(draws, frame.size))
-    values[frame.start(1)] = token
-    source = frame.sources(values)
-    equal = np.add.reduceat(values == everywhere, frame.starts, dtype=np.int64)
-    outside = 1 + sum((token == name).astype(np.int64) for name in law.prefix)  # the query, and the prefix by chance
-    return Examples(source, numbers(law, equal - outside))
+    lengths = draws.between(max(distribution.low - 2, 1), distribution.high - 2, n)
+    frame = Frame(distribution, lengths, np.ones_like(lengths))
+    token = distribution.tokens(draws, n)
+    planted = draws.lanes(frame.size) < np.repeat(draws.lanes(n), frame.rows)
+    values = np.where(planted, np.repeat(token, frame.rows), distribution.tokens(draws, frame.size))
+    values[frame.starts[1]] = token
+    return frame.sources(values)
 
 
-def _words(draws: Draws, law: Law, n: int) -> tuple[Ragged, Index, Index]:
-    """Sources of words and dividers: (sources, where each longest word starts, its length)."""
-    words = draws.between(1, max(law.high // 2, 1), n)
-    letters = draws.between(np.maximum(law.low - (words - 1), words), law.high - (words - 1), n)
-    sizes = group_sizes(draws, letters, words)
-    frame = Frame(law, (letters + words - 1,))
-    values = law.tokens(draws, frame.size)
-    firsts = exclusive_sum(words)
-    # Words follow each other with one place between two; the prefix of the next row takes the place of a divider.
-    starts = exclusive_sum(sizes + 1) + np.repeat((len(law.prefix) - 1) * np.arange(n) + len(law.prefix), words)
-    inner = np.ones(len(sizes), dtype=bool)
-    inner[firsts] = False
-    values[starts[inner] - 1] = law.vocabulary.word_divider
-    longest = np.maximum.reduceat(sizes, firsts)
-    candidates = np.flatnonzero(sizes == np.repeat(longest, words))
-    best = candidates[np.searchsorted(candidates, firsts)]  # the first of the longest
-    return frame.sources(values), starts[best], longest
+def words(draws: Draws, distribution: Distribution, n: int) -> Ragged:
+    """U{1..high/2} words of independent tokens with dividers between them."""
+    low, high = distribution.low, distribution.high
+    counts = draws.between(1, max(high // 2, 1), n)
+    letters = draws.between(np.maximum(low - (counts - 1), counts), high - (counts - 1), n)
+    sizes = draws.group_sizes(letters, counts)
+    frame = Frame(distribution, letters + counts - 1)
+    values = distribution.tokens(draws, frame.size)
+    # A word and the divider behind it take sizes + 1 places; nothing stands behind the last word.
+    ends = np.cumsum(sizes + 1) - 1 + np.repeat(frame.starts[0] - exclusive_sum(letters + counts), counts)
+    values[np.delete(ends, np.cumsum(counts) - 1)] = distribution.vocabulary.word_divider
+    return frame.sources(values)
 
 
-def longest_word(draws: Draws, law: Law, n: int) -> Examples:
-    source, starts, lengths = _words(draws, law, n)
-    return Examples(source, Ragged(source.values, starts, lengths))
+def set_pair(draws: Draws, distribution: Distribution, n: int) -> Ragged:
+    """Of union, intersection and the differences.
+
+    l = U{low-1..high-1} tokens in all, drawn with replacement from a pool of floor(l/2) distinct ones; the first
+    sequence has U{0..l} of them (paper: U{1..l-1}).
+    """
+    lengths = draws.between(max(distribution.low - 1, 2), distribution.high - 1, n)
+    first = draws.between(0, lengths, n) if distribution.authors else draws.between(1, lengths - 1, n)
+    pool = distribution.distinct_tokens(draws, lengths // 2)
+    labels = draws.below(np.repeat(lengths // 2, lengths), int(lengths.sum()))
+    sides = Ragged(pool[np.repeat(np.arange(n), lengths), labels], np.stack((first, lengths - first), axis=1).ravel())
+    return join(distribution, sides.take(np.arange(0, 2 * n, 2)), sides.take(np.arange(1, 2 * n, 2)))
 
 
-def longest_word_length(draws: Draws, law: Law, n: int) -> Examples:
-    source, _, lengths = _words(draws, law, n)
-    return Examples(source, numbers(law, lengths))
+def queries(authors: float, paper: float, draws: Draws, distribution: Distribution, n: int) -> Ragged:
+    """Of delete and search: a sequence and a query, which is planted with the profile's probability and absent else.
+
+    authors: an example out of bounds is drawn again with its branch, which changes the share of the branches;
+    paper: it is drawn again in its branch.
+    """
+    if distribution.authors:
+        present, lengths, sizes = _in_bounds(draws, distribution, n, authors)
+    else:
+        present = draws.coins(paper, n)
+        lengths, sizes = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
+        for branch in (True, False):
+            if len(rows := np.flatnonzero(present == branch)):
+                _, lengths[rows], sizes[rows] = _in_bounds(draws, distribution, len(rows), float(branch))
+    frame = Frame(distribution, lengths, sizes)
+    values = distribution.tokens(draws, frame.size)
+    _plant(draws, frame, values, np.flatnonzero(present))
+
+    def found(row: int) -> bool:
+        begins = [int(start[row]) for start in frame.starts]
+        return search(*(values[b : b + int(part[row])].tolist() for b, part in zip(begins, frame.lengths, strict=True)))
+
+    rows = np.flatnonzero(~present)
+    # A query that must be absent is there by chance: both are drawn again.
+    while len(rows := rows[[found(row) for row in rows.tolist()]]):
+        places = row_positions(exclusive_sum(frame.rows)[rows], frame.rows[rows])
+        values[places] = distribution.tokens(draws, len(places))
+    return frame.sources(values)
+
+
+def _in_bounds(draws: Draws, distribution: Distribution, n: int, probability: float) -> tuple[Mask, Index, Index]:
+    """The first n of independent proposals (planted?, sequence length, query length) with low <= their sum + 1 <= high.
+
+    That is the distribution of proposing again until the bound holds, the branch's coin included.
+    """
+    accepted: list[tuple[Mask, Index, Index]] = []
+    while (missing := n - sum(len(present) for present, _, _ in accepted)) > 0:
+        present = draws.coins(probability, 2 * missing)
+        sequence, query = _proposals(draws, distribution, present)
+        total = sequence + 1 + query
+        rows = np.flatnonzero((total >= distribution.low) & (total <= distribution.high))[:missing]
+        accepted.append((present[rows], sequence[rows], query[rows]))
+    present, sequence, query = (np.concatenate(column) for column in zip(*accepted, strict=True))
+    return present, sequence, query
+
+
+def _proposals(draws: Draws, distribution: Distribution, present: Mask) -> tuple[Index, Index]:
+    """(n,) each: lengths of sequence and query, before the bound on their sum."""
+    low, high, n = distribution.low, distribution.high, len(present)
+    query = draws.between(1, max((high - 1) // 3, 1), n)
+    sequence = draws.between(2 * query, high - 1 - query, n)
+    long_query = draws.between(low + 1, high, n)
+    long_sequence = draws.below(long_query, n)
+    plain_sequence = draws.between(low, high, n)
+    plain_query = draws.between(low, plain_sequence, n)
+    is_long = draws.coins(LONG_QUERY, n)
+    absent = np.where(is_long, long_sequence, plain_sequence), np.where(is_long, long_query, plain_query)
+    return np.where(present, sequence, absent[0]), np.where(present, query, absent[1])
+
+
+def _plant(draws: Draws, frame: Frame, values: Tokens, rows: Index) -> None:
+    """Write copies of the query into the sequences of these rows of a frame's buffer.
+
+    authors: U{1..floor(n/q)} copies, the other tokens fall into the gaps around them at random (multinomially);
+    paper: one copy at a uniform place.
+    """
+    lengths, sizes = (part[rows] for part in frame.lengths)
+    if frame.distribution.authors:
+        copies = draws.between(1, lengths // sizes, len(rows))
+        fillers = lengths - copies * sizes
+        gaps = draws.below(np.repeat(copies + 1, fillers), int(fillers.sum()))
+        gaps += np.repeat(exclusive_sum(copies + 1), fillers)
+        pieces = np.bincount(gaps, minlength=int((copies + 1).sum()))
+        pieces += np.repeat(sizes, copies + 1)  # a gap and the copy behind it; nothing stands behind the last gap
+        ends = np.cumsum(pieces) - np.repeat(exclusive_sum(lengths + sizes), copies + 1)
+        starts = np.delete(ends, np.cumsum(copies + 1) - 1) - np.repeat(sizes, copies)
+    else:
+        copies = np.ones_like(lengths)
+        starts = draws.below(lengths - sizes + 1, len(rows))
+    copied = np.repeat(sizes, copies)
+    places = row_positions(np.repeat(frame.starts[0][rows], copies) + starts, copied)
+    values[places] = values[row_positions(np.repeat(frame.starts[1][rows], copies), copied)]

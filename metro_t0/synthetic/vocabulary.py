@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import resources
@@ -12,10 +12,11 @@ from typing import Any
 from metro_t0.errors import UserError, nearest
 from metro_t0.files import read_json
 from metro_t0.synthetic.ragged import Ragged
-from metro_t0.tokenization.vocabulary import BOS_ID, EOS_ID, PAD_ID
+from metro_t0.tokenization.vocabulary import BOS_ID, EOS_ID, PAD_ID, SPECIAL_TOKENS
 
 EXTRA_IDS = 100
 LARGEST_SIZE = 2**16 - 1  # blocks hold ids as uint16, the last of which marks padding
+NAME_TOKENIZER = "name a directory that holds it (t5:DIRECTORY)"
 T5_TABLE = "data/t5_vocabulary.json"
 COMPACT_NAMES = (
     "count", "deduplicate", "delete", "duplicate", "dyck", "dyck_sentences", "dyck_uniform", "first_token", "identity",
@@ -28,7 +29,7 @@ COMPACT_NAMES = (
 Encode = Callable[[str], list[int]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Vocabulary:
     """Token ids by their role.
 
@@ -44,14 +45,14 @@ class Vocabulary:
 
     fingerprint: str
     size: int
-    pad: int
-    eos: int
-    universe_low: int
     universe_size: int
     yes: tuple[int, ...]
     no: tuple[int, ...]
-    bos: int | None
     names: Mapping[str, tuple[int, ...]]
+    universe_low: int = len(SPECIAL_TOKENS)
+    pad: int = PAD_ID
+    eos: int = EOS_ID
+    bos: int | None = BOS_ID
     numbers: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     encode: Encode | None = None
     word_ids: bool = False
@@ -66,26 +67,24 @@ class Vocabulary:
             )
 
     def extra(self, number: int) -> int:
+        """Of the extra ids the highest is 0. The first divides name and input, then come the divider of words, the
+        separator of two sequences, and the whole target where the output is empty."""
         return self.size - self.added - 1 - number
 
     @property
     def task_divider(self) -> int:
-        """Between the task name and the input."""
         return self.extra(0)
 
     @property
     def word_divider(self) -> int:
-        """Between the words of longest_word."""
         return self.extra(1)
 
     @property
     def separator(self) -> int:
-        """Between the two sequences of a binary task."""
         return self.extra(2)
 
     @property
     def empty(self) -> int:
-        """The whole target where the output sequence is empty."""
         return self.extra(3)
 
     @property
@@ -95,6 +94,7 @@ class Vocabulary:
 
     @property
     def reserved(self) -> range:
+        """All extra ids."""
         return range(self.extra(EXTRA_IDS - 1), self.extra(0) + 1)
 
     def in_universe(self, token: int) -> bool:
@@ -108,41 +108,28 @@ class Vocabulary:
 
     def number(self, value: int) -> tuple[int, ...]:
         """Ids of a decimal number. Raises `UserError` where they are not known."""
-        if value in self.numbers:
-            return self.numbers[value]
-        if self.encode is None:
-            raise UserError(
-                f"vocabulary {self.fingerprint}: the ids of the number {value} are not known without its tokenizer; "
-                "name a directory that holds the tokenizer (t5:DIRECTORY)"
-            )
-        return tuple(self.encode(str(value)))
-
-    def number_table(self, largest: int) -> Ragged:
-        """Ids of 0 .. largest, row i for the number i."""
-        return Ragged.from_lists([self.number(value) for value in range(largest + 1)])
-
-    def encode_words(self, words: tuple[str, ...]) -> Ragged:
-        """Ids of every word on its own; row i for word i. Raises `UserError` where this vocabulary cannot."""
-        if words not in self._encoded:
-            self._encoded[words] = self._encode_words(words)
-        return self._encoded[words]
+        known = self._known_numbers
+        if value not in known:
+            if self.encode is None:
+                unknown = f"the ids of the number {value} are not known without its tokenizer"
+                raise UserError(f"vocabulary {self.fingerprint}: {unknown}; {NAME_TOKENIZER}")
+            known[value] = tuple(self.encode(str(value)))
+        return known[value]
 
     @cached_property
-    def _encoded(self) -> dict[tuple[str, ...], Ragged]:
-        return {}
+    def _known_numbers(self) -> dict[int, tuple[int, ...]]:
+        return dict(self.numbers)
 
-    def _encode_words(self, words: tuple[str, ...]) -> Ragged:
+    def encode_words(self, words: Sequence[str]) -> Ragged:
+        """Ids of every word on its own; row i for word i. Raises `UserError` where this vocabulary cannot."""
+        if self.word_ids and len(words) > self.universe_size:
+            raise UserError(
+                f"vocabulary {self.fingerprint}: {self.universe_size} tokens are too few for {len(words)} words"
+            )
         if self.word_ids:
-            if len(words) > self.universe_size:
-                raise UserError(
-                    f"vocabulary {self.fingerprint}: {self.universe_size} tokens are too few for {len(words)} words"
-                )
             return Ragged.from_lists([[self.universe_low + i] for i in range(len(words))])
         if self.encode is None:
-            raise UserError(
-                f"vocabulary {self.fingerprint}: text needs its tokenizer; "
-                "name a directory that holds it (t5:DIRECTORY)"
-            )
+            raise UserError(f"vocabulary {self.fingerprint}: text needs its tokenizer; {NAME_TOKENIZER}")
         return Ragged.from_lists([self.encode(word) for word in words])
 
     def limited(self, num_tokens: int | None) -> Vocabulary:
@@ -156,17 +143,9 @@ class Vocabulary:
     @cached_property
     def describe(self) -> dict[str, Any]:
         """What a manifest records."""
-        return {
-            "fingerprint": self.fingerprint,
-            "size": self.size,
-            "pad": self.pad,
-            "eos": self.eos,
-            "universe": [self.universe_low, self.universe_low + self.universe_size - 1],
-            "task_divider": self.task_divider,
-            "word_divider": self.word_divider,
-            "separator": self.separator,
-            "empty": self.empty,
-        }
+        fields = ("fingerprint", "size", "pad", "eos", "task_divider", "word_divider", "separator", "empty")
+        bounds = [self.universe_low, self.universe_low + self.universe_size - 1]
+        return {name: getattr(self, name) for name in fields} | {"universe": bounds}
 
 
 def t5_vocabulary(encode: Encode | None = None) -> Vocabulary:
@@ -196,7 +175,7 @@ def compact_vocabulary(num_tokens: int, names: Iterable[str]) -> Vocabulary:
     no id depends on what else is registered.
     """
     added = sorted({*names} - {*COMPACT_NAMES})
-    first_name = 4 + num_tokens
+    first_name = len(SPECIAL_TOKENS) + num_tokens
     first_digit = first_name + len(COMPACT_NAMES)
     yes = first_digit + 10
     size = yes + 2 + EXTRA_IDS
@@ -210,13 +189,9 @@ def compact_vocabulary(num_tokens: int, names: Iterable[str]) -> Vocabulary:
         fingerprint="+".join([f"compact:{num_tokens}", *added]),
         size=size + len(added),
         added=len(added),
-        pad=PAD_ID,
-        eos=EOS_ID,
-        universe_low=4,
         universe_size=num_tokens,
         yes=(yes,),
         no=(yes + 1,),
-        bos=BOS_ID,
         names={name: (first_name + i,) for i, name in enumerate(COMPACT_NAMES)}
         | {name: (size + i,) for i, name in enumerate(added)},
         encode=encode,
@@ -233,13 +208,9 @@ def tokenizer_vocabulary(directory: Path, names: Iterable[str]) -> Vocabulary:
     return Vocabulary(
         fingerprint=f"dictionary:{tokenizer.fingerprint[:16]}",
         size=size,
-        pad=tokenizer.pad_id,
-        eos=tokenizer.eos_id,
-        universe_low=4,
-        universe_size=size - EXTRA_IDS - 4,
+        universe_size=size - EXTRA_IDS - len(SPECIAL_TOKENS),
         yes=tuple(tokenizer.encode("yes")),
         no=tuple(tokenizer.encode("no")),
-        bos=tokenizer.bos_id,
         names={name: tuple(tokenizer.encode(name.replace("_", " "))) for name in names},
         encode=tokenizer.encode,
     )

@@ -1,4 +1,4 @@
-"""Initialization from statistics: group counts, laws, what stays, bad input, both namings, both file kinds."""
+"""Initialization from statistics: group counts, distributions, what stays, bad input, both namings, both file kinds."""
 
 from __future__ import annotations
 

@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from metro_t0.synthetic import dyck, lime, nonsense, nonsense_lexicon, spans
+from metro_t0.spans import raw_length, restore
+from metro_t0.synthetic import dyck, lime, nonsense, nonsense_lexicon
 from metro_t0.synthetic.draws import Draws
+from metro_t0.synthetic.dyck import corrupt
 from metro_t0.synthetic.ragged import Ragged
 from metro_t0.synthetic.settings import StreamSettings
-from metro_t0.synthetic.spans import corrupt, raw_length, restore
 from metro_t0.synthetic.tasks import TASKS
 from metro_t0.synthetic.vocabulary import compact_vocabulary, t5_vocabulary
 
@@ -53,7 +54,7 @@ def test_lime_lengths_stay_in_the_theoretical_bounds():
 
 def test_dyck_sentences_are_balanced_and_follow_the_published_statistics():
     rows = dyck.sentences(Draws("dyck"), FULL, 20_000, zipf=False)
-    assert all(dyck.is_balanced(row.tolist(), FULL) for row in list(rows)[:4000])
+    assert all(dyck.nesting_defect(row.tolist(), FULL, whole=True) is None for row in list(rows)[:4000])
     assert rows.lengths.min() >= 6
     assert rows.lengths.max() <= 62
     assert rows.lengths.mean() == pytest.approx(23.2, abs=0.3)
@@ -72,18 +73,18 @@ def test_dyck_sentences_are_balanced_and_follow_the_published_statistics():
     assert np.mean(np.array(distances) == 1) == pytest.approx(0.63, abs=0.01)
 
 
-def test_dyck_walk_has_the_law_of_the_stack():
+def test_dyck_walk_has_the_distribution_of_the_stack():
     """Shapes of three pairs: open with probability 0.4 where something is open and pairs are left."""
     shapes = {"000111": 0.16, "001011": 0.24 * 0.4, "001101": 0.24 * 0.6, "010011": 0.24, "010101": 0.36}
-    closes, _ = dyck._walk(Draws("shapes"), np.full(30_000, 3))
-    found = ["".join(map(str, row)) for row in closes.reshape(-1, 6).tolist()]
+    tokens = dyck._walk(Draws("shapes"), np.zeros(90_000, dtype=np.int64), np.full(30_000, 3))
+    found = ["".join(map(str, row)) for row in tokens.reshape(-1, 6).tolist()]
     counts = [found.count(shape) for shape in shapes]
     assert sum(counts) == len(found)
     assert stats.chisquare(counts, np.array([*shapes.values()]) * len(found)).pvalue > 1e-4
 
 
 def test_segmentations_are_equally_likely():
-    sizes = spans._segment_sizes(Draws("segments"), np.full(20_000, 6), np.full(20_000, 3)).reshape(-1, 3)
+    sizes = dyck._segment_sizes(Draws("segments"), np.full(20_000, 6), np.full(20_000, 3)).reshape(-1, 3)
     assert (sizes.sum(1) == 6).all()
     counts = np.unique(sizes, axis=0, return_counts=True)[1]
     assert len(counts) == 10  # ways to write 6 as a sum of three positive numbers
@@ -100,10 +101,12 @@ def test_zipf_pairs_are_skewed():
 
 def test_unbalanced_sentences_are_refused():
     low = FULL.universe_low
-    assert dyck.is_balanced([low, low + 2, low + 3, low + 1], FULL)
-    assert not dyck.is_balanced([low, low + 2, low + 1, low + 3], FULL)
-    assert not dyck.is_balanced([low, low], FULL)
-    assert not dyck.is_balanced([low + 1], FULL)
+    assert dyck.nesting_defect([low, low + 2, low + 3, low + 1], FULL, whole=True) is None
+    for tokens in ([low, low + 2, low + 1, low + 3], [low, low], [low + 1]):
+        assert dyck.nesting_defect(tokens, FULL, whole=True) is not None
+    for tokens in ([low, low], [low + 1], [low + 1, low + 2, low + 3]):
+        assert dyck.nesting_defect(tokens, FULL, whole=False) is None
+    assert dyck.nesting_defect([low + 1, low, low + 3], FULL, whole=False) is not None
 
 
 def test_lengths_of_span_corruption():
@@ -118,7 +121,7 @@ def test_span_corruption_is_invertible(lengths, seed):
     rows = Ragged.from_lists([rng.integers(10, 30_000, length).tolist() for length in lengths])
     examples = corrupt(Draws(seed), rows, 32_099)
     for row, length, source, target in zip(rows, lengths, examples.sources, examples.targets, strict=True):
-        assert restore(source.tolist(), target.tolist(), 32_099) == row.tolist()
+        assert restore(source.tolist(), target.tolist(), 32_099, step=-1) == row.tolist()
         assert target[0] == 32_099
         noise = (target < 32_000).sum()
         assert noise == min(max(round(0.15 * length), 1), length - 1)
@@ -175,14 +178,16 @@ def words(text):
 def test_nonsense_operation(name, document, outputs):
     operation = {operation.name: operation for operation in nonsense.OPERATIONS}[name]
     sentences = nonsense.split_sentences(words(document))
-    found = operation.outputs(sentences, nonsense.find_marks(sentences)[name])
+    marks = nonsense.find_marks(sentences)[name]
+    found = [operation.output(marks, choice) for choice in range(operation.choices)]
     assert found == [words(output) for output in outputs]
 
 
 def test_nonsense_copies_in_any_order():
     sentences = nonsense.split_sentences(words("__d5__key0__ . __d5__key1__ . __d5__key2__ ."))
     operation = {operation.name: operation for operation in nonsense.OPERATIONS}["d5"]
-    assert len({tuple(o) for o in operation.outputs(sentences, nonsense.find_marks(sentences)["d5"])}) == 6
+    marks = nonsense.find_marks(sentences)["d5"]
+    assert len({tuple(operation.output(marks, choice)) for choice in range(operation.choices)}) == 6
 
 
 def test_nonsense_defects():

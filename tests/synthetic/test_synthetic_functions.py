@@ -13,13 +13,18 @@ from hypothesis import strategies as st
 
 from metro_t0.errors import UserError
 from metro_t0.synthetic import functions as f
-from metro_t0.synthetic.tasks import SIMPLE_TASKS, TASKS, defect_of, get_task, split, target_of, task_law
+from metro_t0.synthetic.settings import StreamSettings
+from metro_t0.synthetic.tasks import SIMPLE_TASKS, TASKS, get_task
 from metro_t0.synthetic.vocabulary import compact_vocabulary, t5_vocabulary
 
 VECTORS = json.loads((Path(__file__).parent / "vectors.json").read_text())
 SEPARATOR = "<s>"
 sequences = st.lists(st.integers(0, 6), max_size=25)
 non_empty = st.lists(st.integers(0, 6), min_size=1, max_size=25)
+
+
+def distribution(name, vocabulary, *profile_and_bounds, **settings):
+    return StreamSettings(name, 0, *profile_and_bounds, **settings).mixture(vocabulary).streams[0].distribution
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=[f"{v['id']}-{v['task']}" for v in VECTORS])
@@ -84,20 +89,18 @@ ID_VECTORS = [
 
 @pytest.mark.parametrize(("name", "source", "target"), ID_VECTORS, ids=[v[0] for v in ID_VECTORS])
 def test_vectors_in_t5_ids(name, source, target):
-    law = task_law(TASKS[name], t5_vocabulary(), "authors", 10, 220)
-    assert target_of(TASKS[name], source, law) == target
+    assert list(TASKS[name].target(source, distribution(name, t5_vocabulary()))) == target
 
 
 def test_order_of_set_outputs():
     """The published record of set2_minus_set1 has the order of CPython's sets; ours is first occurrence."""
     vocabulary = t5_vocabulary()
     task = TASKS["set2_minus_set1"]
-    law = task_law(task, vocabulary, "authors", 10, 220)
     source = [*vocabulary.name(task.name), 32099, 3239, 2863, 18822, 11154, 9398, 24534, 9342, 2863, 11154, 32097]
     source += [18108, 18822, 9398, 18108, 25806, 2863, 9398, 25806, 25806, 11154, 5250]
-    assert target_of(task, source, law) == [18108, 25806, 5250]
-    assert target_of(task, source, law, "cpython_set") == [5250, 18108, 25806]
-    assert target_of(task, source, law, "sorted") == [5250, 18108, 25806]
+    assert task.target(source, distribution(task.name, vocabulary)) == [18108, 25806, 5250]
+    assert task.target(source, distribution(task.name, vocabulary, order="cpython_set")) == [5250, 18108, 25806]
+    assert task.target(source, distribution(task.name, vocabulary, order="sorted")) == [5250, 18108, 25806]
 
 
 def test_t5_numbers_of_two_pieces_and_unknown_ones():
@@ -177,16 +180,16 @@ def test_unknown_task_names_the_nearest():
 )
 def test_impossible_bounds(name, low, high, message):
     with pytest.raises(UserError, match=message):
-        task_law(TASKS[name], t5_vocabulary(), "authors", low, high)
+        TASKS[name].check_bounds("authors", low, high)
 
 
 def test_defects_are_named():
     vocabulary = compact_vocabulary(50, TASKS)
-    law = task_law(TASKS["union"], vocabulary, "paper", 3, 20)
+    union = distribution("union", vocabulary, "paper", 3, 20)
     s = vocabulary.separator
-    assert defect_of(TASKS["union"], [5, s, 6], [5, 6], law) is None
-    assert "the target is 6 5, not 5 6" in str(defect_of(TASKS["union"], [5, s, 6], [6, 5], law))
-    assert "0 separators" in str(defect_of(TASKS["union"], [5, 6], [5], law))
-    sort = task_law(TASKS["sort"], vocabulary, "paper", 4, 20)
-    assert defect_of(TASKS["sort"], [5, 6, s, 6], [6, 5], sort) == "the input is not one of sort"
-    assert split([1, 2, 9, 3], 9) == [[1, 2], [3]]
+    assert TASKS["union"].defect([5, s, 6], [5, 6], union) is None
+    assert "the target is 6 5, not 5 6" in str(TASKS["union"].defect([5, s, 6], [6, 5], union))
+    assert "0 separators" in str(TASKS["union"].defect([5, 6], [5], union))
+    sort = distribution("sort", vocabulary, "paper", 4, 20)
+    assert TASKS["sort"].defect([5, 6, s, 6], [6, 5], sort) == "the input is not one of sort"
+    assert f.split([1, 2, 9, 3], 9) == [[1, 2], [3]]

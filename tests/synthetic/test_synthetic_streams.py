@@ -1,4 +1,4 @@
-"""Samplers and streams: every target recomputed, laws, determinism, disjointness, golden hashes."""
+"""Samplers and streams: every target recomputed, distributions, determinism, disjointness, golden hashes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from metro_t0.synthetic.draws import Draws
 from metro_t0.synthetic.iterable import SyntheticIterableDataset, hugging_face_dataset
 from metro_t0.synthetic.settings import BLOCK, VALID_BLOCKS, StreamSettings
 from metro_t0.synthetic.stream import parse_rates
-from metro_t0.synthetic.tasks import TASKS, defect_of
+from metro_t0.synthetic.tasks import TASKS, FunctionTask
 from metro_t0.synthetic.vocabulary import compact_vocabulary
 
 FULL = compact_vocabulary(31_998, TASKS)
@@ -37,14 +37,14 @@ def blocks(name, count, split="train", vocabulary=FULL, **settings):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_target_and_bound(name, profile):
     mixture = stream(name, profile=profile)
-    law = mixture.streams[0].law
+    distribution = mixture.streams[0].distribution
     examples = mixture.streams[0]._draw("train", 3, 0)
     assert len(examples) == BLOCK
-    allowed = {FULL.task_divider, FULL.word_divider, FULL.separator, FULL.empty, *law.prefix}
+    allowed = {FULL.task_divider, FULL.word_divider, FULL.separator, FULL.empty, *distribution.prefix}
     for source, target in zip(examples.sources, examples.targets, strict=True):
-        assert defect_of(TASKS[name], source.tolist(), target.tolist(), law) is None
-        if TASKS[name].kind != "own":
-            body = source[len(law.prefix) :]
+        assert TASKS[name].defect(source.tolist(), target.tolist(), distribution) is None
+        if isinstance(TASKS[name], FunctionTask):
+            body = source[len(distribution.prefix) :]
             assert 10 <= len(body) <= 220
             assert len(target) >= 1
             assert all(FULL.in_universe(t) or t in allowed for t in body.tolist())
@@ -52,14 +52,13 @@ def test_every_target_and_bound(name, profile):
 
 @pytest.mark.parametrize("name", ["delete", "search", "set", "sort", "union", "count", "replace", "longest_word"])
 def test_small_vocabulary_and_short_lengths(name):
-    """Chance repeats and chance occurrences are frequent here, and the vectorized targets must still be right."""
+    """Chance repeats and chance occurrences are frequent here, and the examples must still be right."""
     vocabulary = compact_vocabulary(6, TASKS)
-    law = stream(name, vocabulary, length_min=3, length_max=13).streams[0].law
-    if name == "union":
-        law = stream(name, vocabulary, length_min=3, length_max=12).streams[0].law
-    examples = TASKS[name].sampler(Draws(name), law, 2048)
-    for source, target in zip(examples.sources, examples.targets.or_marker(vocabulary.empty), strict=True):
-        assert defect_of(TASKS[name], source.tolist(), target.tolist(), law) is None
+    longest = 12 if name == "union" else 13
+    distribution = stream(name, vocabulary, length_min=3, length_max=longest).streams[0].distribution
+    examples = TASKS[name].draw(Draws(name), distribution, 2048)
+    for source, target in zip(examples.sources, examples.targets, strict=True):
+        assert TASKS[name].defect(source.tolist(), target.tolist(), distribution) is None
 
 
 # Means of length and target, share of empty targets: 30,000 examples of an independent simulation.
@@ -78,9 +77,9 @@ MEANS = {
 
 
 @pytest.mark.parametrize("name", sorted(MEANS))
-def test_means_of_the_laws(name):
+def test_means_of_the_distributions(name):
     parts = blocks(name, 10)
-    prefix = len(stream(name).streams[0].law.prefix)
+    prefix = len(stream(name).streams[0].distribution.prefix)
     sources = np.concatenate([p.sources.lengths for p in parts]) - prefix
     targets = np.concatenate([p.targets.lengths for p in parts]).astype(float)
     empty = np.concatenate([[len(t) == 1 and t[0] == FULL.empty for t in p.targets] for p in parts])
@@ -97,7 +96,7 @@ def test_branches_of_search_and_delete():
     assert yes[0] == pytest.approx(0.598, abs=0.015)
     assert yes[1] == pytest.approx(0.75, abs=0.015)
     planted = []
-    prefix = len(stream("delete").streams[0].law.prefix)
+    prefix = len(stream("delete").streams[0].distribution.prefix)
     for part in blocks("delete", 20):
         for source, target in zip(part.sources, part.targets, strict=True):
             body = source[prefix:].tolist()
@@ -108,17 +107,17 @@ def test_branches_of_search_and_delete():
 def test_counts_are_uniform_and_their_places_exchangeable():
     """Copies are planted one by one with a probability of their own per example: U{0..n} copies, anywhere."""
     parts = blocks("count", 20, length_min=12, length_max=12)
-    prefix = len(stream("count").streams[0].law.prefix)
+    prefix = len(stream("count").streams[0].distribution.prefix)
     bodies = np.array([source[prefix:] for part in parts for source in part.sources])
     hits = bodies[:, :10] == bodies[:, -1:]
     assert stats.chisquare(np.bincount(hits.sum(1), minlength=11)).pvalue > 1e-4
     assert stats.chisquare(hits[hits.sum(1) == 3].sum(0)).pvalue > 1e-4
 
 
-def test_groups_have_the_multinomial_law():
+def test_group_sizes_are_multinomial():
     """deduplicate with l = 12: the first of two groups has 1 + Binomial(10, 1/2) tokens."""
     parts = blocks("deduplicate", 40, length_min=12, length_max=12)
-    prefix = len(stream("deduplicate").streams[0].law.prefix)
+    prefix = len(stream("deduplicate").streams[0].distribution.prefix)
     pairs = [s[prefix:] for part in parts for s, t in zip(part.sources, part.targets, strict=True) if len(t) == 2]
     first = np.array([(body == body[0]).sum() for body in pairs])
     inner = (first > 2) & (first < 10)  # the outermost sizes are too rare for a chi-square test
@@ -140,10 +139,8 @@ def test_tokens_and_lengths_are_uniform():
 
 
 def test_shuffled_rows_are_uniform_permutations():
-    from metro_t0.synthetic.law import shuffle
-
     labels = np.broadcast_to(np.arange(4), (24_000, 4))
-    rows = shuffle(Draws("permutations"), labels, np.full(24_000, 4))
+    rows = Draws("permutations").shuffled(labels, np.full(24_000, 4)).reshape(-1, 4)
     counts = np.unique(rows @ np.array([64, 16, 4, 1]), return_counts=True)[1]
     assert len(counts) == 24
     assert stats.chisquare(counts).pvalue > 1e-4
@@ -164,9 +161,8 @@ def digest(parts):
     hashed = hashlib.sha256()
     for part in parts:
         for side in (part.sources, part.targets):
-            compact = side.compact()
-            hashed.update(compact.lengths.astype("<i8").tobytes())
-            hashed.update(compact.values.astype("<u2").tobytes())
+            hashed.update(side.lengths.astype("<i8").tobytes())
+            hashed.update(side.values.astype("<u2").tobytes())
     return hashed.hexdigest()
 
 
@@ -210,7 +206,7 @@ def test_mixture_rates_are_exact_and_tasks_are_labeled():
         counts += np.bincount(labels, minlength=3)
         seen += [s.tobytes() for s, label in zip(examples.sources, labels, strict=True) if label == 0]
         for source, label in zip(examples.sources, labels.tolist(), strict=True):
-            prefix = mixture.streams[label].law.prefix
+            prefix = mixture.streams[label].distribution.prefix
             assert tuple(source[: len(prefix)].tolist()) == prefix
     assert np.abs(counts - 7 * BLOCK * np.array([2, 4, 1]) / 7).max() <= 1
     alone = [s.tobytes() for i in range(2) for s in stream("set").block("train", i).sources]
