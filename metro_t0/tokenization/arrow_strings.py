@@ -18,14 +18,14 @@ LINE_END = "\n"
 
 
 def content_of(strings: pa.LargeStringArray) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The UTF-8 bytes of all strings back to back, and where each begins and the last ends: (strings + 1,)."""
+    """The UTF-8 bytes of all strings, (bytes,), and where each begins and the last ends, (strings + 1,)."""
     _, offsets, content = strings.buffers()
     ends = np.frombuffer(offsets, np.int64, len(strings) + 1, OFFSET_BYTES * strings.offset)
     return np.frombuffer(content or b"", np.uint8)[ends[0] : ends[-1]], ends - ends[0]
 
 
 def from_content(content: bytes, starts: NDArray[np.int64]) -> pa.LargeStringArray:
-    """Strings that begin at these places of the bytes, each ending where the next begins."""
+    """starts: (strings,). Strings that begin at these places of the bytes, each ending where the next begins."""
     buffers = [None, pa.py_buffer(np.append(starts, len(content))), pa.py_buffer(content)]
     return pa.Array.from_buffers(pa.large_string(), len(starts), buffers)
 
@@ -49,17 +49,17 @@ def to_list(strings: pa.LargeStringArray) -> list[str]:
 
 
 def select(strings: pa.LargeStringArray, places: NDArray[np.integer[Any]] | NDArray[np.bool_]) -> pa.LargeStringArray:
-    """The strings at these places, or those where a mask is true."""
+    """The strings at `places`: (found,) places or a (strings,) mask."""
     places = np.flatnonzero(places) if places.dtype == np.bool_ else places.astype(np.int64)
     return strings.take(pa.Array.from_buffers(pa.int64(), len(places), [None, pa.py_buffer(places)]))
 
 
 def codes_of(coded: pa.DictionaryArray) -> NDArray[np.int32]:
-    """Which of the distinct strings each one is."""
+    """Which of the distinct strings each one is: (strings,)."""
     return np.frombuffer(coded.indices.buffers()[1], np.int32, len(coded), 4 * coded.indices.offset)
 
 
 def matches(strings: pa.LargeStringArray, pattern: str) -> NDArray[np.bool_]:
-    """Where a regular expression (RE2) is found."""
+    """Where a regular expression (RE2) is found: (strings,)."""
     found = pc.match_substring_regex(strings, pattern).cast(pa.uint8())
     return np.frombuffer(found.buffers()[1], np.bool_, len(strings))

@@ -80,7 +80,7 @@ def batches(texts: Sequence[str], characters_at_once: int) -> Iterator[Sequence[
 
 
 def _number(texts: Sequence[str]) -> tuple[pa.DictionaryArray, NDArray[np.int64], NDArray[np.bool_]]:
-    """The parts of texts, each distinct one held once; how many parts each text has; which parts begin a word."""
+    """(parts,) strings, each distinct one once; (texts,) parts that each has; (parts,) whether one begins a word."""
     # Texts with other characters may hold other white space as well; it becomes a plain space here.
     encoded = [text.encode() if text.isascii() else " ".join(text.split()).encode() for text in texts]
     joined = b"\n".join([b"", *encoded, b""])
@@ -93,7 +93,7 @@ def _number(texts: Sequence[str]) -> tuple[pa.DictionaryArray, NDArray[np.int64]
 def _cuts(joined: bytes) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
     """Where each part starts in the bytes, where once the white space is taken out, and whether it begins a word.
 
-    The bytes begin and end with white space.
+    All three are (parts,). The bytes begin and end with white space.
     """
     classes = np.frombuffer(joined.translate(BYTE_CLASSES), np.uint8)
     # A run is a row of bytes of one class; the first run, white space, is left out.

@@ -66,7 +66,7 @@ def segments_of(parts: Parts, flags: Flags) -> NDArray[np.int64]:
 
 
 def _joined(parts: Parts, ends_with_quote: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """The parts that may be joined to a quote at the end of the part before them."""
+    """(found,) places of the parts that may be joined to a quote at the end of the part before them."""
     after = np.flatnonzero(ends_with_quote[:-1]) + 1
     followers = np.unique(parts.indices[after])
     texts = zip(followers.tolist(), to_list(select(parts.distinct, followers)), strict=True)
@@ -76,7 +76,7 @@ def _joined(parts: Parts, ends_with_quote: NDArray[np.bool_]) -> NDArray[np.int6
 
 
 def texts_of(parts: Parts, segments: NDArray[np.int64]) -> list[str]:
-    """The text of every segment, one space between words."""
+    """segments: (segments, 2). The text of every one, one space between words."""
     texts = []
     for start, end in segments.tolist():
         pieces = to_list(select(parts.distinct, parts.indices[start:end]))

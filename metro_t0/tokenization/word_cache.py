@@ -47,11 +47,11 @@ class Growing:
 
     @property
     def values(self) -> NDArray[Any]:
-        """All values so far."""
+        """All values so far: (size,)."""
         return self._room[: self._size]
 
     def extend(self, values: NDArray[Any]) -> None:
-        """Add values at the end."""
+        """Add (n,) values at the end."""
         size = self._size + len(values)
         if size > len(self._room):
             self._room = np.concatenate((self.values, np.empty(size, self._room.dtype)))
