@@ -1,7 +1,7 @@
 """Start-up time and memory of pretraining on large token shards, without the disk that they need.
 
-    python scripts/benchmarks/big_shards.py --tokens 5e9 --directory /tmp/big_shards
-    python scripts/benchmarks/big_shards.py --tokens 5e8 --loaders metro-t0 fairseq
+    python -m scripts.benchmarks.big_shards --tokens 5e9 --directory /tmp/big_shards
+    python -m scripts.benchmarks.big_shards --tokens 5e8 --loaders metro-t0 fairseq
 
 Makes one shard of that many uint16 tokens: a real index (documents of log-normal length cut into paragraphs, an empty
 line after each, as metro-t0-data binarize writes them) and a .bin that is one hole (a sparse file, zeros to its

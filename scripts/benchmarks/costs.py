@@ -1,7 +1,7 @@
 """What a METRO pretraining step must compute and move, by preset: the two numbers that bound its speed.
 
-    python scripts/benchmarks/costs.py
-    python scripts/benchmarks/costs.py --length 1024 --batch 16 --tflops 989 --bandwidth 4.8   # the bounds on one H200
+    python -m scripts.benchmarks.costs
+    python -m scripts.benchmarks.costs --length 1024 --batch 16 --tflops 989 --bandwidth 4.8   # the bounds on one H200
 
 FLOPs are those of `metro_t0.modeling.flops`. Bytes are the least that mixed-precision training
 moves through memory: activations kept for the backward pass, written and read once (Korthikanti et al. 2022, section
@@ -12,13 +12,12 @@ gradients written once in bf16, and AdamW's fp32 state (4 numbers read, 3 writte
 from __future__ import annotations
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 
 from metro_t0.command import Parser
 from metro_t0.modeling import MetroT5, ModelConfig, preset
 from metro_t0.modeling.flops import forward_flops
+from metro_t0.tables import print_table
 
 VOCABULARIES = {"base_pp": 64_000, "large_pp": 64_000}
 """Pieces of the released vocabularies where they are not 32,768 (paper table 5)."""
@@ -50,20 +49,19 @@ def main() -> None:
     parser.add_argument("--bandwidth", type=float, default=4.8, help="memory bandwidth of the device, TB/s")
     options = parser.parse_args()
     parts = ["auxiliary", "encoder", "decoder", "scores", "heads"]
-    table = Table(title=f"MFLOP per token of a training step; {options.batch} x {options.length} tokens")
-    for name in ("preset", "parameters", *parts, "total", "kB/token", "ms compute", "ms memory", "tokens/s at 50%"):
-        table.add_column(name, justify="left" if name == "preset" else "right")
+    header = ("preset", "parameters", *parts, "total", "kB/token", "ms compute", "ms memory", "tokens/s at 50%")
+    rows = []
     for name in options.presets:
         config = preset(name, vocab_size=VOCABULARIES.get(name, 32_768) + options.length)
         flops = {part: 3 * value for part, value in forward_flops(config, options.length, options.mask_ratio).items()}
         tokens, total = options.batch * options.length, sum(flops.values())
         moved = 2 * activation_bytes(config) + UPDATE_BYTES * parameters(config) / tokens
-        table.add_row(
+        rows.append([
             name, f"{parameters(config) / 1e6:,.1f}M", *(f"{flops[part] / 1e6:,.0f}" for part in parts),
             f"{total / 1e6:,.0f}", f"{moved / 1e3:,.0f}", f"{1e3 * tokens * total / (1e12 * options.tflops):.1f}",
             f"{1e3 * tokens * moved / (1e12 * options.bandwidth):.1f}", f"{0.5e12 * options.tflops / total:,.0f}",
-        )  # fmt: skip
-    Console(width=None if Console().is_terminal else 160).print(table)
+        ])  # fmt: skip
+    print_table(header, rows, f"MFLOP per token of a training step; {options.batch} x {options.length} tokens")
 
 
 if __name__ == "__main__":

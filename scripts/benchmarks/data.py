@@ -1,6 +1,6 @@
 """Speed of tokenizer + binarize beside SentencePiece + fairseq-preprocess, on the same text in the same run.
 
-    python scripts/benchmarks/data.py --text corpus.txt.zst --vocabulary vocab_32k --megabytes 16
+    python -m scripts.benchmarks.data --text corpus.txt.zst --vocabulary vocab_32k --megabytes 16
 
 --vocabulary is a directory with sp.model and dict.txt, because both sides must use one vocabulary. The other side is
 the released recipe: normalization in Python, the sentencepiece package, pieces as text, then fairseq-preprocess.
@@ -28,11 +28,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from metro_t0.data.token_files import TokenFile
 from metro_t0.parallel import default_workers
+from metro_t0.tables import print_table
 from metro_t0.text_files import open_bytes
 from metro_t0.tokenization import Tokenizer
 
@@ -209,9 +208,7 @@ def main() -> None:
 def report(
     megabytes: float, tokens: int, one: Spent, every: Spent, pieces: Spent, preprocess: Spent, cores: int
 ) -> None:
-    table = Table(title=f"{megabytes:.1f} MB, {tokens:,} tokens", title_justify="left")
-    for column in ("what", "processor s", "MB/s", "tokens/s", "times", "wall s", "times (wall)"):
-        table.add_column(column, justify="left" if column == "what" else "right")
+    header = ("what", "processor s", "MB/s", "tokens/s", "times", "wall s", "times (wall)")
     theirs = pieces + preprocess
     rows = {
         "Python normalization + sentencepiece": pieces,
@@ -220,18 +217,19 @@ def report(
         "metro-t0-data binarize, one core": one,
         f"metro-t0-data binarize, {cores} cores": every,
     }
-    for what, spent in rows.items():
-        seconds = spent.processor
-        table.add_row(
+    lines = [
+        [
             what,
-            f"{seconds:.1f}",
-            f"{megabytes / seconds:.2f}",
-            f"{tokens / seconds:,.0f}",
-            f"{theirs.processor / seconds:.1f}",
+            f"{spent.processor:.1f}",
+            f"{megabytes / spent.processor:.2f}",
+            f"{tokens / spent.processor:,.0f}",
+            f"{theirs.processor / spent.processor:.1f}",
             f"{spent.wall:.1f}",
             f"{theirs.wall / spent.wall:.1f}",
-        )
-    Console(width=120).print(table)
+        ]
+        for what, spent in rows.items()
+    ]
+    print_table(header, lines, f"{megabytes:.1f} MB, {tokens:,} tokens")
 
 
 if __name__ == "__main__":

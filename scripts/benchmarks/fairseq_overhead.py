@@ -1,7 +1,7 @@
 """Where the time of an update under fairseq-train goes: the model's own work, and everything around it.
 
-    python scripts/benchmarks/fairseq_overhead.py DATA --arch metro_t5_tiny --tokens-per-sample 256 --batch-size 8 --cpu
-    python scripts/benchmarks/fairseq_overhead.py DATA --arch metro_t5_base --tokens-per-sample 512 --batch-size 32 \\
+    python -m scripts.benchmarks.fairseq_overhead DATA --arch metro_t5_tiny --tokens-per-sample 256 --batch-size 8 --cpu
+    python -m scripts.benchmarks.fairseq_overhead DATA --arch metro_t5_base --tokens-per-sample 512 --batch-size 32 \\
         --bf16 --num-workers 4                                                                            # on a GPU
 
 DATA is a directory of metro-t0-data binarize; options are those of fairseq-train. fairseq's own Trainer trains 30
@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
+
+from metro_t0.tables import print_table
 
 UPDATES, WARM_UP = 30, 5
 PLUGIN = Path(__file__).resolve().parents[2] / "fairseq_plugins"
@@ -110,12 +110,11 @@ def show(parts: Parts) -> None:
     """Milliseconds per update and shares."""
     updates = parts.updates - WARM_UP
     total = sum(parts.seconds.values())
-    table = Table("part", "ms/update", "share", title=f"{updates} updates of {1000 * total / updates:.1f} ms")
-    for part, seconds in sorted(parts.seconds.items(), key=lambda item: -item[1]):
-        table.add_row(part, f"{1000 * seconds / updates:.2f}", f"{seconds / total:.1%}")
-    around = 1 - sum(parts.seconds[part] for part in MODEL) / total
-    table.add_row("[bold]all but the model's work", f"{1000 * around * total / updates:.2f}", f"{around:.1%}")
-    Console(width=None if Console().is_terminal else 100).print(table)
+    named = sorted(parts.seconds.items(), key=lambda item: -item[1])
+    named.append(("all but the model's work", total - sum(parts.seconds[part] for part in MODEL)))
+    rows = [(part, f"{1000 * seconds / updates:.2f}", f"{seconds / total:.1%}") for part, seconds in named]
+    title = f"{updates} updates of {1000 * total / updates:.1f} ms"
+    print_table(("part", "ms/update", "share"), rows, title, last=1)
 
 
 def main() -> int:

@@ -1,8 +1,8 @@
 """Correctness and speed of a pretraining step on one GPU (started by gpu.sh).
 
-    python scripts/benchmarks/gpu.py --output results                         # base, then large_pp if time is left
-    python scripts/benchmarks/gpu.py --output results --presets base --routes compiled --minutes 4
-    python scripts/benchmarks/gpu.py --output results --device cpu --presets demo --batch 2 --length 64    # a trial
+    python -m scripts.benchmarks.gpu --output results                         # base, then large_pp if time is left
+    python -m scripts.benchmarks.gpu --output results --presets base --routes compiled --minutes 4
+    python -m scripts.benchmarks.gpu --output results --device cpu --presets demo --batch 2 --length 64    # a trial
 
 Every job is a process of its own with a budget of seconds, so that nothing that hangs or crashes takes the rest along;
 what a job had found until then stays. In this order:
@@ -31,13 +31,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpu_jobs import PEERS, ROUTES, Result, Route
-from rich.console import Console
-from rich.table import Table
-
 from metro_t0.command import Parser
-from metro_t0.tables import markdown_table
+from metro_t0.tables import markdown_table, print_table
+from scripts.benchmarks.gpu_jobs import PEERS, ROUTES, Result, Route
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 SECONDS = {"ceilings": 60, "attention": 100, "route": 120, "peer": 60, "optimizers": 60}
 """Budgets; those of routes and peers are three times as long for presets of more than base size."""
 MAIN = 3
@@ -102,17 +100,19 @@ def wanted(name: str, options: Any) -> bool:
 def run(job: Job, options: Any, seconds: float, ceilings: dict[str, float]) -> str:
     """Run a job to its end or to the end of its budget; what went wrong, in one line."""
     command = [
-        sys.executable, str(Path(__file__).with_name("gpu_jobs.py")), job.name, "--output", str(options.output),
-        "--record", str(options.output / "record.jsonl"), "--ceilings", json.dumps(ceilings), "--batch",
+        sys.executable, "-m", "scripts.benchmarks.gpu_jobs", job.name, "--output", str(options.output.resolve()),
+        "--record", str(options.output.resolve() / "record.jsonl"), "--ceilings", json.dumps(ceilings), "--batch",
         str(options.batch), "--length", str(options.length), "--device", options.device,
-        *(["--batches", str(options.batches)] if options.batches else []),
+        *(["--batches", str(options.batches.resolve())] if options.batches else []),
         *(["--timing-only"] if options.timing_only else []),
     ]  # fmt: skip
     with (options.output / "log.txt").open("a+") as log:
         log.write(f"==== {job.name}\n")
         log.flush()
         begins = log.tell()
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, cwd=REPOSITORY
+        )
         try:
             status = process.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
@@ -160,33 +160,27 @@ COLUMNS: dict[str, Callable[[Result], str]] = {
 }
 
 
+TEXT_COLUMNS = [number for number, name in enumerate(COLUMNS) if name in ("path", "dtype", "checked", "problem")]
+
+
 def _or_dash(value: float | None, form: str, factor: float = 1) -> str:
     return "-" if value is None else form.format(value * factor)
 
 
 def markdown(results: list[Result]) -> str:
     """The table as it stands in docs/benchmarks.md."""
-    return _table([list(COLUMNS), *([cell(result) for cell in COLUMNS.values()] for result in results)])
+    return markdown_table(list(COLUMNS), cells_of(results), left=TEXT_COLUMNS)
 
 
-def _table(rows: list[list[str]]) -> str:
-    return markdown_table(rows[0], rows[1:], left=range(len(rows[0])))
+def cells_of(results: list[Result]) -> list[list[str]]:
+    """One row of text per result."""
+    return [[cell(result) for cell in COLUMNS.values()] for result in results]
 
 
 def attention_markdown(lines: list[dict[str, Any]]) -> str:
     """One row per kind of attention and kernel."""
-    titles = [
-        "attention",
-        "kernel",
-        "ms",
-        "TFLOP/s",
-        "ms with dropout",
-        "dropout",
-        "error",
-        "odd",
-        "problem",
-        "kernels",
-    ]
+    figures = ["ms", "TFLOP/s", "ms with dropout", "dropout", "error", "odd"]
+    titles = ["attention", "kernel", *figures, "problem", "kernels"]
     keys = ["ms", "tflops", "ms_dropout", "dropout", "error", "error_odd"]
     forms = ["{:.2f}", "{:.0f}", "{:.2f}", "{:.4f}", "{:.0e}", "{:.0e}"]
     rows = [
@@ -195,7 +189,7 @@ def attention_markdown(lines: list[dict[str, Any]]) -> str:
         + [line.get("problem", ""), ", ".join(line.get("kernels", [])[:2])]
         for line in lines
     ]
-    return _table([titles, *rows]) if rows else ""
+    return markdown_table(titles, rows, left=[1, 8, 9]) if rows else ""
 
 
 def write_report(options: Any, heading: str, lines: list[dict[str, Any]]) -> None:
@@ -259,10 +253,7 @@ def main() -> int:
         parser.error("no CUDA device: this is a benchmark of one (--device cpu only tries the script)")
     options.output.mkdir(parents=True, exist_ok=True)
     heading, results = run_all(options)
-    table = Table(*COLUMNS, title=heading)
-    for result in results:
-        table.add_row(*(cell(result) for cell in COLUMNS.values()))
-    Console(width=None if Console().is_terminal else 200).print(table)
+    print_table(list(COLUMNS), cells_of(results), heading, TEXT_COLUMNS)
     return 1 if any(result.problem for result in results) else 0
 
 

@@ -18,4 +18,4 @@ if [ -n "${WHEELS:-}" ]; then
     "$PYTHON" -m pip install --quiet --no-index --no-deps --no-compile --target "$site" "$WHEELS"/*.whl
     PYTHONPATH=$PYTHONPATH:$site
 fi
-exec "$PYTHON" "$here/gpu.py" --output "$output" "$@"
+exec "$PYTHON" -m scripts.benchmarks.gpu --output "$output" "$@"

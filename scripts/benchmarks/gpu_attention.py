@@ -13,10 +13,11 @@ from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from pretrain import timed
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
+
+from scripts.benchmarks.measuring import timed
 
 HEADS, FEATURES = 12, 64
 RATE, ALLOWED = 0.1, 0.005

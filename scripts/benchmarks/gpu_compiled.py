@@ -1,8 +1,8 @@
 """Compile our Triton kernels for GPUs that are not here: registers, spills, shared memory, blocks at a time.
 
     pip install triton==3.7.1 --no-deps      # where torch came without it
-    python scripts/benchmarks/gpu_compiled.py
-    python scripts/benchmarks/gpu_compiled.py --capabilities 80 90 --dtype fp32 --features 128
+    python -m scripts.benchmarks.gpu_compiled
+    python -m scripts.benchmarks.gpu_compiled --capabilities 80 90 --dtype fp32 --features 128
 
 The operations are called on CPU tensors of a training step's shapes, and every kernel that they would launch is
 compiled as it would be launched: same specialization, same options. Exit status 1 where a kernel spills registers or
@@ -23,14 +23,13 @@ from typing import Any
 
 import torch
 import triton
-from rich.console import Console
-from rich.table import Table
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
 from metro_t0.command import Parser
 from metro_t0.kernels.biased_attention import attention_backward, attention_forward
+from metro_t0.tables import print_table
 
 SHARED_KIB = {80: 163, 86: 99, 89: 99, 90: 227}
 """Shared memory that one block may have, and (with 1 KiB more) all blocks of a multiprocessor."""
@@ -142,7 +141,8 @@ def main() -> int:
     parser.add_argument("--features", type=int, default=64, help="per attention head")
     parser.add_argument("--dropout", type=float, default=0.1)
     options = parser.parse_args()
-    table = Table("kernel", "sm", "warps", "registers", "spilled bytes", "shared KiB", "blocks at a time")
+    header = ("kernel", "sm", "warps", "registers", "spilled bytes", "shared KiB", "blocks at a time")
+    rows = []
     bad = False
     for capability in options.capabilities:
         with compiled_only(capability) as kernels:
@@ -151,10 +151,8 @@ def main() -> int:
         for found in (assembled(kernel, capability) for kernel in kernels):
             bad |= found.spilled > 0 or found.shared_kib > SHARED_KIB[capability]
             values = (found.capability, found.warps, found.registers, found.spilled)
-            table.add_row(found.name.strip("_"), *map(str, values), f"{found.shared_kib:.0f}", str(found.blocks))
-    console = Console()
-    console.print(f"triton {triton.__version__}, {options.dtype}, {options.features} features per head")
-    console.print(table)
+            rows.append([found.name.strip("_"), *map(str, values), f"{found.shared_kib:.0f}", str(found.blocks)])
+    print_table(header, rows, f"triton {triton.__version__}, {options.dtype}, {options.features} features per head")
     return int(bad)
 
 

@@ -16,15 +16,24 @@ from statistics import median
 from typing import Any
 
 import torch
-from costs import VOCABULARIES
-from pretrain import PAD, matrix_flops, metro_batch, metro_loss_of, metro_step, peak_gib, t5_step, timed
 from torch.profiler import ProfilerActivity, profile
 
 from metro_t0.command import Parser
 from metro_t0.modeling import MetroT5, ModelConfig, PretrainingBatch, preset
 from metro_t0.modeling.flops import training_flops
+from scripts.benchmarks.costs import VOCABULARIES
+from scripts.benchmarks.gpu_attention import run_attention
+from scripts.benchmarks.measuring import DTYPES, matrix_flops, peak_gib, timed
+from scripts.benchmarks.steps import (
+    PAD,
+    metro_batch,
+    metro_loss_of,
+    metro_step,
+    optimizer_makers,
+    t5_step,
+    training_step,
+)
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TOLERANCE = {"fp32": 2e-3, "bf16": 1e-1}
 """Largest relative error of the loss and of the gradient's norm-wise difference."""
 WARM_UP, STEPS = 3, 10
@@ -205,8 +214,6 @@ def run_route(name: str, route: Route, options: Any, record: Record, ceilings: d
 
 def replay(config: ModelConfig, route: Route, options: Any, record: Record, title: str) -> None:
     """Steps on the batches that a loader made, after a first round in which every shape is seen."""
-    from pretrain import training_step
-
     stored = torch.load(options.batches, weights_only=True)
     config = config.replace(vocab_size=max(int(fields["vocab_size"]) for fields in stored))
     batches = [on_device(fields, options.device) for fields in stored]
@@ -273,8 +280,6 @@ def ceilings_of(options: Any, record: Record) -> None:
 
 def optimizers_of(name: str, options: Any, record: Record) -> None:
     """Milliseconds per update of all parameters: fused AdamW, and Muon where fairseq is there."""
-    from pretrain import optimizer_makers
-
     for title, make in optimizer_makers().items():
         torch.manual_seed(0)
         with torch.device(options.device):
@@ -299,8 +304,6 @@ def run_job(job: str, options: Any, record: Record) -> None:
     if job == "ceilings":
         return ceilings_of(options, record)
     if job == "attention":
-        from gpu_attention import run_attention
-
         return run_attention(options, record)
     if job.startswith("optimizers:"):
         return optimizers_of(job.partition(":")[2], options, record)

@@ -12,17 +12,17 @@ output=$1 text=$2 vocabulary=$3 tasks=$4
 mkdir -p "$output"
 export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false
 export PYTHONPATH="$here/../..${PYTHONPATH:+:$PYTHONPATH}"
-one() { # name, script, options
+one() { # name, benchmark, options
     local name=$1; shift
     echo "== $name" >&2
-    (ulimit -t 240; exec python "$here/$1" "${@:2}") > "$output/$name.txt"
+    (ulimit -t 240; exec python -m "scripts.benchmarks.$1" "${@:2}") > "$output/$name.txt"
     tail -n 4 "$output/$name.txt"
 }
-one tokenizer data.py --text "$text" --vocabulary "$vocabulary" --megabytes 8 --tokenizer-only --repeats 2 &
+one tokenizer data --text "$text" --vocabulary "$vocabulary" --megabytes 8 --tokenizer-only --repeats 2 &
 tokenizing=$!
-one pretraining pretrain.py --preset tiny --batch 8 --length 256 --steps 5
+one pretraining pretrain --preset tiny --batch 8 --length 256 --steps 5
 wait "$tokenizing"
-one prompts prompts.py --data-dir "$tasks" --rows 20 &
+one prompts prompts --data-dir "$tasks" --rows 20 &
 rendering=$!
 python - "$vocabulary" "$output/tokenizer" <<'PYTHON'
 import sys
@@ -31,7 +31,7 @@ from metro_t0.hf import MetroT5TokenizerFast
 from metro_t0.tokenization import Tokenizer
 MetroT5TokenizerFast.from_vocabulary(Tokenizer.load(Path(sys.argv[1]))).save_pretrained(sys.argv[2])
 PYTHON
-one ranking rank_eval.py --size small --tokenizer "$output/tokenizer" --data-dir "$tasks" --rows 24 --turns 1 --cpu-time \
+one ranking rank_eval --size small --tokenizer "$output/tokenizer" --data-dir "$tasks" --rows 24 --turns 1 --cpu-time \
     --only "wsc (2 words)" "rte (2 choices)" "trec (6 choices)"
 wait "$rendering"
 echo "== wall time $SECONDS s; processor time, user and system, of this shell and of all it ran:" >&2

@@ -6,7 +6,7 @@ batches for every scheme of a seed, and measured on a validation file, teacher f
 every token right, loss. Finished runs are kept in OUTPUT and not run again.
 
     metro-t0-synthetic downstream retrosynthesis --data-dir tasks --tokenizer vocab --output retro
-    python scripts/benchmarks/init_schemes.py --checkpoint runs/set/checkpoint_best.pt --tokenizer vocab \\
+    python -m scripts.benchmarks.init_schemes --checkpoint runs/set/checkpoint_best.pt --tokenizer vocab \\
         --train retro/train.jsonl --valid retro/valid.jsonl --output results/init_schemes
 """
 
@@ -21,8 +21,6 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 from transformers.optimization import Adafactor
 
@@ -32,6 +30,7 @@ from metro_t0.modeling import MetroT5
 from metro_t0.progress import progress
 from metro_t0.randomness import keyed_generator
 from metro_t0.rows import pad_rows
+from metro_t0.tables import print_table
 from metro_t0.text_files import open_bytes
 from metro_t0.tokenization import Tokenizer
 from metro_t0.transfer.roles import copy_weights
@@ -171,7 +170,7 @@ def report(output: Path) -> None:
     from matplotlib import pyplot
 
     runs = [json.loads(path.read_text()) for path in sorted(output.glob("*.[0-9]*.json"))]
-    table = Table("start", "seeds", "token accuracy %", "loss (nats)")
+    rows = []
     figure, axes = pyplot.subplots(figsize=(7, 4))
     for start in STARTS:
         curves = [run["curve"] for run in runs if run["start"] == start]
@@ -180,7 +179,7 @@ def report(output: Path) -> None:
         accuracy = np.array([[point["accuracy"] for point in curve] for curve in curves])
         loss = np.array([curve[-1]["loss"] for curve in curves])
         spread = accuracy[:, -1].std(ddof=1) if len(curves) > 1 else 0.0
-        table.add_row(start, str(len(curves)), f"{accuracy[:, -1].mean():.2f} ± {spread:.2f}", f"{loss.mean():.3f}")
+        rows.append([start, str(len(curves)), f"{accuracy[:, -1].mean():.2f} ± {spread:.2f}", f"{loss.mean():.3f}"])
         updates = [point["update"] for point in curves[0]]
         axes.errorbar(updates, accuracy.mean(0), yerr=accuracy.std(0), label=start, capsize=2)
     axes.set_xlabel("updates")
@@ -188,7 +187,7 @@ def report(output: Path) -> None:
     axes.legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(output / "init_schemes.png", dpi=150)
-    Console().print(table)
+    print_table(("start", "seeds", "token accuracy %", "loss (nats)"), rows)
 
 
 if __name__ == "__main__":

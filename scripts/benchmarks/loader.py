@@ -1,9 +1,9 @@
 """Tokens/s of pretraining's data loader alone, per core: blocks from the memory map, masking, collation.
 
-    OMP_NUM_THREADS=1 python scripts/benchmarks/loader.py
-    OMP_NUM_THREADS=1 python scripts/benchmarks/loader.py --data DATA --tokens-per-sample 512 --batch-size 32
-    python scripts/benchmarks/loader.py --save batches.pt --options pad_blocks=true     # for gpu.py --batches
-    python scripts/benchmarks/loader.py --data DATA --shapes --options sample_break_mode=none fixed_mask_count=true
+    OMP_NUM_THREADS=1 python -m scripts.benchmarks.loader
+    OMP_NUM_THREADS=1 python -m scripts.benchmarks.loader --data DATA --tokens-per-sample 512 --batch-size 32
+    python -m scripts.benchmarks.loader --save batches.pt --options pad_blocks=true     # for gpu.py --batches
+    python -m scripts.benchmarks.loader --data DATA --shapes --options sample_break_mode=none fixed_mask_count=true
 
 Compare with the tokens/s of a step (scripts/benchmarks/pretrain.py): with --num-workers N the loader must make up one
 N-th of it per core. Processor time of this process, best of several epochs' beginnings. Without --data, documents of

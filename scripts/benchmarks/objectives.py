@@ -1,6 +1,6 @@
 """Processor time of a training step of each objective on the same blocks: what "equal processor time" means.
 
-    python scripts/benchmarks/objectives.py DATA --arch metro_t5_demo --tokens-per-sample 128 --batch-size 32
+    python -m scripts.benchmarks.objectives DATA --arch metro_t5_demo --tokens-per-sample 128 --batch-size 32
 
 DATA is a directory of metro-t0-data binarize. Forward and backward of four batches of its held-out blocks on one
 thread; the least of three rounds.

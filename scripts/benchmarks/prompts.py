@@ -1,6 +1,6 @@
 """Rate of rendering prompts on one core, ours against promptsource's own code in the same run.
 
-    python scripts/benchmarks/prompts.py --data-dir DIR [--tokenizer VOCAB] [--rows 60] [--rounds 5]
+    python -m scripts.benchmarks.prompts --data-dir DIR [--tokenizer VOCAB] [--rows 60] [--rounds 5]
 
 promptsource's side does what T0's and METRO-T0's pipelines call per row: `Template.apply` and
 `get_answer_choices_list`; `apply` alone is given too. The strongest peer is the same Jinja with each template compiled

@@ -2,7 +2,7 @@
 
 One model, the same rows, one machine, one run; the three take turns and the best of their turns counts.
 
-    python scripts/benchmarks/rank_eval.py --model MODEL_DIR --data-dir data/tasks --rows 200
+    python -m scripts.benchmarks.rank_eval --model MODEL_DIR --data-dir data/tasks --rows 200
 
 Without --model a randomly initialized T5 of the given --size is made; the speed does not depend on the weights.
 It then needs --tokenizer, the directory or Hub id of any tokenizer.
@@ -17,8 +17,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, T5Config, T5ForConditionalGeneration
 
 from eval.examples import Example, build_examples
@@ -32,6 +30,7 @@ from metro_t0.command import Parser
 from metro_t0.devices import best_device
 from metro_t0.prompts.datasets import load_rows
 from metro_t0.prompts.names import DatasetName
+from metro_t0.tables import print_table
 
 TASKS = {
     "copa (2 choices)": EvalTask("copa", DatasetName.parse("super_glue/copa"), "validation", ("more likely",)),
@@ -167,12 +166,9 @@ def main() -> int:
         "lm-evaluation-harness": lm_eval_harness(loaded.model, loaded.tokenizer, options.harness_batch),
     }
     unit = "CPU second" if options.cpu_time else "s"
-    table = Table(title=f"{loaded.identity['model']}, {options.rows} rows, {options.device}, examples/{unit}")
-    for column in ("task", *contenders, "vs t-zero", "vs harness", "same predictions"):
-        table.add_column(column)
-    for name in options.only:
-        table.add_row(name, *measure(TASKS[name], contenders, options))
-    Console(width=130).print(table)
+    header = ("task", *contenders, "vs t-zero", "vs harness", "same predictions")
+    rows = [(name, *measure(TASKS[name], contenders, options)) for name in options.only]
+    print_table(header, rows, f"{loaded.identity['model']}, {options.rows} rows, {options.device}, examples/{unit}")
     return 0
 
 

@@ -1,7 +1,7 @@
 """Weak scaling on the CPU: tokens/s of fairseq-train under torchrun with 1 and 2 processes, one thread each.
 
-    python scripts/benchmarks/scaling.py
-    python scripts/benchmarks/scaling.py --updates 40 --arch metro_t5_tiny --batch-size 8 --update-freq 4
+    python -m scripts.benchmarks.scaling
+    python -m scripts.benchmarks.scaling --updates 40 --arch metro_t5_tiny --batch-size 8 --update-freq 4
 
 Every process gets the same number of sequences of random words, so ideal scaling doubles the rate. Four rows:
 

@@ -6,7 +6,7 @@ are usually written: Python's `random` for the tokens and the task's own functio
 measured in turns in the same run. With --vocabulary, text (Nonsense Summary) is that of a tokenizer, a word being
 several tokens. The run fails where generating costs 1% of a training step or more.
 
-    OMP_NUM_THREADS=1 python scripts/benchmarks/synthetic.py
+    OMP_NUM_THREADS=1 python -m scripts.benchmarks.synthetic
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from metro_t0.modeling import MetroT5, preset
 from metro_t0.synthetic import functions
@@ -27,6 +25,7 @@ from metro_t0.synthetic.iterable import SyntheticIterableDataset
 from metro_t0.synthetic.settings import BLOCK, StreamSettings
 from metro_t0.synthetic.tasks import TASKS, FunctionTask
 from metro_t0.synthetic.vocabulary import compact_vocabulary, load_vocabulary
+from metro_t0.tables import print_table
 
 TARGET = 5.0  # millions of tokens per second on one core
 PUBLISHED = {
@@ -77,7 +76,8 @@ def main() -> None:
     options = parser.parse_args()
     vocabulary = load_vocabulary(options.vocabulary, TASKS)
     generator = random.Random(0)
-    table = Table("task", "median M/s", "best M/s", "reached", "published generator", "plain Python here")
+    header = ("task", "median M/s", "best M/s", "reached", "published generator", "plain Python here")
+    rows = []
     for name in options.tasks:
         stream = StreamSettings(name).mixture(vocabulary).streams[0]
         stream.block("train", 0)  # makes the validation set, caches tables
@@ -90,8 +90,8 @@ def main() -> None:
         median, best = float(np.median(found)), max(found)
         reached = "yes" if median >= TARGET else "best only" if best >= TARGET else "no"
         python = f"{np.median(plain):.1f}" if plain else ""
-        table.add_row(name, f"{median:.1f}", f"{best:.1f}", reached, str(PUBLISHED.get(name, "")), python)
-    Console(width=120).print(table)
+        rows.append([name, f"{median:.1f}", f"{best:.1f}", reached, str(PUBLISHED.get(name, "")), python])
+    print_table(header, rows)
     share = step_share(compact_vocabulary(31_998, TASKS).size)
     if share >= LARGEST_SHARE:
         raise SystemExit(f"generating costs {share:.2%} of a training step; it must stay below {LARGEST_SHARE:.0%}")

@@ -1,9 +1,8 @@
-"""The scripts import each other as they do when they are run: by their own folder."""
+"""Scripts are imported as they are run: from the repository's root (`python -m scripts.benchmarks.NAME`)."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "scripts" / "benchmarks"
-sys.path[:0] = [str(BENCHMARKS), str(BENCHMARKS.parent)]
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))

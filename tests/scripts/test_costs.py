@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from costs import parameters
-from pretrain import metro_batch, metro_loss_of
 from torch.utils.flop_counter import FlopCounterMode
 
 from metro_t0.modeling import T5, MetroT5, ModelConfig, preset
 from metro_t0.modeling.flops import forward_flops, seq2seq_training_flops, training_flops
+from scripts.benchmarks.costs import parameters
+from scripts.benchmarks.steps import metro_batch, metro_loss_of
 
 LENGTH, BATCH, MASKED = 40, 3, 6 / 40
 SMALL = preset("demo", vocab_size=600, attention_backend="eager")

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from gpu import COLUMNS, Job, applicable, markdown, plan, read_record, results_of, run
-from gpu_attention import KERNELS, KINDS, Kind, dropout_rate, error_of, inputs
-from gpu_jobs import DTYPES, PEERS, ROUTES, TOLERANCE, Record, Result, Route, check, checks_of, gradients_of
-from pretrain import t5_step
 
 from metro_t0.modeling import preset
+from scripts.benchmarks.gpu import COLUMNS, Job, applicable, markdown, plan, read_record, results_of, run
+from scripts.benchmarks.gpu_attention import KERNELS, KINDS, Kind, dropout_rate, error_of, inputs
+from scripts.benchmarks.gpu_jobs import PEERS, ROUTES, TOLERANCE, Record, Result, Route, check, checks_of, gradients_of
+from scripts.benchmarks.measuring import DTYPES
+from scripts.benchmarks.steps import t5_step
 
 CONFIG = preset("demo", vocab_size=300)
 KINDS_OF_BATCHES = ("full", "padded", "odd", "documents")

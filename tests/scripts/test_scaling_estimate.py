@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scaling_estimate import BACKWARD_SHARE, Cluster, Training, estimate
 
 from metro_t0.errors import UserError
+from scripts.scaling_estimate import BACKWARD_SHARE, Cluster, Training, estimate
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "scaling_estimate.py"
 POWERS = st.integers(0, 9).map(lambda power: 2**power)

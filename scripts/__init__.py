@@ -1,0 +1,1 @@
+"""What is run from the repository's root and is part of no installed package."""
