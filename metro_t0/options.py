@@ -13,10 +13,11 @@ import types
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from metro_t0.errors import UserError
+from metro_t0.errors import UserError, unknown
 
+Settings = TypeVar("Settings")
 MOST_DIGITS = 30
 """Digits of a number that is quoted back, and of one that is read at all."""
 
@@ -120,6 +121,23 @@ def _problem(value: Any, kind: Kind, bounds: Mapping[str, Any]) -> str | None:
     if kind.base in (str, bool) and not isinstance(value, kind.base):
         return "it must be text" if kind.base is str else "it must be true or false"
     return None
+
+
+def from_values(settings: type[Settings], values: Mapping[str, Any], named: str) -> Settings:
+    """Settings from the plain values of a file, or from a fairseq config with its enums and its "true" and "false".
+
+    Raises `UserError` on a field that does not exist.
+    """
+    known = kinds(settings)
+    for name in values.keys() - known.keys():
+        raise unknown(named, name, known)
+    return settings(**{name: _plain_value(value, known[name].base) for name, value in values.items()})
+
+
+def _plain_value(value: Any, kind: type) -> Any:
+    if kind is bool and not isinstance(value, bool):
+        return str(value).lower() == "true"
+    return str(value) if kind is str else value
 
 
 def parse(text: str, kind: Kind, bounds: Mapping[str, Any]) -> Any:

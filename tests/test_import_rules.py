@@ -69,3 +69,27 @@ def test_every_command_explains_itself_with_an_example(command: str) -> None:
 def test_no_module_is_a_bag_of_leftovers() -> None:
     names = {path.stem for room in ROOMS for path in (REPOSITORY / room).rglob("*.py")}
     assert not names & {"utils", "util", "helpers", "misc", "common"}
+
+
+MOST_LINES, MOST_LINES_OF_A_FUNCTION = 400, 60
+
+
+@pytest.mark.parametrize("room", [*ROOMS, "scripts"])
+def test_no_file_and_no_function_is_longer_than_one_can_read(room: str) -> None:
+    too_long = []
+    for path in (REPOSITORY / room).rglob("*.py"):
+        text, name = path.read_text(encoding="utf-8"), path.relative_to(REPOSITORY)
+        if (lines := len(text.splitlines())) > MOST_LINES:
+            too_long.append(f"{name}: {lines} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or 0) - node.lineno + 1
+                if lines > MOST_LINES_OF_A_FUNCTION:
+                    too_long.append(f"{name}: {node.name} has {lines} lines")
+    assert not too_long
+
+
+def test_the_method_can_be_read_in_one_sitting() -> None:
+    """Model and objectives; how they are computed is in kernels."""
+    files = [path for room in ("modeling", "objectives") for path in (REPOSITORY / "metro_t0" / room).glob("*.py")]
+    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in files) < 1_500

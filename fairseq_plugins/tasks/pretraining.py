@@ -27,7 +27,7 @@ from metro_t0.modeling.pretraining import PretrainingBatch
 from metro_t0.objectives.batches import MetroBatches, SpanCorruptionBatches, check_target
 from metro_t0.objectives.losses import LossOptions, Positions
 from metro_t0.objectives.masking import MaskingConfig, WordIds
-from metro_t0.options import option
+from metro_t0.options import from_values, option
 from metro_t0.randomness import Stream, keyed_generator
 from metro_t0.rows import pad_rows
 
@@ -219,12 +219,8 @@ class PretrainingTask(OneDictionaryTask):
             return cls(cfg, Dictionary.load(str(dict_path)), dict_path)
 
     def _masking(self) -> MaskingConfig:
-        given: dict[str, Any] = {
-            f.name: getattr(self.cfg, f.name) for f in fields(MaskingConfig) if hasattr(self.cfg, f.name)
-        }
-        if "mask_pattern" in given:
-            given["mask_pattern"] = str(given["mask_pattern"])
-        return MaskingConfig(**given)
+        given = {f.name: getattr(self.cfg, f.name) for f in fields(MaskingConfig) if hasattr(self.cfg, f.name)}
+        return from_values(MaskingConfig, given, "masking option")
 
     def adapt_model(self, config: ModelConfig) -> ModelConfig:
         """The model this task trains, or a `UserError` where the two do not fit."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from transformers import Cache, DynamicCache, EncoderDecoderCache
 
-from metro_t0.modeling.encoder_decoder import LayerCaches
+from metro_t0.kernels.key_value_cache import LayerCaches
 
 
 class SelfAttentionCache:

@@ -8,27 +8,14 @@ alone, so that it travels as (H, Q + S - 1) numbers, one for each distance. `val
 from __future__ import annotations
 
 import math
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from metro_t0.kernels.attend import attend
+from metro_t0.kernels.key_value_cache import KeyValueCache
 from metro_t0.kernels.selection import Selection
-from metro_t0.modeling.config import AttentionBackend, BucketRule, ModelConfig
-
-
-class KeyValueCache(Protocol):
-    """What incremental decoding keeps of one attention layer (Hugging Face caches are adapted to this)."""
-
-    def filled(self) -> bool:
-        """True where keys and values need not be computed again (cross-attention after the first step)."""
-
-    def read(self) -> tuple[Tensor, Tensor]:
-        """Keys and values of a filled cache, (B, H, S, K) each."""
-
-    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Add new positions and give all keys and values so far."""
+from metro_t0.modeling.config import AttentionBackend, ModelConfig
 
 
 class Attention(nn.Module):
@@ -60,10 +47,8 @@ class Attention(nn.Module):
 
         at: the N positions where the output is needed -> (N, D); beside a memory x is (N, D) already.
         """
-        if at is None:
-            queries = self._heads(self.q(x))
-        else:
-            queries = self._heads(at.to_rows(self.q(at.select(x) if memory is None else x)))
+        queries = self.q(x if at is None or memory is not None else at.select(x))
+        queries = self._heads(queries if at is None else at.to_rows(queries))
         if cache is not None and cache.filled():
             keys, values = cache.read()
         else:
@@ -88,10 +73,8 @@ class RelativeBias(nn.Module):
 
     def __init__(self, config: ModelConfig, bidirectional: bool) -> None:
         super().__init__()
-        self.rule: BucketRule = config.relative_rule
+        self.config = config
         self.bidirectional = bidirectional
-        self.num_buckets = config.relative_buckets
-        self.max_distance = config.relative_max_distance
         self.table = nn.Embedding(config.relative_buckets, config.num_heads)
 
     def forward(self, buckets: Tensor) -> Tensor:
@@ -107,9 +90,10 @@ class RelativeBias(nn.Module):
 
     def buckets(self, distances: Tensor) -> Tensor:
         """Bucket of each distance (key position minus query position), int64 of the same shape."""
-        if self.rule == "symmetric":
-            return symmetric_buckets(distances, self.num_buckets, self.max_distance)
-        return t5_buckets(distances, self.bidirectional, self.num_buckets, self.max_distance)
+        num_buckets, max_distance = self.config.relative_buckets, self.config.relative_max_distance
+        if self.config.relative_rule == "symmetric":
+            return symmetric_buckets(distances, num_buckets, max_distance)
+        return t5_buckets(distances, self.bidirectional, num_buckets, max_distance)
 
 
 def symmetric_buckets(distances: Tensor, num_buckets: int, max_distance: int) -> Tensor:

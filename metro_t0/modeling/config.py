@@ -7,25 +7,16 @@ the fairseq plugin can offer exactly these fields as command-line options and hy
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from metro_t0.errors import UserError, unknown
-from metro_t0.options import check, option
+from metro_t0.options import check, from_values, option
 
-NormPlacement = Literal["post", "pre"]
-NormKind = Literal["layer", "rms"]
-Sides = Literal["none", "encoder", "both"]
-BucketRule = Literal["symmetric", "t5"]
 Activation = Literal["relu", "gelu", "gelu_tanh"]
-AuxiliarySharing = Literal["tokens", "embeddings"]
-RtdLocation = Literal["none", "encoder", "decoder"]
-RtdHeadKind = Literal["mlp", "linear"]
-ClmHeadKind = Literal["linear", "projection", "copy"]
 Initialization = Literal["metro", "released", "t5"]
 AttentionBackend = Literal["sdpa", "flex", "eager", "triton"]
-
-
 Scope = Literal["model", "pretraining", "run"]
 """What a field describes: the main model, which is exported; what only pretraining has beside it; how one run goes."""
 
@@ -43,31 +34,25 @@ def _pretraining(default: Any, text: str, without: Any, **bounds: float) -> Any:
 class ModelConfig:
     """Architecture of the main encoder-decoder, its pretraining heads and the auxiliary (paper tables 5 and 6)."""
 
-    vocab_size: int = _field(
-        0, "rows of the token embedding, specials and sentinels included; the task sets it", at_least=0
-    )
+    vocab_size: int = _field(0, "rows of the token embedding, sentinels included; the task sets it", at_least=0)
     d_model: int = _field(768, "width of the residual stream", at_least=1, at_most=65_536)
     ffn_dim: int = _field(3072, "inner width of the feed-forward layers", at_least=1, at_most=1_048_576)
     num_heads: int = _field(12, "attention heads", at_least=1, at_most=1024)
     head_dim: int = _field(64, "features per attention head", at_least=1, at_most=4096)
     encoder_layers: int = _field(12, "layers of the main encoder", at_least=0, at_most=1000)
     decoder_layers: int = _field(12, "layers of the main decoder", at_least=0, at_most=1000)
-    max_positions: int = _field(
-        1024, "longest sequence; rows of the absolute position tables", at_least=1, at_most=1_048_576
-    )
+    max_positions: int = _field(1024, "longest sequence; rows of position tables", at_least=1, at_most=1_048_576)
 
-    norm_placement: NormPlacement = _field("post", "x = norm(x + f(x)) (post) or x = x + f(norm(x)) (pre)")
-    norm_kind: NormKind = _field("layer", "LayerNorm, or T5's RMSNorm without bias")
+    norm_placement: Literal["post", "pre"] = _field("post", "x = norm(x + f(x)) (post) or x = x + f(norm(x)) (pre)")
+    norm_kind: Literal["layer", "rms"] = _field("layer", "LayerNorm, or T5's RMSNorm without bias")
     norm_eps: float = _field(1e-5, "epsilon of the norms", at_least=1e-12, at_most=1)
     embedding_norm: bool = _field(True, "normalize token + position embeddings")
     absolute_positions: bool = _field(True, "learned absolute positions in encoder, decoder and auxiliary")
-    relative_positions: Sides = _field("encoder", "where a learned relative bias is added to attention scores")
+    relative_positions: Literal["none", "encoder", "both"] = _field("encoder", "where a learned relative bias is added")
     relative_bias_shared: bool = _field(False, "one relative bias per stack (T5) instead of one per layer")
-    relative_rule: BucketRule = _field("symmetric", "how distances fall into buckets")
+    relative_rule: Literal["symmetric", "t5"] = _field("symmetric", "how distances fall into buckets")
     relative_buckets: int = _field(32, "buckets of the relative bias", at_least=8, at_most=1024)
-    relative_max_distance: int = _field(
-        128, "distance from which the last bucket is used", at_least=8, at_most=1_048_576
-    )
+    relative_max_distance: int = _field(128, "where the last bucket begins", at_least=8, at_most=1_048_576)
     bias: bool = _field(True, "bias vectors in linear layers")
     activation: Activation = _field("relu", "feed-forward activation")
     gated_ffn: bool = _field(False, "gated feed-forward (T5 1.1)")
@@ -79,65 +64,48 @@ class ModelConfig:
     attention_dropout: float = _field(0.1, "dropout of attention probabilities", at_least=0, below=1)
     activation_dropout: float = _field(0.0, "dropout inside the feed-forward layers", at_least=0, below=1)
 
-    auxiliary_layers: int = _pretraining(
-        4,
-        "layers of the auxiliary masked LM; 0 for none (T5 baseline, fine-tuning)",
-        without=0,
-        at_least=0,
-        at_most=1000,
+    auxiliary_layers: int = _pretraining(4, "layers of the auxiliary masked LM; 0: none", 0, at_least=0, at_most=1000)
+    auxiliary_sharing: Literal["tokens", "embeddings"] = _pretraining(
+        "embeddings", "what it shares with the main model: token embeddings, or positions and norm too", "embeddings"
     )
-    auxiliary_sharing: AuxiliarySharing = _pretraining(
-        "embeddings",
-        "what the auxiliary shares with the main model: tokens only, or positions and norm too",
-        without="embeddings",
-    )
-    rtd: RtdLocation = _pretraining("encoder", "where replaced tokens are detected", without="none")
-    rtd_head: RtdHeadKind = _pretraining("mlp", "linear-ReLU-LayerNorm-linear, or one linear layer", without="mlp")
-    clm_head: ClmHeadKind = _pretraining(
-        "linear",
-        "CLM head: tied projection; dense-GELU-norm before it (RoBERTa); copy mechanism (COCO-LM)",
-        without="linear",
+    rtd: Literal["none", "encoder", "decoder"] = _pretraining("encoder", "where replaced tokens are detected", "none")
+    rtd_head: Literal["mlp", "linear"] = _pretraining("mlp", "linear-ReLU-LayerNorm-linear, or one linear layer", "mlp")
+    clm_head: Literal["linear", "projection", "copy"] = _pretraining(
+        "linear", "CLM head: tied projection; dense-GELU-norm before it (RoBERTa); copy mechanism (COCO-LM)", "linear"
     )
 
     initialization: Initialization = _field("metro", "distribution of the initial weights")
     attention_backend: AttentionBackend = _field(
-        "sdpa",
-        "torch's fused attention; FlexAttention (no dropout); the definition spelled out; our Triton kernel (CUDA)",
-        "run",
+        "sdpa", "torch's fused attention; FlexAttention (no dropout); the definition; our Triton kernel (CUDA)", "run"
     )
     compile_layers: bool = _field(False, "torch.compile every layer; for GPUs, with blocks of one length", "run")
-    compile_losses: bool = _field(
-        False, "torch.compile the cross-entropies and the sampling of replacements; not timed on a GPU yet", "run"
-    )
+    compile_losses: bool = _field(False, "torch.compile cross-entropies and sampling; not timed on a GPU yet", "run")
     activation_checkpointing: bool = _field(False, "recompute layers in the backward pass to save memory", "run")
 
     def __post_init__(self) -> None:
         check(self, "model field ")
-        self._check_combinations()
+        for problem in self._problems():
+            raise UserError(f"model field {problem}")
 
-    def _check_combinations(self) -> None:
-        if self.relative_buckets % 4:
-            raise UserError(f"model field relative_buckets is {self.relative_buckets}; it must be a multiple of 4")
-        if self.relative_max_distance <= self.relative_buckets // 2:
-            raise UserError(
-                f"model field relative_max_distance is {self.relative_max_distance}; it must be above half of "
-                f"relative_buckets ({self.relative_buckets})"
-            )
+    def _problems(self) -> Iterator[str]:
+        """Fields that make no sense together."""
+        buckets, distance, head = self.relative_buckets, self.relative_max_distance, self.head_dim
+        if buckets % 4:
+            yield f"relative_buckets is {buckets}; it must be a multiple of 4"
+        if distance <= buckets // 2:
+            yield f"relative_max_distance is {distance}; it must be above half of relative_buckets ({buckets})"
         if self.relative_rule == "symmetric" and self.relative_positions == "both":
-            raise UserError("model field relative_rule: symmetric buckets look both ways, so a decoder bias needs t5")
-        if self.auxiliary_layers == 0 and self.rtd != "none":
-            raise UserError(f"model field rtd is {self.rtd}: without an auxiliary no token is replaced; use rtd=none")
-        if self.auxiliary_layers == 0 and self.clm_head == "copy":
-            raise UserError("model field clm_head is copy: without an auxiliary there is no noised token to copy")
+            yield "relative_rule: symmetric buckets look both ways, so a decoder bias needs t5"
+        if not self.auxiliary_layers and self.rtd != "none":
+            yield f"rtd is {self.rtd}: without an auxiliary no token is replaced; use rtd=none"
+        if not self.auxiliary_layers and self.clm_head == "copy":
+            yield "clm_head is copy: without an auxiliary there is no noised token to copy"
         if self.attention_backend == "flex" and self.attention_dropout:
-            raise UserError("model field attention_backend is flex, which has no dropout: set attention_dropout to 0")
-        if self.attention_backend == "triton" and (self.head_dim < 16 or self.head_dim & (self.head_dim - 1)):
-            raise UserError(
-                "model field attention_backend is triton, which needs a head_dim that is a power of two, 16 or more, "
-                f"not {self.head_dim}"
-            )
+            yield "attention_backend is flex, which has no dropout: set attention_dropout to 0"
+        if self.attention_backend == "triton" and (head < 16 or head & (head - 1)):
+            yield f"attention_backend is triton, which needs a head_dim that is a power of two, 16 or more, not {head}"
         if self.auxiliary_layers and not self.tied_head:
-            raise UserError("model field tied_head is false: the auxiliary's MLM head is tied to the embeddings")
+            yield "tied_head is false: the auxiliary's MLM head is tied to the embeddings"
 
     @property
     def inner_dim(self) -> int:
@@ -158,14 +126,8 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
-        """The inverse of `to_dict`; enums and "true"/"false" of a command line are taken too.
-
-        Raises `UserError` on a field that does not exist.
-        """
-        types = {f.name: type(f.default) for f in dataclasses.fields(cls)}
-        for name in values.keys() - types.keys():
-            raise unknown("model field", name, types)
-        return cls(**{name: _plain(value, types[name]) for name, value in values.items()})
+        """The inverse of `to_dict` (see `options.from_values`). Raises `UserError` on a field that does not exist."""
+        return from_values(cls, values, "model field")
 
 
 def fields_of(scope: Scope) -> dict[str, dataclasses.Field[Any]]:
@@ -175,12 +137,6 @@ def fields_of(scope: Scope) -> dict[str, dataclasses.Field[Any]]:
 
 WITHOUT_PRETRAINING = {name: f.metadata["without"] for name, f in fields_of("pretraining").items()}
 """Field of pretraining -> its value in the main model alone."""
-
-
-def _plain(value: Any, kind: type) -> Any:
-    if kind is bool and not isinstance(value, bool):
-        return str(value).lower() == "true"
-    return str(value) if kind is str else value
 
 
 BASE = ModelConfig()
@@ -214,9 +170,7 @@ VANILLA_T5: dict[str, Any] = {
     "initialization": "t5", **WITHOUT_PRETRAINING,
 }  # fmt: skip
 
-PRESETS["t5_tiny"] = PRESETS["tiny"].replace(**VANILLA_T5)
-PRESETS["t5_small"] = PRESETS["small"].replace(**VANILLA_T5)
-PRESETS["t5_base"] = PRESETS["base"].replace(**VANILLA_T5)
+PRESETS |= {f"t5_{size}": PRESETS[size].replace(**VANILLA_T5) for size in ("tiny", "small", "base")}
 
 
 def preset(name: str, **changes: Any) -> ModelConfig:

@@ -14,12 +14,11 @@ from torch import Tensor, nn
 from metro_t0.errors import UserError
 from metro_t0.kernels.attend import has_documents, positions_within
 from metro_t0.kernels.execution import compile_each, run_layer
+from metro_t0.kernels.key_value_cache import LayerCaches
 from metro_t0.kernels.selection import Selection
-from metro_t0.modeling.attention import KeyValueCache, RelativeBias
+from metro_t0.modeling.attention import RelativeBias
 from metro_t0.modeling.config import ModelConfig
 from metro_t0.modeling.layers import Layer, make_norm
-
-LayerCaches = list[tuple[KeyValueCache, KeyValueCache]]
 
 
 class Embeddings(nn.Module):
@@ -90,7 +89,10 @@ class Stack(nn.Module):
         if positions is None and valid is not None and has_documents(valid):
             positions = positions_within(valid)
         x = self.embeddings(tokens, offset, positions)
-        biases = self._biases(x.size(1), offset + x.size(1))
+        biases: list[Tensor] = []
+        if len(self.relative_biases):  # all tables have the same buckets
+            buckets = cast(RelativeBias, self.relative_biases[0]).buckets_between(x.size(1), offset + x.size(1))
+            biases = [table(buckets) for table in self.relative_biases]
         for number, layer in enumerate(self.layers):
             settings: dict[str, Any] = {"valid": valid, "memory": memory, "memory_valid": memory_valid}
             if biases:
@@ -100,16 +102,7 @@ class Stack(nn.Module):
             if at is not None and number == len(self.layers) - 1:
                 settings["at"] = at
             x = run_layer(layer, x, self.checkpointing and self.training, self.fixed_shapes, **settings)
-        if self.last_norm is None:
-            return x
-        return F.dropout(self.last_norm(x), self.dropout, self.training)
-
-    def _biases(self, queries: int, keys: int) -> list[Tensor]:
-        """(H, Q + S - 1) of every table; all have the same buckets."""
-        if not len(self.relative_biases):
-            return []
-        buckets = cast(RelativeBias, self.relative_biases[0]).buckets_between(queries, keys)
-        return [table(buckets) for table in self.relative_biases]
+        return x if self.last_norm is None else F.dropout(self.last_norm(x), self.dropout, self.training)
 
 
 class T5(nn.Module):
@@ -123,11 +116,6 @@ class T5(nn.Module):
         self.decoder = Stack(config, Embeddings(config, tokens), config.decoder_layers, is_decoder=True)
         if not config.tied_head:
             self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
-
-    @property
-    def token_embedding(self) -> nn.Embedding:
-        """The (V, D) table shared by encoder, decoder, auxiliary and (tied) vocabulary projection."""
-        return self.encoder.embeddings.tokens
 
     def forward(
         self, source: Tensor, decoder_input: Tensor, source_valid: Tensor | None = None, at: Selection | None = None
@@ -149,4 +137,4 @@ class T5(nn.Module):
             return self.head(hidden)
         if self.config.scale_head:
             hidden = hidden * self.config.d_model**-0.5
-        return F.linear(hidden, self.token_embedding.weight)
+        return F.linear(hidden, self.encoder.embeddings.tokens.weight)

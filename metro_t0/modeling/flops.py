@@ -21,21 +21,17 @@ def forward_flops(
     d, inner, ffn = config.d_model, config.inner_dim, config.ffn_dim * (3 if config.gated_ffn else 2)
     encoder_layer, decoder_layer = 4 * d * inner + d * ffn, 8 * d * inner + d * ffn
     head = mask_ratio * config.vocab_size * d
-    spared_auxiliary = spared * (2 * d * inner + d * ffn) if config.auxiliary_layers else 0
+    of_auxiliary = spared if config.auxiliary_layers else 0
+    # Attentions whose scores are computed: a causal one counts half, the last ones but for what is spared.
+    attended = config.auxiliary_layers - of_auxiliary + config.encoder_layers + 1.5 * (config.decoder_layers - spared)
     has_rtd_layer = config.rtd != "none" and config.rtd_head == "mlp"
     return {
-        "auxiliary": 2.0 * (config.auxiliary_layers * encoder_layer - spared_auxiliary),
+        "auxiliary": 2.0 * (config.auxiliary_layers * encoder_layer - of_auxiliary * (2 * d * inner + d * ffn)),
         "encoder": 2.0 * config.encoder_layers * encoder_layer,
         "decoder": 2.0 * (config.decoder_layers * decoder_layer - spared * (4 * d * inner + d * ffn)),
-        "scores": 4.0 * length * inner * attended_layers(config, spared),
+        "scores": 4.0 * length * inner * attended,
         "heads": 2.0 * (head * (2 if config.auxiliary_layers else 1) + (d * d if has_rtd_layer else 0)),
     }
-
-
-def attended_layers(config: ModelConfig, spared: float) -> float:
-    """Attentions whose scores are computed, a causal one counting half, the last ones but for what is spared."""
-    auxiliary = config.auxiliary_layers - spared if config.auxiliary_layers else 0
-    return auxiliary + config.encoder_layers + 1.5 * (config.decoder_layers - spared)
 
 
 def training_flops(config: ModelConfig, length: int, mask_ratio: float, last_layers: float | None = None) -> float:

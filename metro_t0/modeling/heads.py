@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from metro_t0.modeling.config import ModelConfig
 
 
-class RtdHead(nn.Module):
-    """Logit of "this token was replaced": linear, ReLU, LayerNorm, linear to 1; or one linear layer."""
+class LogitHead(nn.Module):
+    """A logit per token: linear, ReLU, LayerNorm, linear to 1; or one linear layer."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, is_mlp: bool = True) -> None:
         super().__init__()
-        self.is_mlp = config.rtd_head == "mlp"
-        if self.is_mlp:
+        self.is_mlp = is_mlp
+        if is_mlp:
             self.dense = nn.Linear(config.d_model, config.d_model)
             self.norm = nn.LayerNorm(config.d_model, eps=config.norm_eps)
         self.out = nn.Linear(config.d_model, 1)
@@ -43,18 +43,6 @@ class ClmProjection(nn.Module):
         return self.norm(F.gelu(self.dense(hidden)))
 
 
-class CopyGate(nn.Module):
-    """Logit of copying the noised token instead of predicting from the vocabulary (COCO-LM, equation 5)."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.out = nn.Linear(config.d_model, 1)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """(..., D) -> (...) logits."""
-        return self.out(hidden).squeeze(-1)
-
-
 Reads = Literal["none", "encoder", "decoder", "predicted"]
 """Hidden states that a head reads: of all encoder positions, of all decoder positions, of the predicted ones (C, D)."""
 
@@ -73,7 +61,9 @@ class Head:
 
 
 HEADS = (
-    Head("rtd_head", RtdHead, lambda config: config.rtd, needs_noise=True),
-    Head("clm_projection", ClmProjection, lambda config: "predicted" if config.clm_head == "projection" else "none"),
-    Head("copy_gate", CopyGate, lambda config: "predicted" if config.clm_head == "copy" else "none", needs_noise=True),
+    # "this token was replaced"
+    Head("rtd_head", lambda c: LogitHead(c, c.rtd_head == "mlp"), lambda c: c.rtd, True),
+    Head("clm_projection", ClmProjection, lambda c: "predicted" if c.clm_head == "projection" else "none"),
+    # of copying the noised token instead of predicting from the vocabulary (COCO-LM, equation 5)
+    Head("copy_gate", lambda c: LogitHead(c, False), lambda c: "predicted" if c.clm_head == "copy" else "none", True),
 )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from metro_t0.modeling.attention import Attention, RelativeBias
 from metro_t0.modeling.config import ModelConfig
 from metro_t0.modeling.encoder_decoder import T5
-from metro_t0.modeling.heads import CopyGate, RtdHead
+from metro_t0.modeling.heads import LogitHead
 from metro_t0.modeling.layers import FeedForward
 
 EMBEDDING_DEVIATION = 0.02
@@ -34,14 +34,14 @@ def initialize(model: nn.Module, config: ModelConfig) -> None:
             nn.init.normal_(module.weight, std=EMBEDDING_DEVIATION)
     if config.initialization == "t5":
         _initialize_t5(model, config)
-    else:
-        if config.initialization == "released":
-            _initialize_released(model)
-        for module in model.modules():
-            if isinstance(module, RelativeBias):
-                nn.init.zeros_(module.table.weight)
-            if isinstance(module, RtdHead | CopyGate):
-                nn.init.zeros_(module.out.weight)
+        return
+    if config.initialization == "released":
+        _initialize_released(model)
+    for module in model.modules():
+        if isinstance(module, RelativeBias):
+            nn.init.zeros_(module.table.weight)
+        if isinstance(module, LogitHead):
+            nn.init.zeros_(module.out.weight)
 
 
 def initialize_as_bert(auxiliary: nn.Module, config: ModelConfig) -> None:
@@ -75,9 +75,8 @@ def _initialize_t5(model: nn.Module, config: ModelConfig) -> None:
             nn.init.normal_(module.v.weight, std=config.d_model**-0.5)
             nn.init.normal_(module.o.weight, std=config.inner_dim**-0.5)
         elif isinstance(module, FeedForward):
-            for linear in (module.wi, module.gate, module.wo):
-                if linear is not None:
-                    _cut_normal(linear.weight, linear.in_features**-0.5)
+            for linear in filter(None, (module.wi, module.gate, module.wo)):
+                _cut_normal(linear.weight, linear.in_features**-0.5)
         elif isinstance(module, T5) and not config.tied_head:
             _cut_normal(module.head.weight, config.d_model**-0.5)
         elif isinstance(module, nn.Embedding):

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metro_t0.kernels.key_value_cache import KeyValueCache
 from metro_t0.kernels.selection import Selection
-from metro_t0.modeling.attention import Attention, KeyValueCache
+from metro_t0.modeling.attention import Attention
 from metro_t0.modeling.config import Activation, ModelConfig
 
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
@@ -53,10 +54,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        if self.gate is None:
-            hidden = self.activation(self.wi(x))
-        else:
-            hidden = self.activation(self.gate(x)) * self.wi(x)
+        hidden = self.activation(self.wi(x)) if self.gate is None else self.activation(self.gate(x)) * self.wi(x)
         return self.wo(F.dropout(hidden, self.dropout, self.training))
 
 

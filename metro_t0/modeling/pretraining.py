@@ -7,24 +7,21 @@ shape (B, T, V) ever exists.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metro_t0.kernels.sampling import sample_tokens
 from metro_t0.kernels.selection import make_selection
-from metro_t0.modeling.auxiliary import Auxiliary
 from metro_t0.modeling.config import ModelConfig
-from metro_t0.modeling.encoder_decoder import T5
+from metro_t0.modeling.encoder_decoder import T5, Embeddings, Stack
 from metro_t0.modeling.heads import HEADS
 from metro_t0.modeling.initialization import initialize, initialize_as_bert
 
 PRETRAINING_MODULES = ("auxiliary", *(head.name for head in HEADS))
 """Modules of `MetroT5` beside the main model, each there only where a pretraining field of the config asks for it."""
-
-
-DecoderWrites = Literal["source", "masked", "other"]
 
 
 @dataclass
@@ -53,10 +50,24 @@ class PretrainingBatch:
     """No row has more clm_positions. Where it is known, the decoder's last layer is computed at those alone."""
     most_masked_in_row: int | None = None
     """The same of masked_positions, for the auxiliary's last layer."""
-    decoder_writes: DecoderWrites = "source"
+    decoder_writes: Literal["source", "masked", "other"] = "source"
     """The source, token by token; the masked tokens alone; or another text."""
     has_padding: bool = True
     """False where every source token is real, which spares attention the masking. Known without asking a GPU."""
+
+
+@dataclass
+class Noise:
+    """What the auxiliary makes of the masks."""
+
+    logits: Tensor
+    """(M, V)"""
+    originals: Tensor
+    """(M,) the masked tokens, which it is to predict."""
+    tokens: Tensor
+    """(B, S) X^noise: a sample of its at every mask."""
+    replaced: Tensor
+    """(B, S) True where X^noise differs from X^orig."""
 
 
 @dataclass
@@ -67,27 +78,47 @@ class PretrainingOutput:
     """(C, V)"""
     valid: Tensor
     """(B, S) True on real source tokens."""
-    mlm_logits: Tensor | None = None
-    """(M, V)"""
-    noised_tokens: Tensor | None = None
-    """(B, S) X^noise."""
-    replaced: Tensor | None = None
-    """(B, S) True where X^noise differs from X^orig."""
-    heads: dict[str, Tensor] = field(default_factory=dict)
-    """What the other heads of `modeling.heads` say of the positions they read, by their names."""
-
+    noise: Noise | None
+    """None where no token was masked for an auxiliary."""
+    heads: dict[str, Tensor]
+    """Logits of `modeling.heads` by name: rtd_head (B, S) of "replaced", copy_gate (C,) of copying the noised token."""
     compiled_losses: bool = False
     """Whether cross-entropies of these logits are to be compiled."""
 
     @property
-    def rtd_logits(self) -> Tensor | None:
-        """(B, S) logit of "replaced"."""
-        return self.heads.get("rtd_head")
+    def replaced(self) -> Tensor:
+        """(B, S) True where X^noise differs from X^orig; where there is noise."""
+        assert self.noise is not None
+        return self.noise.replaced
 
-    @property
-    def copy_logits(self) -> Tensor | None:
-        """(C,) logit of copying the noised token, with clm_head = copy."""
-        return self.heads.get("copy_gate")
+
+class Auxiliary(nn.Module):
+    """A small encoder trained as a masked LM: the main model's width, fewer layers, no dropout, shared embeddings."""
+
+    def __init__(self, config: ModelConfig, main: Embeddings) -> None:
+        super().__init__()
+        plain = config.replace(dropout=0.0, attention_dropout=0.0, activation_dropout=0.0)
+        embeddings = Embeddings(plain, main.tokens)
+        if config.auxiliary_sharing == "embeddings":
+            embeddings.positions = main.positions
+            embeddings.norm = main.norm
+        self.stack = Stack(plain, embeddings, config.auxiliary_layers, is_decoder=False)
+        self.bias = nn.Parameter(main.tokens.weight.new_zeros(config.vocab_size))
+
+    def forward(
+        self, masked_tokens: Tensor, valid: Tensor | None, masked_positions: Tensor, most_in_row: int | None = None
+    ) -> Tensor:
+        """MLM logits (M, V) of the M masked positions only (equation 10).
+
+        masked_tokens: (B, T) ids with [MASK]; masked_positions: (M,) indices into the flattened (B * T) batch,
+        ascending, of which no row has more than most_in_row (None: not known).
+        The head is one linear layer tied to the token embedding.
+        """
+        at = make_selection(masked_positions, most_in_row, *masked_tokens.shape) if len(self.stack.layers) else None
+        hidden = self.stack(masked_tokens, valid, at=at)
+        if at is None:
+            hidden = hidden.flatten(0, 1)[masked_positions]
+        return F.linear(hidden, self.stack.embeddings.tokens.weight, self.bias)
 
 
 class MetroT5(nn.Module):
@@ -111,14 +142,9 @@ class MetroT5(nn.Module):
     def forward(self, batch: PretrainingBatch) -> PretrainingOutput:
         """Run one pretraining step's forward pass."""
         valid = batch.source_tokens != self.pad_id
-        mask = batch.documents
-        if mask is None and batch.has_padding:
-            mask = valid
-        source = batch.source_tokens
-        extra: dict[str, Any] = {}
-        if self.config.auxiliary_layers and batch.masked_tokens is not None:
-            source, extra = self._corrupt(batch, mask)
-
+        mask = batch.documents if batch.documents is not None or not batch.has_padding else valid
+        noise = self._corrupt(batch, mask) if self.config.auxiliary_layers and batch.masked_tokens is not None else None
+        source = batch.source_tokens if noise is None else noise.tokens
         at = None
         if self.config.decoder_layers and "decoder" not in self.reads.values():
             at = make_selection(batch.clm_positions, batch.most_clm_in_row, *batch.decoder_input.shape)
@@ -129,12 +155,10 @@ class MetroT5(nn.Module):
         heads = {
             head.name: self.get_submodule(head.name)(hidden[self.reads[head.name]])
             for head in HEADS
-            if head.name in self.reads and ("replaced" in extra or not head.needs_noise)
+            if head.name in self.reads and (noise is not None or not head.needs_noise)
         }
         clm_logits = self.main.logits(heads.pop("clm_projection", predicted))
-        return PretrainingOutput(
-            clm_logits=clm_logits, valid=valid, heads=heads, compiled_losses=self.config.compile_losses, **extra
-        )
+        return PretrainingOutput(clm_logits, valid, noise, heads, self.config.compile_losses)
 
     def idle_parameters(self, batch: PretrainingBatch) -> list[nn.Parameter]:
         """The parameters that a batch without masks does not use; they get no gradient."""
@@ -145,13 +169,12 @@ class MetroT5(nn.Module):
         idle = [p for name, module in self.named_children() if name in modules for p in module.parameters()]
         return [parameter for parameter in idle if id(parameter) not in shared]
 
-    def _corrupt(self, batch: PretrainingBatch, mask: Tensor | None) -> tuple[Tensor, dict[str, Any]]:
+    def _corrupt(self, batch: PretrainingBatch, mask: Tensor | None) -> Noise:
         """Fill the masks with samples of the auxiliary: X^noise. No gradient passes through the sampling."""
         if batch.masked_tokens is None or batch.masked_positions is None or batch.sample_uniforms is None:
             raise ValueError("a batch has masked_tokens, masked_positions and sample_uniforms, or none of them")
-        mlm_logits = self.auxiliary(batch.masked_tokens, mask, batch.masked_positions, batch.most_masked_in_row)
-        sampled = sample_tokens(mlm_logits.detach(), batch.sample_uniforms, self.config.compile_losses)
-        noised = batch.source_tokens.flatten().index_copy(0, batch.masked_positions, sampled)
-        noised = noised.view_as(batch.source_tokens)
-        replaced = noised != batch.source_tokens
-        return noised, {"mlm_logits": mlm_logits, "noised_tokens": noised, "replaced": replaced}
+        source, places = batch.source_tokens, batch.masked_positions
+        logits = self.auxiliary(batch.masked_tokens, mask, places, batch.most_masked_in_row)
+        sampled = sample_tokens(logits.detach(), batch.sample_uniforms, self.config.compile_losses)
+        noised = source.flatten().index_copy(0, places, sampled).view_as(source)
+        return Noise(logits, source.flatten()[places], noised, noised != source)

@@ -39,18 +39,16 @@ def check_target(
     """Refuse combinations that make no sense, with the reason. target: `MetroTarget`, or "spans" for T5's."""
     if weighted_by_rtd and config.rtd == "none":
         raise UserError("weighted_clm needs the RTD head's probabilities, but the model field rtd is none")
-    if target not in ("masked_only", "spans"):
-        return
-    for wrong, name in (
-        (config.clm_head == "copy", "clm_head=copy"),
-        (config.rtd == "decoder", "rtd=decoder"),
-        (weighted_by_rtd, "weighted_clm"),
-        (within_documents, "within_documents"),
-    ):
-        if wrong:
-            raise UserError(
-                f"decoding_target={target} does not go with {name}: decoder positions no longer match the source"
-            )
+    wants_source = {
+        "clm_head=copy": config.clm_head == "copy",
+        "rtd=decoder": config.rtd == "decoder",
+        "weighted_clm": weighted_by_rtd,
+        "within_documents": within_documents,
+    }
+    clashes = [name for name, is_wanted in wants_source.items() if is_wanted]
+    if clashes and target in ("masked_only", "spans"):
+        problem = "decoder positions no longer match the source"
+        raise UserError(f"decoding_target={target} does not go with {clashes[0]}: {problem}")
 
 
 @dataclass(frozen=True)
@@ -72,22 +70,15 @@ class MetroBatches:
         """tokens (B, T) padded on the right; examples: their indices in the data set."""
         chosen = choose_positions(tokens, examples, self.masking, self.words, stream)
         masked = apply_masks(tokens, chosen, examples, self.masking, self.words, stream)
-        uniforms = stream.uniforms("sample", examples, tokens.shape[1])
-        decoder_target, wanted, in_loss = self._decoder_side(tokens, chosen, examples, stream)
+        target, wanted, in_loss = self._decoder_side(tokens, chosen, examples, stream)
         return PretrainingBatch(
             source_tokens=torch.from_numpy(tokens),
-            decoder_input=shift_right(torch.from_numpy(decoder_target), self.decoder_start),
-            clm_positions=flat(wanted),
-            clm_targets=torch.from_numpy(decoder_target[wanted]),
             clm_in_loss=None if in_loss is None else torch.from_numpy(in_loss[wanted]),
-            masked_tokens=torch.from_numpy(masked),
-            most_clm_in_row=most_in_row(wanted),
-            masked_positions=flat(chosen),
-            most_masked_in_row=most_in_row(chosen),
-            sample_uniforms=torch.from_numpy(uniforms[chosen]),
             documents=self._documents(tokens),
             decoder_writes="masked" if self.target == "masked_only" else "source",
             has_padding=bool((tokens == self.words.pad_id).any()),
+            **_read_and_predicted(target, wanted, self.decoder_start),
+            **_masks(masked, chosen, examples, stream),
         )
 
     def _documents(self, tokens: Ids) -> Tensor | None:
@@ -138,33 +129,22 @@ class SpanCorruptionBatches:
         (source, source_lengths), (spans_of, target_lengths) = corrupt_spans(
             tokens[real], chosen[real], real.sum(1), self.words.mask_id
         )
+        target = tokens
         if self.target == "spans":
             target = pad_flat(spans_of, target_lengths, self.words.pad_id, self.eos_id)
-        else:
-            target = tokens
-        wanted = target != self.words.pad_id
         sources = pad_flat(source, source_lengths, self.words.pad_id)
+        masks: dict[str, Any] = {}
+        if self.replaced_ratio:
+            assert self.auxiliary_mask_id is not None
+            chosen = choose_positions(sources, examples, MaskingConfig(self.replaced_ratio), self.words, stream)
+            masks = _masks(np.where(chosen, self.auxiliary_mask_id, sources), chosen, examples, stream)
         return PretrainingBatch(
             source_tokens=torch.from_numpy(sources),
-            decoder_input=shift_right(torch.from_numpy(target), self.decoder_start),
-            clm_positions=flat(wanted),
-            clm_targets=torch.from_numpy(target[wanted]),
-            most_clm_in_row=most_in_row(wanted),
             decoder_writes="other",
             has_padding=bool((sources == self.words.pad_id).any()),
-            **(self._masks(sources, examples, stream) if self.replaced_ratio else {}),
+            **_read_and_predicted(target, target != self.words.pad_id, self.decoder_start),
+            **masks,
         )
-
-    def _masks(self, sources: Ids, examples: Sequence[int], stream: Stream) -> dict[str, Any]:
-        """What the auxiliary reads and where it samples, in sources (B, S) whose spans are sentinels already."""
-        assert self.auxiliary_mask_id is not None
-        chosen = choose_positions(sources, examples, MaskingConfig(self.replaced_ratio), self.words, stream)
-        return {
-            "masked_tokens": torch.from_numpy(np.where(chosen, self.auxiliary_mask_id, sources)),
-            "masked_positions": flat(chosen),
-            "most_masked_in_row": most_in_row(chosen),
-            "sample_uniforms": torch.from_numpy(stream.uniforms("sample", examples, sources.shape[1])[chosen]),
-        }
 
     def expected_counts(self) -> dict[str, float]:
         """Positions that losses are means over, per word of text, on average and without special tokens."""
@@ -172,6 +152,26 @@ class SpanCorruptionBatches:
         sentinels = spans / self.masking.mean_span_length
         predicted = spans + sentinels if self.target == "spans" else 1.0
         return {"predicted": predicted, "masked": self.replaced_ratio * other, "source": other + sentinels}
+
+
+def _read_and_predicted(target: Ids, wanted: Flags, decoder_start: int) -> dict[str, Any]:
+    """What the decoder reads, and predicts at the `wanted` positions of its target (B, T)."""
+    return {
+        "decoder_input": shift_right(torch.from_numpy(target), decoder_start),
+        "clm_positions": flat(wanted),
+        "clm_targets": torch.from_numpy(target[wanted]),
+        "most_clm_in_row": most_in_row(wanted),
+    }
+
+
+def _masks(masked: Ids, chosen: Flags, examples: Sequence[int], stream: Stream) -> dict[str, Any]:
+    """What the auxiliary reads (B, S), and the `chosen` positions where it samples."""
+    return {
+        "masked_tokens": torch.from_numpy(masked),
+        "masked_positions": flat(chosen),
+        "most_masked_in_row": most_in_row(chosen),
+        "sample_uniforms": torch.from_numpy(stream.uniforms("sample", examples, masked.shape[1])[chosen]),
+    }
 
 
 def most_in_row(flags: Flags) -> int:

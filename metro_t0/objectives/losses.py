@@ -17,8 +17,11 @@ from torch import Tensor
 
 from metro_t0.kernels.cross_entropy import token_losses
 from metro_t0.modeling.pretraining import PretrainingBatch, PretrainingOutput
-from metro_t0.objectives.metrics import Ratio, clm_metrics, mlm_metrics, rtd_metrics
+from metro_t0.options import option
 from metro_t0.ranking_metrics import score_counts
+
+Ratio = tuple[Tensor, Tensor]
+"""(hits, positions): scalars that add up over batches and devices, on the model's device, without waiting for it."""
 
 
 @dataclass
@@ -34,30 +37,46 @@ class LossPart:
         return self.total / self.count.clamp(min=1)
 
 
-def mlm_loss(batch: PretrainingBatch, output: PretrainingOutput) -> LossPart:
+def mlm_loss(output: PretrainingOutput) -> LossPart:
     """Equation 10: the auxiliary's cross-entropy at the masked positions."""
-    assert output.mlm_logits is not None
-    assert batch.masked_positions is not None
-    targets = batch.source_tokens.flatten()[batch.masked_positions]
-    return LossPart(token_losses(output.mlm_logits, targets, output.compiled_losses).sum(), _count(targets))
+    assert output.noise is not None
+    losses = token_losses(output.noise.logits, output.noise.originals, output.compiled_losses)
+    return LossPart(losses.sum(), torch.full((), len(losses), device=losses.device))  # torch.tensor makes a GPU wait
+
+
+def mlm_metrics(batch: PretrainingBatch, output: PretrainingOutput) -> dict[str, Ratio]:
+    """Of the auxiliary.
+
+    mlm_accuracy          right at masked positions
+    replacement_rate      share of the masked positions where the sample differs from the original
+    replaced_share        share of all real tokens that were replaced: the base rate of RTD
+    """
+    noise = output.noise
+    assert noise is not None
+    everywhere = torch.ones_like(noise.originals, dtype=torch.bool)
+    return {
+        "mlm_accuracy": _share(noise.logits.argmax(-1) == noise.originals, everywhere),
+        "replacement_rate": _share(noise.replaced.flatten()[batch.masked_positions], everywhere),
+        "replaced_share": _share(noise.replaced, output.valid),
+    }
 
 
 def rtd_loss(output: PretrainingOutput) -> LossPart:
     """Equation 11: binary cross-entropy of "replaced by a different token" over all real positions."""
-    assert output.rtd_logits is not None
-    assert output.replaced is not None
-    logits = output.rtd_logits.float()
-    total = F.binary_cross_entropy_with_logits(
-        logits, output.replaced.to(logits.dtype), weight=output.valid.to(logits.dtype), reduction="sum"
-    )
+    logits = output.heads["rtd_head"].float()
+    truth, weight = output.replaced.to(logits.dtype), output.valid.to(logits.dtype)
+    total = F.binary_cross_entropy_with_logits(logits, truth, weight=weight, reduction="sum")
     return LossPart(total, output.valid.sum())
 
 
-def rtd_detections(output: PretrainingOutput) -> Tensor:
-    """Counts of the RTD logits of replaced and of other real tokens."""
-    assert output.rtd_logits is not None
-    assert output.replaced is not None
-    return score_counts(output.rtd_logits, output.replaced, output.valid)
+def rtd_metrics(batch: PretrainingBatch, output: PretrainingOutput) -> dict[str, Ratio]:
+    """Of replaced token detection.
+
+    rtd_recall            share of the replaced tokens that the RTD head detects
+    rtd_specificity       share of the other real tokens that it takes for original
+    """
+    detected, others = output.heads["rtd_head"] > 0, output.valid & ~output.replaced
+    return {"rtd_recall": _share(detected, output.replaced), "rtd_specificity": _share(~detected, others)}
 
 
 def clm_loss(batch: PretrainingBatch, output: PretrainingOutput, weighted_by_rtd: bool = False) -> LossPart:
@@ -67,42 +86,71 @@ def clm_loss(batch: PretrainingBatch, output: PretrainingOutput, weighted_by_rtd
     weighted_by_rtd: each position weighs as much as the RTD head believes it replaced (the released base
     configuration; not in the paper). The weight carries no gradient.
     """
-    if output.copy_logits is None:
-        losses = token_losses(output.clm_logits, batch.clm_targets, output.compiled_losses)
-    else:
-        losses = _copy_losses(batch, output, output.copy_logits)
+    losses = token_losses(output.clm_logits, batch.clm_targets, output.compiled_losses)
+    if "copy_gate" in output.heads:
+        losses = _with_copies(losses, batch, output)
     weights = torch.ones_like(losses) if batch.clm_in_loss is None else batch.clm_in_loss.to(losses.dtype)
     count = weights.detach().sum()
     if weighted_by_rtd:
-        assert output.rtd_logits is not None
-        weights = weights * output.rtd_logits.detach().float().sigmoid().flatten()[batch.clm_positions]
+        weights = weights * output.heads["rtd_head"].detach().float().sigmoid().flatten()[batch.clm_positions]
     return LossPart((losses * weights).sum(), count)
 
 
-def _copy_losses(batch: PretrainingBatch, output: PretrainingOutput, copy_logits: Tensor) -> Tensor:
-    assert output.noised_tokens is not None
-    log_p = -token_losses(output.clm_logits, batch.clm_targets, output.compiled_losses)
-    gate = copy_logits.float()
-    noised = output.noised_tokens.flatten()[batch.clm_positions]
-    generate = F.logsigmoid(-gate) + log_p
+def _with_copies(losses: Tensor, batch: PretrainingBatch, output: PretrainingOutput) -> Tensor:
+    assert output.noise is not None
+    gate = output.heads["copy_gate"].float()
+    noised = output.noise.tokens.flatten()[batch.clm_positions]
+    generate = F.logsigmoid(-gate) - losses
     copied = torch.logaddexp(F.logsigmoid(gate), generate)
     return -torch.where(noised == batch.clm_targets, copied, generate)
 
 
-def _count(like: Tensor) -> Tensor:
-    return torch.full((), like.numel(), device=like.device)  # torch.tensor would copy, and make a GPU wait
+def clm_metrics(batch: PretrainingBatch, output: PretrainingOutput) -> dict[str, Ratio]:
+    """Of the decoder: accuracy, by kind of position where the auxiliary has replaced some of what it writes.
+
+    clm_accuracy where it does not write the source; clm_accuracy_replaced, clm_accuracy_masked, clm_accuracy_unmasked
+    """
+    correct = _predictions(batch, output) == batch.clm_targets
+    everywhere = torch.ones_like(correct)
+    if output.noise is None or batch.masked_positions is None or batch.decoder_writes == "other":
+        return {"clm_accuracy": _share(correct, everywhere)}
+    if batch.decoder_writes == "masked":
+        return {"clm_accuracy_masked": _share(correct, everywhere)}
+    replaced = output.replaced.flatten()
+    at_masked = torch.zeros_like(replaced).index_fill(0, batch.masked_positions, True)[batch.clm_positions]
+    return {
+        "clm_accuracy_masked": _share(correct, at_masked),
+        "clm_accuracy_replaced": _share(correct, replaced[batch.clm_positions]),
+        # Of no position in training, which skips those logits. Always there: processes sum their metrics key by key.
+        "clm_accuracy_unmasked": _share(correct, ~at_masked),
+    }
+
+
+def _predictions(batch: PretrainingBatch, output: PretrainingOutput) -> Tensor:
+    """(C,) the decoder's most probable tokens; with the copy mechanism, of the mixture with the noised token."""
+    if "copy_gate" not in output.heads or output.noise is None:
+        return output.clm_logits.argmax(-1)
+    probabilities = output.clm_logits.float().softmax(-1)
+    best_p, best = probabilities.max(-1)
+    noised = output.noise.tokens.flatten()[batch.clm_positions]
+    noised_p = probabilities.gather(-1, noised[:, None]).squeeze(-1)
+    copy = output.heads["copy_gate"].float().sigmoid()
+    return torch.where(copy + (1 - copy) * noised_p > (1 - copy) * best_p, noised, best)
+
+
+def _share(hits: Tensor, among: Tensor) -> Ratio:
+    return (hits & among).sum(), among.sum()
 
 
 @dataclass(frozen=True)
 class LossOptions:
     """Switches of the losses; options of the fairseq criterion."""
 
-    weighted_clm: bool = field(
-        default=False, metadata={"help": "weigh each CLM position by its RTD probability (released base configuration)"}
-    )
+    weighted_clm: bool = option(False, "weigh each CLM position by its RTD probability (released base configuration)")
 
 
 Positions = Literal["masked", "source", "predicted"]
+"""What a loss is a mean over: the auxiliary's masks, all real source tokens, or what the decoder predicts."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +165,6 @@ class Objective:
     """Weight of the mean loss (paper section 5)."""
     help: str
     positions: Positions
-    """What the loss is a mean over: the auxiliary's masks, all real source tokens, or what the decoder predicts."""
     is_on: Callable[[PretrainingOutput], bool]
     """Whether the model computed what the loss needs."""
     loss: Callable[[PretrainingBatch, PretrainingOutput, LossOptions], LossPart]
@@ -136,8 +183,8 @@ OBJECTIVES = (
         weight=1.0,
         help="weight of the auxiliary's masked LM loss",
         positions="masked",
-        is_on=lambda output: output.mlm_logits is not None,
-        loss=lambda batch, output, options: mlm_loss(batch, output),
+        is_on=lambda output: output.noise is not None,
+        loss=lambda batch, output, options: mlm_loss(output),
         metrics=mlm_metrics,
         metric_titles={
             "mlm_accuracy": "Auxiliary accuracy at masks",
@@ -150,7 +197,7 @@ OBJECTIVES = (
         weight=50.0,
         help="weight of the replaced token detection loss",
         positions="source",
-        is_on=lambda output: output.rtd_logits is not None,
+        is_on=lambda output: "rtd_head" in output.heads,
         loss=lambda batch, output, options: rtd_loss(output),
         metrics=rtd_metrics,
         metric_titles={
@@ -159,7 +206,7 @@ OBJECTIVES = (
             "rtd_recall": "RTD recall on replaced tokens",
             "rtd_specificity": "RTD specificity on original tokens",
         },
-        detections=rtd_detections,
+        detections=lambda output: score_counts(output.heads["rtd_head"], output.replaced, output.valid),
     ),
     Objective(
         name="clm",

@@ -15,23 +15,20 @@ from metro_t0.randomness import Stream, keyed_generator
 from metro_t0.rows import Ids
 from metro_t0.spans import Flags, noise_counts, random_spans
 
+Examples = Sequence[int] | Ids
+"""Indices of the rows in their data set."""
+
 
 @dataclass(frozen=True)
 class MaskingConfig:
     """The auxiliary's masking (paper section A.2): i.i.d., 15%, every masked token becomes [MASK]."""
 
     mask_ratio: float = option(0.15, "share of the non-special tokens that is masked", at_least=0.001, at_most=0.999)
-    mask_pattern: Literal["iid", "span"] = option(
-        "iid", "independent tokens, or contiguous spans with T5's span lengths (ablation)"
-    )
+    mask_pattern: Literal["iid", "span"] = option("iid", "independent tokens, or contiguous spans as T5's (ablation)")
     mean_span_length: float = option(3.0, "mean length of a masked or corrupted span", at_least=1, at_most=100_000)
     keep_ratio: float = option(0.0, "share of the masked tokens left unchanged (BERT: 0.1)", at_least=0, at_most=1)
-    random_ratio: float = option(
-        0.0, "share of the masked tokens replaced by a random token (BERT: 0.1)", at_least=0, at_most=1
-    )
-    fixed_mask_count: bool = option(
-        False, "with iid: mask exactly mask_ratio of each text, so that full blocks make equal shapes"
-    )
+    random_ratio: float = option(0.0, "share of them replaced by a random token (BERT: 0.1)", at_least=0, at_most=1)
+    fixed_mask_count: bool = option(False, "with iid: mask exactly mask_ratio of each text, for batches of equal shape")
 
     def __post_init__(self) -> None:
         check(self)
@@ -55,9 +52,7 @@ class WordIds:
         return (tokens >= self.first_word) & (tokens < self.end_of_words)
 
 
-def choose_positions(
-    tokens: Ids, examples: Sequence[int] | Ids, config: MaskingConfig, words: WordIds, stream: Stream
-) -> Flags:
+def choose_positions(tokens: Ids, examples: Examples, config: MaskingConfig, words: WordIds, stream: Stream) -> Flags:
     """(B, T) tokens -> (B, T) True on the masked positions."""
     maskable = words.is_word(tokens)
     if config.mask_pattern == "iid":
@@ -84,12 +79,7 @@ def _smallest(uniforms: NDArray[np.float32], among: Flags, counts: NDArray[np.fl
 
 
 def apply_masks(
-    tokens: Ids,
-    chosen: Flags,
-    examples: Sequence[int] | Ids,
-    config: MaskingConfig,
-    words: WordIds,
-    stream: Stream,
+    tokens: Ids, chosen: Flags, examples: Examples, config: MaskingConfig, words: WordIds, stream: Stream
 ) -> Ids:
     """The text the auxiliary reads: [MASK] at the chosen positions, but for the kept and the random ones."""
     masked = np.where(chosen, words.mask_id, tokens)

@@ -44,7 +44,9 @@ def outputs(model: MetroT5, batch: PretrainingBatch) -> list[Tensor]:
     """All logits, and the gradients of a sum that depends on every one of them."""
     model.zero_grad()
     output = model(batch)
-    logits = [x for x in (output.clm_logits, output.mlm_logits, *output.heads.values()) if x is not None]
+    logits = [
+        x for x in (output.clm_logits, output.noise and output.noise.logits, *output.heads.values()) if x is not None
+    ]
     torch.stack([x.sin().sum() for x in logits]).sum().backward()
     return [*logits, *(p.grad for p in model.parameters() if p.grad is not None)]
 

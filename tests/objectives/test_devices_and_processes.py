@@ -51,9 +51,9 @@ def test_a_training_step_neither_waits_for_the_device_nor_leaves_it(name: str, b
 
     output = model(batch)
     losses = [clm_loss(batch, output, variant.weighted)]
-    if output.mlm_logits is not None:
-        losses.append(mlm_loss(batch, output))
-    if output.rtd_logits is not None:
+    if output.noise is not None:
+        losses.append(mlm_loss(output))
+    if "rtd_head" in output.heads:
         losses.append(rtd_loss(output))
     counts = pretraining_metrics(batch, output)
     torch.stack([part.mean for part in losses]).sum().backward()

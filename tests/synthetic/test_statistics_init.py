@@ -157,10 +157,10 @@ def test_full_transfer_with_and_without_embeddings():
     source = trained(our_t5(2))
     for with_embeddings in (False, True):
         target = our_t5(2, seed=4)
-        before = target.main.token_embedding.weight.detach().clone()
+        before = target.main.encoder.embeddings.tokens.weight.detach().clone()
         copy_weights(target.state_dict(), source.state_dict(), with_embeddings, "source")
-        table = target.main.token_embedding.weight
-        assert torch.equal(table, source.main.token_embedding.weight if with_embeddings else before)
+        table = target.main.encoder.embeddings.tokens.weight
+        assert torch.equal(table, source.main.encoder.embeddings.tokens.weight if with_embeddings else before)
         assert torch.equal(
             target.main.decoder.layers[1].feed_forward.wo.weight, source.main.decoder.layers[1].feed_forward.wo.weight
         )
