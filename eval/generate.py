@@ -136,7 +136,7 @@ def reference_text(loaded: LoadedModel, text: str, settings: GenerationSettings)
     if settings.reference == "raw":
         return text
     ids = loaded.tokenizer(text, truncation=True, max_length=settings.max_target_tokens)["input_ids"]
-    return loaded.tokenizer.decode(ids, skip_special_tokens=True)
+    return str(loaded.tokenizer.decode(ids, skip_special_tokens=True))
 
 
 def summarize(output: Path) -> dict[str, float]:

@@ -70,7 +70,7 @@ class MetroT0LM(HFLM):
 
     def _reads_end_token(self) -> bool:
         ids = self.tokenizer.encode(str(self.tokenizer.eos_token), add_special_tokens=False)
-        return ids == [self.tokenizer.eos_token_id]
+        return bool(ids == [self.tokenizer.eos_token_id])
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[Answer]:
         """Answers to requests whose arguments are a context and a continuation, as texts."""

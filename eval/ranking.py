@@ -272,7 +272,8 @@ class SharedCrossAttention(TorchFunctionMode):
         if attn_mask is not None:
             attn_mask = self._side_by_side(attn_mask.expand(q.size(0), -1, q.size(2), -1))
         attended = F.scaled_dot_product_attention(self._side_by_side(q), k, v, attn_mask=attn_mask, **settings)
-        return attended.unflatten(2, (-1, q.size(2)))[self.prompt_C, :, self.place_C]
+        found: Tensor = attended.unflatten(2, (-1, q.size(2)))[self.prompt_C, :, self.place_C]
+        return found
 
     def _side_by_side(self, x: Tensor) -> Tensor:
         """(C, H, T, K) -> (P, H, G * T, K)."""

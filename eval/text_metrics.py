@@ -53,7 +53,7 @@ def squad_f1(prediction: str, reference: str) -> float:
 
 def rouge1(prediction: str, reference: str) -> float:
     """F-measure of ROUGE-1 of the rouge-score package, without stemming."""
-    return 100.0 * _rouge_scorer().score(reference, prediction)["rouge1"].fmeasure
+    return 100.0 * float(_rouge_scorer().score(reference, prediction)["rouge1"].fmeasure)
 
 
 @cache

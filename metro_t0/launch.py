@@ -149,7 +149,8 @@ def compose_config(directory: Path, name: str) -> DictConfig:
     ConfigStore.instance().store(name=DEFAULTS, node={DEFAULTS: True})
     try:
         with initialize_config_dir(str(directory), version_base="1.1"):
-            return compose(name, overrides=[_search_path()])
+            config: DictConfig = compose(name, overrides=[_search_path()])
+            return config
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(f"{directory / name}.yaml: {' '.join(str(error).split())}") from None
 

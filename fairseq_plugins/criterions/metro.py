@@ -130,7 +130,7 @@ def _last_update(name: str, until: float, cfg: Any) -> int:
         return int(until)
     if not cfg.max_update:
         raise UserError(f"{name}_until is {until}, a share of --max-update: give --max-update")
-    return max(1, round(until * cfg.max_update))
+    return max(1, round(until * int(cfg.max_update)))
 
 
 def _log_detection(name: str, counts: Tensor) -> None:

@@ -75,7 +75,8 @@ class MetroT5Model(BaseFairseqModel):
     def forward(self, **inputs: Any) -> PretrainingOutput | tuple[Tensor, dict[str, Any]]:
         """The fields of a `PretrainingBatch`, or src_tokens, src_lengths and prev_output_tokens (logits, extra)."""
         if "src_tokens" not in inputs:
-            return self.metro(PretrainingBatch(**inputs))
+            output: PretrainingOutput = self.metro(PretrainingBatch(**inputs))
+            return output
         source = inputs["src_tokens"]
         mask = padding_mask(source != self.metro.pad_id)
         decoded, _ = self.metro.main(source, inputs["prev_output_tokens"], mask)
@@ -102,7 +103,8 @@ class MetroT5Model(BaseFairseqModel):
 
     def get_targets(self, sample: dict[str, Any], net_output: Any) -> Tensor:
         """(B, T) target ids of a fine-tuning batch."""
-        return sample["target"]
+        target: Tensor = sample["target"]
+        return target
 
     def max_positions(self) -> tuple[int, int]:
         """Longest source and target."""

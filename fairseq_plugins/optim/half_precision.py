@@ -23,7 +23,8 @@ def install() -> None:
 def gradients_to_fp32(self: Any) -> None:
     """Copy the gradients of the weights to those of their fp32 copies, zero where there is none."""
     if self.has_flat_params:
-        return _FP16OptimizerMixin._sync_fp16_grads_to_fp32(self)
+        _FP16OptimizerMixin._sync_fp16_grads_to_fp32(self)
+        return
     if not self._needs_sync:
         return
     pairs = [(p, p32) for p, p32 in zip(self.fp16_params, self.fp32_params, strict=True) if p.requires_grad]
@@ -41,7 +42,8 @@ def gradients_to_fp32(self: Any) -> None:
 def weights_to_16_bit(self: Any) -> None:
     """Copy the updated fp32 weights into the model."""
     if self.has_flat_params:
-        return _FP16OptimizerMixin._sync_fp32_params_to_fp16(self)
+        _FP16OptimizerMixin._sync_fp32_params_to_fp16(self)
+        return
     pairs = [(p, p32) for p, p32 in zip(self.fp16_params, self.fp32_params, strict=True) if p.requires_grad]
     torch._foreach_copy_([p for p, _ in pairs], [p32 for _, p32 in pairs])
 
@@ -49,7 +51,8 @@ def weights_to_16_bit(self: Any) -> None:
 def zero_grad(self: Any) -> None:
     """Drop the gradients of the weights and clear those of their fp32 copies."""
     if self.has_flat_params or self.scaler is not None:
-        return _FP16OptimizerMixin.zero_grad(self)
+        _FP16OptimizerMixin.zero_grad(self)
+        return
     for p in self.fp16_params:
         p.grad = None
     if gradients := [p32.grad for p32 in self.fp32_params if p32.grad is not None]:

@@ -109,7 +109,7 @@ class BlockDataset(WholeDataset):
     ) -> None:
         self.column_multiple = column_multiple
         self.blocks = blocks
-        self._sizes = blocks.sizes
+        self._sizes: np.ndarray = blocks.sizes
         self.make_batch = make_batch
         self.pad_id = pad_id
         self.stream = Stream(seed, epoch)
@@ -151,7 +151,7 @@ class BlockDataset(WholeDataset):
 
     def num_tokens_vec(self, indices: np.ndarray) -> np.ndarray:
         """Tokens of many blocks: with it fairseq makes batches without a Python call per block."""
-        return self._sizes[indices]
+        return np.asarray(self._sizes[indices])
 
     def ordered_indices(self) -> np.ndarray:
         """Blocks of similar length side by side, ties shuffled: batches then carry little padding."""
@@ -368,7 +368,7 @@ class T5PretrainingTask(PretrainingTask):
         source = tokens - masked + masked / self.cfg.mean_span_length
         target = tokens if str(self.cfg.decoding_target) == "all_tokens" else total["sample_size"]
         auxiliary = 3 * source * forward_flops(self.model_config, round(source / max(rows, 1)), 0.0)["auxiliary"]
-        return seq2seq_training_flops(self.model_config, rows, source, target) + auxiliary
+        return seq2seq_training_flops(self.model_config, rows, source, target) + float(auxiliary)
 
     def make_batches(self, is_train: bool) -> SpanCorruptionBatches:
         """The same in training and validation."""

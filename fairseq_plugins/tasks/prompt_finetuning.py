@@ -85,7 +85,7 @@ class PromptedDataset(WholeDataset):
 
     def num_tokens_vec(self, indices: np.ndarray) -> np.ndarray:
         """The same for many."""
-        return self.sizes[indices].max(axis=1)
+        return np.asarray(self.sizes[indices].max(axis=1))
 
     def size(self, index: int) -> tuple[int, int]:
         """Tokens of source and target."""

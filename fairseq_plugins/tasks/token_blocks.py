@@ -105,7 +105,8 @@ def _fairseq_blocks(lines: NDArray[np.int64], longest: int, break_mode: str) -> 
     """(blocks, 2) begins and ends. fairseq's own function cannot say that there are none."""
     if lines.max() <= (DOCUMENT_SEPARATOR if break_mode == "complete_doc" else 0):
         return np.zeros((0, 2), np.int64)
-    return _get_slice_indices_fast(lines, break_mode, longest, DOCUMENT_SEPARATOR)
+    bounds: np.ndarray = _get_slice_indices_fast(lines, break_mode, longest, DOCUMENT_SEPARATOR)
+    return bounds
 
 
 def split_long(begins: NDArray[np.int64], ends: NDArray[np.int64], longest: int) -> Bounds:

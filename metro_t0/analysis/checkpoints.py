@@ -64,7 +64,8 @@ def load_checkpoint(path: Path, mixture: Path, device: str) -> AnalyzedModel:
             decoder_input_ids=batch.decoder_input,
             use_cache=False,
         )
-        return outputs.logits
+        logits: Tensor = outputs.logits
+        return logits
 
     return AnalyzedModel(model, forward, model.config.pad_token_id, model.config.decoder_start_token_id)
 

@@ -25,7 +25,8 @@ class SelfAttentionCache:
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Add new positions and give all."""
-        return self.cache.update(keys, values, self.layer)
+        both: tuple[Tensor, Tensor] = self.cache.update(keys, values, self.layer)
+        return both
 
 
 class CrossAttentionCache:
@@ -47,7 +48,8 @@ class CrossAttentionCache:
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Keep the keys and values of the encoder output."""
         self.cache.is_updated[self.layer] = True
-        return self.cache.cross_attention_cache.update(keys, values, self.layer)
+        both: tuple[Tensor, Tensor] = self.cache.cross_attention_cache.update(keys, values, self.layer)
+        return both
 
 
 def layer_caches(cache: EncoderDecoderCache, num_layers: int) -> LayerCaches:

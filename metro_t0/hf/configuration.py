@@ -42,7 +42,7 @@ class MetroT5Config(PreTrainedConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain values."""
-        values = super().to_dict()
+        values: dict[str, Any] = super().to_dict()
         if type(self).__module__.startswith("metro_t0."):
             # These point to code beside the file they were read from; saved elsewhere they would promise absent files.
             for name in CODE_POINTERS:

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from rich.console import Console
@@ -153,7 +153,8 @@ def probe(vocab_size: int) -> tuple[Tensor, Tensor, Tensor]:
 @torch.no_grad()
 def _logits(model: PreTrainedModel) -> Tensor:
     source, mask, target = probe(model.config.vocab_size)
-    return model.eval()(input_ids=source, attention_mask=mask.long(), decoder_input_ids=target).logits
+    output = model.eval()(input_ids=source, attention_mask=mask.long(), decoder_input_ids=target)
+    return cast(Tensor, output.logits)
 
 
 @torch.no_grad()

@@ -40,7 +40,8 @@ def from_main_state(config: ModelConfig, state: dict[str, torch.Tensor]) -> Metr
     model.tie_weights()
     model.generation_config = GenerationConfig.from_model_config(model.config)
     model.generation_config.max_new_tokens = default_new_tokens(config.max_positions)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def check_state(expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> None:

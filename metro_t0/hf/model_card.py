@@ -147,4 +147,4 @@ def _license() -> str:
 def _url() -> str:
     urls = distribution(DISTRIBUTION).metadata.get_all("Project-URL") or []
     named = dict(url.split(", ", 1) for url in urls)
-    return named.get("Repository", "")
+    return str(named.get("Repository", ""))

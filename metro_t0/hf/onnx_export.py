@@ -13,7 +13,7 @@ import shutil
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,7 @@ class EncoderGraph(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(B, S), (B, S) -> (B, S, D)."""
-        return self.model.encoder(input_ids, attention_mask).last_hidden_state
+        return cast(Tensor, self.model.encoder(input_ids, attention_mask).last_hidden_state)
 
 
 class DecoderGraph(nn.Module):
@@ -54,10 +54,11 @@ class DecoderGraph(nn.Module):
 
     def forward(self, input_ids: Tensor, encoder_hidden_states: Tensor, encoder_attention_mask: Tensor) -> Tensor:
         """(B, T), (B, S, D), (B, S) -> (B, T, V)."""
-        return self.model(
+        output = self.model(
             decoder_input_ids=input_ids, encoder_outputs=(encoder_hidden_states,),
             attention_mask=encoder_attention_mask, use_cache=False,
-        ).logits  # fmt: skip
+        )  # fmt: skip
+        return cast(Tensor, output.logits)
 
 
 def to_onnx(source: Path, destination: Path) -> float:

@@ -70,7 +70,8 @@ class ClassificationHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, D) -> (B, L)."""
-        return self.out_proj(self.dropout(torch.tanh(self.dense(self.dropout(hidden)))))
+        logits: Tensor = self.out_proj(self.dropout(torch.tanh(self.dense(self.dropout(hidden)))))
+        return logits
 
 
 class MetroT5ForSequenceClassification(_DecoderHead):

@@ -176,7 +176,8 @@ def bias_matrix(by_distance: Tensor, queries: int, keys: int) -> Tensor:
     """
     width = queries + keys
     repeated = F.pad(by_distance, (0, 1)).unsqueeze(1).expand(-1, queries, -1).flatten(1)
-    rows = repeated[:, queries - 1 : queries - 1 + queries * (width - 1)].unflatten(1, (queries, width - 1))
+    flat = repeated[:, queries - 1 : queries - 1 + queries * (width - 1)]
+    rows: Tensor = flat.unflatten(1, (queries, width - 1))
     return rows[..., :keys].contiguous().unsqueeze(0)
 
 
@@ -227,7 +228,7 @@ def _mask_at(columns: Tensor, k: Tensor, bias: Tensor | None, valid: Tensor | No
     if bias is None:
         return seen
     rows = bias_matrix(bias, k.size(2), k.size(2))[0].index_select(1, columns.flatten())  # (H, B * Q, S)
-    mask = rows.unflatten(1, columns.shape).transpose(0, 1).to(k.dtype)
+    mask: Tensor = rows.unflatten(1, columns.shape).transpose(0, 1).to(k.dtype)
     # A row of padding alone must stay finite: its queries are no one's, but not-a-number would spread from them.
     return (mask if seen is None else mask.masked_fill(~seen, torch.finfo(k.dtype).min / 2)).contiguous()
 

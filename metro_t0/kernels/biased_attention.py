@@ -220,7 +220,7 @@ def biased_attention(
     else:
         lengths = valid.sum(1, dtype=torch.int32)
     seed = torch.randint(0, 2**31 - 1, (1,), device=q.device) if dropout else lengths[:1].long()
-    out, _ = attention_forward(*_alike(q, k, v), bias.to(q.dtype).contiguous(), lengths, seed, scale, dropout)
+    out: Tensor = attention_forward(*_alike(q, k, v), bias.to(q.dtype).contiguous(), lengths, seed, scale, dropout)[0]
     return out.transpose(1, 2)
 
 

@@ -12,4 +12,5 @@ def split_rows(values: Tensor, like: Tensor | None = None) -> tuple[Tensor, ...]
     """Chunks of the rows of (N, V) logits; or of another tensor of N rows, cut as the logits `like` are."""
     logits = values if like is None else like
     elements = GPU_ELEMENTS if logits.is_cuda else CPU_ELEMENTS
-    return values.split(max(1, elements // logits.size(-1)))
+    rows: tuple[Tensor, ...] = values.split(max(1, elements // logits.size(-1)))
+    return rows

@@ -19,7 +19,8 @@ def token_losses(logits: Tensor, targets: Tensor, compiled: bool = False) -> Ten
     the dtype of the logits. compiled: in one kernel each over all rows (torch.compile), in which a chunk's fp32 copies
     do not exist either.
     """
-    return _TokenLosses.apply(logits, targets, compiled)
+    losses: Tensor = _TokenLosses.apply(logits, targets, compiled)  # type: ignore[no-untyped-call]
+    return losses
 
 
 class _TokenLosses(torch.autograd.Function):

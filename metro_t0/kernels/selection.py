@@ -33,7 +33,7 @@ class Selection:
     def to_rows(self, x: Tensor) -> Tensor:
         """(N, D) -> (B, C, D), zeros where a row has fewer."""
         rows, width = self.columns.shape
-        return x.new_zeros(rows * width, x.size(-1)).index_copy(0, self.slots, x).unflatten(0, (rows, width))
+        return x.new_zeros(rows * width, x.size(-1)).index_copy(0, self.slots, x).view(rows, width, x.size(-1))
 
     def from_rows(self, x: Tensor) -> Tensor:
         """(B, C, D) -> (N, D)."""

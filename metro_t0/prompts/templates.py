@@ -46,7 +46,8 @@ class _DataLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignor
 
 
 def _mapping(loader: Any, node: yaml.MappingNode) -> dict[str, Any]:
-    return loader.construct_mapping(node, deep=True)
+    mapping: dict[str, Any] = loader.construct_mapping(node, deep=True)
+    return mapping
 
 
 for _tag in ("!Template", "!TemplateMetadata"):

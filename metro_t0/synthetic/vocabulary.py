@@ -225,7 +225,7 @@ def _t5_encode(directory: Path) -> Encode:
     word_start = tokenizer.convert_tokens_to_ids("▁")
 
     def encode(text: str) -> list[int]:
-        ids = tokenizer.encode(text, add_special_tokens=False)
+        ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
         return ids[1:] if len(ids) > 1 and ids[0] == word_start else ids
 
     return encode

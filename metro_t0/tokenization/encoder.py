@@ -68,7 +68,7 @@ class RustEncoder:
         ends = np.flatnonzero(content == ord(LINE_END))
         starts = np.concatenate((np.zeros(1, np.int64), ends[:-1] + 1))
         symbols = ~np.logical_or.reduceat(classes == ALPHANUMERIC, starts)
-        plain = symbols | ((classes[starts] == ALPHANUMERIC) & (classes[ends - 1] == ALPHANUMERIC))
+        plain: NDArray[np.bool_] = symbols | ((classes[starts] == ALPHANUMERIC) & (classes[ends - 1] == ALPHANUMERIC))
         doubled = np.flatnonzero((content[1:] == content[:-1]) & np.isin(content[1:], DOUBLED))
         exceptions = np.concatenate((np.flatnonzero(classes == OTHER), doubled))
         plain[np.searchsorted(ends, exceptions)] = False

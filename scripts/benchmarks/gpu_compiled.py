@@ -50,7 +50,7 @@ class Absent:
 
     def get_current_device(self) -> int:
         """The key of the cache of compiled kernels."""
-        return self.target.arch
+        return int(self.target.arch)
 
     def get_current_stream(self, device: int) -> int:
         """Nothing is launched."""

@@ -265,7 +265,7 @@ def kernels_of(step: Step, device: str, rows: int) -> str:
     with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as recorded:
         timed(step, device)
     order = "self_device_time_total" if on_gpu else "self_cpu_time_total"
-    return recorded.key_averages().table(sort_by=order, row_limit=rows, max_name_column_width=90)
+    return str(recorded.key_averages().table(sort_by=order, row_limit=rows, max_name_column_width=90))
 
 
 def ceilings_of(options: Any, record: Record) -> None:
