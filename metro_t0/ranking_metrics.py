@@ -33,7 +33,7 @@ def score_counts(scores: Tensor, positive: Tensor, counted: Tensor) -> Tensor:
 def area_under_roc(counts: Tensor) -> float:
     """Probability that a positive has a higher score than a negative, ties counting half; NaN where one kind is absent.
 
-    counts: of `score_counts`, or sums of such.
+    counts: (2, NUM_SCORES) of `score_counts`, or sums of such.
     """
     negatives, positives = counts.double()
     below = negatives.cumsum(0) - negatives
@@ -45,7 +45,7 @@ def average_precision(counts: Tensor) -> float:
     """Mean over the positives of the precision at their score as threshold; NaN without positives.
 
     That of scikit-learn: sum of (recall_n - recall_{n-1}) precision_n over descending thresholds. A ranking by chance
-    reaches the share of the positives. counts: of `score_counts`, or sums of such.
+    reaches the share of the positives. counts: (2, NUM_SCORES) of `score_counts`, or sums of such.
     """
     negatives, positives = counts.double().flip(1)
     found, all_positives = positives.cumsum(0), float(positives.sum())

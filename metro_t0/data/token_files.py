@@ -140,7 +140,7 @@ class IdLimit:
     dict_path: Path
 
     def check(self, ids: NDArray[np.integer], origin: Path) -> None:
-        """ids: of any shape, at least one. Raises `UserError` where one is not below the limit."""
+        """ids (...): at least one. Raises `UserError` where one is not below the limit."""
         if (largest := int(ids.max())) >= self.size:
             raise UserError(
                 f"{origin}: holds the id {largest}, but {self.dict_path} has {self.size} ids; they do not belong "

@@ -24,7 +24,7 @@ class SelfAttentionCache:
         return self.cache.layers[self.layer].keys, self.cache.layers[self.layer].values
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Add new positions and give all."""
+        """Add (B, H, T, K) keys and values of new positions and give all."""
         both: tuple[Tensor, Tensor] = self.cache.update(keys, values, self.layer)
         return both
 
@@ -46,7 +46,7 @@ class CrossAttentionCache:
         return layer.keys, layer.values
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Keep the keys and values of the encoder output."""
+        """Keep the (B, H, S, K) keys and values of the encoder output."""
         self.cache.is_updated[self.layer] = True
         both: tuple[Tensor, Tensor] = self.cache.cross_attention_cache.update(keys, values, self.layer)
         return both

@@ -70,7 +70,7 @@ class Options:
         )
 
     def row_length(self, sizes: Sizes) -> int | None:
-        """The one length of all rows; None where rows keep their own. Raises `ValueError` where they have not one."""
+        """The one length of all rows, of (texts,) sizes; None where rows keep their own, `ValueError` in a tensor."""
         if self.padding_strategy == PaddingStrategy.DO_NOT_PAD:
             if self.return_tensors is None:
                 return None
@@ -118,7 +118,7 @@ def is_large_batch(text: Any) -> bool:
 
 
 def truncate(ids: Ids, sizes: Sizes, room: int, left: bool) -> tuple[Ids, Sizes]:
-    """At most `room` ids of each text, the first ones; `left`: the last ones."""
+    """At most `room` ids of each text, the first ones; `left`: the last ones. ids (N,) flat, sizes (texts,)."""
     kept = np.minimum(sizes, room)
     ends = np.cumsum(sizes)
     first = ends - kept if left else ends - sizes
@@ -127,7 +127,7 @@ def truncate(ids: Ids, sizes: Sizes, room: int, left: bool) -> tuple[Ids, Sizes]
 
 
 def frame(ids: Ids, sizes: Sizes, first: int, last: int) -> tuple[Ids, Sizes]:
-    """One id before and one after the ids of each text."""
+    """One id before and one after the ids of each text. ids (N,) flat -> (N + 2 texts,), sizes (texts,)."""
     sizes = sizes + 2
     ends = np.cumsum(sizes)
     framed = np.empty(len(ids) + 2 * len(sizes), ids.dtype)
@@ -140,7 +140,7 @@ def frame(ids: Ids, sizes: Sizes, first: int, last: int) -> tuple[Ids, Sizes]:
 
 
 def as_lists(ids: Ids, sizes: Sizes) -> tuple[list[list[int]], list[list[int]]]:
-    """Ids and attention mask of each text."""
+    """Ids and attention mask of each text, of ids (N,) flat and sizes (texts,)."""
     flat, ends = ids.tolist(), np.cumsum(sizes).tolist()
     return [flat[start:end] for start, end in pairwise([0, *ends])], [[1] * size for size in sizes.tolist()]
 

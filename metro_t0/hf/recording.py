@@ -26,15 +26,15 @@ class Record:
     has_weights: bool = False
 
     def hidden_states(self, last: Tensor) -> tuple[Tensor, ...] | None:
-        """The inputs of all layers and the output of the last, or None where they were not asked for."""
+        """The inputs (B, T, D) of all layers and the output of the last, or None where they were not asked for."""
         return None if self.hidden is None else (*self.hidden, last)
 
     def self_attentions(self) -> tuple[Tensor, ...] | None:
-        """One per layer; None where they were not asked for."""
+        """(B, H, T, T) per layer; None where they were not asked for."""
         return tuple(self.weights[:: 2 if self.is_decoder else 1]) if self.has_weights else None
 
     def cross_attentions(self) -> tuple[Tensor, ...] | None:
-        """One per layer of a decoder, whose layers attend to themselves first."""
+        """(B, H, T, S) per layer of a decoder, whose layers attend to themselves first."""
         return tuple(self.weights[1::2]) if self.has_weights else None
 
 

@@ -182,12 +182,12 @@ def bias_matrix(by_distance: Tensor, queries: int, keys: int) -> Tensor:
 
 
 def padding_mask(valid: Tensor) -> Tensor | None:
-    """None where nothing is padded, so that attention can skip masking. Asking costs a sync on a GPU: there, never."""
+    """(B, S); None where nothing is padded, so that masking can be skipped. Asking makes a GPU wait: there, never."""
     return None if valid.device.type == "cpu" and bool(valid.all()) else valid
 
 
 def has_documents(valid: Tensor) -> bool:
-    """True for numbers of documents, False for a mask of real tokens."""
+    """True for (B, S) numbers of documents, False for a mask of real tokens."""
     return valid.dtype != torch.bool
 
 

@@ -17,7 +17,7 @@ class KeyValueCache(Protocol):
         """Keys and values of a filled cache, (B, H, S, K) each."""
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Add new positions and give all keys and values so far."""
+        """Add (B, H, T, K) keys and values of new positions and give all so far."""
 
 
 LayerCaches = list[tuple[KeyValueCache, KeyValueCache]]

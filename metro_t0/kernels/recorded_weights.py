@@ -19,7 +19,7 @@ def record(weights: Tensor) -> None:
 
 @contextmanager
 def recorded_weights() -> Iterator[list[Tensor]]:
-    """The probabilities, in fp32, of all eager attention in this thread while the context is open."""
+    """The (B, H, Q, S) probabilities, in fp32, of all eager attention in this thread while the context is open."""
     weights: list[Tensor] = []
     _open[threading.get_ident()] = weights
     try:

@@ -99,7 +99,7 @@ class RelativeBias(nn.Module):
 def symmetric_buckets(distances: Tensor, num_buckets: int, max_distance: int) -> Tensor:
     """METRO's rule: exact up to num_buckets / 4 on each side, then the ceiling of a log scale, mirrored by sign.
 
-    Distance 0 falls into bucket num_buckets / 2 - 1; the last bucket is never used (paper's released tables).
+    (...) -> (...), int64. Distance 0 falls into bucket num_buckets / 2 - 1; the last one is never used (as released).
     """
     half = num_buckets // 2
     exact = half // 2
@@ -111,7 +111,7 @@ def symmetric_buckets(distances: Tensor, num_buckets: int, max_distance: int) ->
 
 
 def t5_buckets(distances: Tensor, bidirectional: bool, num_buckets: int, max_distance: int) -> Tensor:
-    """T5's rule: half of the buckets per direction, exact for small distances, then the floor of a log scale."""
+    """T5's rule: half of the buckets per direction, exact near 0, then the floor of a log scale. (...) -> (...)."""
     offset = torch.zeros_like(distances)
     if bidirectional:
         num_buckets //= 2

@@ -175,10 +175,10 @@ def _masks(masked: Ids, chosen: Flags, examples: Sequence[int], stream: Stream) 
 
 
 def most_in_row(flags: Flags) -> int:
-    """True values of the fullest row, rounded up, so that batches of nearly the same counts have the same shapes."""
+    """(B, T) -> True values of the fullest row, rounded up: batches of nearly equal counts then have equal shapes."""
     return -(-int(flags.sum(1).max(initial=1)) // COLUMNS) * COLUMNS
 
 
 def flat(flags: Flags) -> Tensor:
-    """Positions of True in the flattened array, int64."""
+    """(B, T) -> (N,) positions of True in the flattened array, int64, ascending."""
     return torch.from_numpy(np.flatnonzero(flags))

@@ -252,5 +252,5 @@ def pretraining_metrics(batch: PretrainingBatch, output: PretrainingOutput) -> d
 
 
 def detection_counts(output: PretrainingOutput) -> dict[str, Tensor]:
-    """The score counts of all detectors that the model has, by objective; for validation (0.5 MB each)."""
+    """The score counts of all detectors that the model has, by objective; for validation: (2, NUM_SCORES)."""
     return {o.name: o.detections(output) for o in OBJECTIVES if o.detections is not None and o.is_on(output)}

@@ -48,7 +48,7 @@ class WordIds:
     """One past the last ordinary piece; sentinels follow."""
 
     def is_word(self, tokens: Ids) -> Flags:
-        """True on ordinary pieces (any shape)."""
+        """(...) ids -> (...) True on ordinary pieces."""
         return (tokens >= self.first_word) & (tokens < self.end_of_words)
 
 
@@ -81,7 +81,7 @@ def _smallest(uniforms: NDArray[np.float32], among: Flags, counts: NDArray[np.fl
 def apply_masks(
     tokens: Ids, chosen: Flags, examples: Examples, config: MaskingConfig, words: WordIds, stream: Stream
 ) -> Ids:
-    """The text the auxiliary reads: [MASK] at the chosen positions, but for the kept and the random ones."""
+    """(B, T) text that the auxiliary reads: [MASK] at the chosen positions, but for the kept and the random ones."""
     masked = np.where(chosen, words.mask_id, tokens)
     if config.keep_ratio + config.random_ratio == 0:
         return masked
