@@ -14,7 +14,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -67,12 +67,12 @@ def install() -> None:
 
     @functools.wraps(clip)
     def clip_grad_norm(self: Any, clip_norm: float) -> Tensor:
-        norm = clip(self, clip_norm)
+        norm: Tensor = clip(self, clip_norm)
         if not defers(self):
             return norm
         settle(self)
         ask(self, norm)
-        return norm.as_subclass(TakenAsFinite)
+        return cast(Tensor, norm.as_subclass(TakenAsFinite))
 
     @functools.wraps(check)
     def check_grad_norms(self: Any, grad_norm: Tensor) -> None:
