@@ -40,7 +40,7 @@ def install() -> None:
         if not defers(self):
             return log(self, logging_outputs, sample_size, grad_norm)
         if grad_norm is None:
-            return validated(self, logging_outputs, sample_size)
+            return _validated(log, self, logging_outputs, sample_size)
         grad_norm = grad_norm.as_subclass(Tensor)
         self.waiting_logs = [*getattr(self, "waiting_logs", []), (logging_outputs, sample_size, grad_norm)]
         is_first = self not in _trainers
@@ -50,22 +50,6 @@ def install() -> None:
             flush()
         return {}
 
-    def validated(trainer: Any, logging_outputs: Any, sample_size: Any) -> Any:
-        waiting = getattr(trainer, "waiting_validation", None)
-        if waiting is None:  # meters of speed count from the first batch on
-            _trainers[:], trainer.waiting_validation = [trainer], []
-            return log(trainer, logging_outputs, sample_size)
-        waiting.append((logging_outputs, sample_size))
-        if len(waiting) >= MOST_VALIDATED:
-            flush_validation(trainer)
-        return {}
-
-    def flush_validation(trainer: Any) -> None:
-        waiting, trainer.waiting_validation = on_host(trainer.waiting_validation), []
-        with metrics.aggregate("valid"):
-            for batch in waiting:
-                log(trainer, *batch)
-
     aggregate = metrics.aggregate
 
     @contextlib.contextmanager
@@ -74,7 +58,7 @@ def install() -> None:
             yield meters
             for trainer in _trainers if new_root else []:
                 if getattr(trainer, "waiting_validation", None) is not None:
-                    flush_validation(trainer)
+                    _flush_validation(log, trainer)
                     trainer.waiting_validation = None
 
     def flush() -> None:
@@ -97,6 +81,24 @@ def install() -> None:
     checkpoint_utils.save_checkpoint = _after(settle_and_flush, checkpoint_utils.save_checkpoint)
     metrics.get_smoothed_values = _after(settle_and_flush, metrics.get_smoothed_values)
     metrics.aggregate = aggregate_validation
+
+
+def _validated(log: Callable[..., Any], trainer: Any, logging_outputs: Any, sample_size: Any) -> Any:
+    waiting = getattr(trainer, "waiting_validation", None)
+    if waiting is None:  # meters of speed count from the first batch on
+        _trainers[:], trainer.waiting_validation = [trainer], []
+        return log(trainer, logging_outputs, sample_size)
+    waiting.append((logging_outputs, sample_size))
+    if len(waiting) >= MOST_VALIDATED:
+        _flush_validation(log, trainer)
+    return {}
+
+
+def _flush_validation(log: Callable[..., Any], trainer: Any) -> None:
+    waiting, trainer.waiting_validation = on_host(trainer.waiting_validation), []
+    with metrics.aggregate("valid"):
+        for batch in waiting:
+            log(trainer, *batch)
 
 
 def defers(trainer: Any) -> bool:
