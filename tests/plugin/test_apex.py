@@ -41,12 +41,14 @@ import contextlib, json, sys, torch
 import apex, fairseq_plugins
 from fairseq.optim.adam import FairseqAdam, FairseqAdamConfig
 from fairseq_plugins.optim.fused_adamw import FusedAdamW, FusedAdamWConfig
-torch.cuda.is_available = lambda: True
+available = torch.cuda.is_available
 torch.cuda.device = lambda device: contextlib.nullcontext()
 used = {}
 for name, kind, config in (("adam", FairseqAdam, FairseqAdamConfig), ("fused_adamw", FusedAdamW, FusedAdamWConfig)):
     weights = [torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(2))]
+    torch.cuda.is_available = lambda: True  # asked by fairseq now, and later by CUDA builds of torch
     optimizer = kind(config(lr=[0.1], adam_betas="(0.9,0.98)", tpu=False), weights)
+    torch.cuda.is_available = available
     for weight in weights:
         weight.grad = torch.ones_like(weight)
     apex.calls.clear()
