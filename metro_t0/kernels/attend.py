@@ -58,7 +58,8 @@ def attend(
 def _attend_sdpa(q: Tensor, k: Tensor, v: Tensor, view: View, scale: float, dropout: float) -> Tensor:
     """torch's fused attention, with the smallest mask that says what is seen."""
     bias, valid, causal, columns = view
-    causal = causal and (columns is not None or q.size(2) > 1)  # the newest query sees every key
+    if columns is None and q.size(2) == 1:
+        causal = False  # the newest query sees every key
     mask, all_earlier = None, False
     if columns is not None:
         mask = _mask_at(columns, k, bias, valid, causal)
