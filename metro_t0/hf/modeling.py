@@ -217,21 +217,24 @@ class _EncoderDecoder(MetroT5PreTrainedModel):
         """The decoder alone, without the vocabulary projection."""
         return self.decoder
 
-    def _run(
+    @can_return_tuple
+    def forward(
         self,
-        *,
-        input_ids: Tensor | None,
-        attention_mask: Tensor | None,
-        decoder_input_ids: Tensor | None,
-        decoder_attention_mask: Tensor | None,
-        encoder_outputs: Any,
-        past_key_values: Cache | None,
-        inputs_embeds: Tensor | None,
-        decoder_inputs_embeds: Tensor | None,
-        use_cache: bool,
-        output_attentions: bool | None,
-        output_hidden_states: bool | None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        encoder_outputs: Any = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        decoder_inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
     ) -> Seq2SeqModelOutput:
+        """Arguments as in `MetroT5ForConditionalGeneration` -> last_hidden_state (B, T, D)."""
+        if use_cache is None:
+            use_cache = self.config.use_cache
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         if output_attentions is None:
@@ -272,30 +275,6 @@ class MetroT5Model(_EncoderDecoder):
     """Encoder and decoder without the vocabulary projection."""
 
     _keys_to_ignore_on_load_unexpected = [r"^main\.head\."]  # noqa: RUF012
-
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        decoder_input_ids: Tensor | None = None,
-        decoder_attention_mask: Tensor | None = None,
-        encoder_outputs: Any = None,
-        past_key_values: Cache | None = None,
-        inputs_embeds: Tensor | None = None,
-        decoder_inputs_embeds: Tensor | None = None,
-        use_cache: bool | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-    ) -> Seq2SeqModelOutput:
-        """Arguments as in `MetroT5ForConditionalGeneration` -> last_hidden_state (B, T, D)."""
-        return self._run(
-            input_ids=input_ids, attention_mask=attention_mask, decoder_input_ids=decoder_input_ids,
-            decoder_attention_mask=decoder_attention_mask, encoder_outputs=encoder_outputs,
-            past_key_values=past_key_values, inputs_embeds=inputs_embeds, decoder_inputs_embeds=decoder_inputs_embeds,
-            use_cache=self.config.use_cache if use_cache is None else use_cache,
-            output_attentions=output_attentions, output_hidden_states=output_hidden_states,
-        )  # fmt: skip
 
 
 class MetroT5ForConditionalGeneration(_EncoderDecoder, GenerationMixin):
@@ -345,25 +324,19 @@ class MetroT5ForConditionalGeneration(_EncoderDecoder, GenerationMixin):
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
         if use_cache is None:
             use_cache = self.config.use_cache and labels is None
-        outputs = self._run(
-            input_ids=input_ids, attention_mask=attention_mask, decoder_input_ids=decoder_input_ids,
-            decoder_attention_mask=decoder_attention_mask, encoder_outputs=encoder_outputs,
-            past_key_values=past_key_values, inputs_embeds=inputs_embeds, decoder_inputs_embeds=decoder_inputs_embeds,
-            use_cache=use_cache, output_attentions=output_attentions, output_hidden_states=output_hidden_states,
+        outputs = super().forward(
+            input_ids, attention_mask, decoder_input_ids, decoder_attention_mask, encoder_outputs, past_key_values,
+            inputs_embeds, decoder_inputs_embeds, use_cache, output_attentions, output_hidden_states, return_dict=True,
         )  # fmt: skip
         # With a device map the decoder may end on another device than the token table it is projected by.
         logits = self.main.logits(outputs.last_hidden_state.to(self.get_input_embeddings().weight.device))
-        return Seq2SeqLMOutput(
-            loss=None if labels is None else _cross_entropy(logits, labels, num_items_in_batch),
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            decoder_hidden_states=outputs.decoder_hidden_states,
-            decoder_attentions=outputs.decoder_attentions,
-            cross_attentions=outputs.cross_attentions,
-            encoder_last_hidden_state=outputs.encoder_last_hidden_state,
-            encoder_hidden_states=outputs.encoder_hidden_states,
-            encoder_attentions=outputs.encoder_attentions,
-        )
+        loss = None if labels is None else _cross_entropy(logits, labels, num_items_in_batch)
+        return Seq2SeqLMOutput(loss=loss, logits=logits, **beside_the_state(outputs))
+
+
+def beside_the_state(outputs: Seq2SeqModelOutput) -> dict[str, Any]:
+    """What a head passes on: caches, hidden states and attentions, where there are any."""
+    return {name: value for name, value in outputs.items() if name != "last_hidden_state"}
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor, num_items: Tensor | int | None) -> Tensor:

@@ -19,7 +19,7 @@ from transformers.modeling_outputs import (
 from transformers.utils import can_return_tuple
 
 from metro_t0.hf.configuration import MetroT5Config
-from metro_t0.hf.modeling import MetroT5EncoderModel, MetroT5Model, MetroT5PreTrainedModel
+from metro_t0.hf.modeling import MetroT5EncoderModel, MetroT5Model, MetroT5PreTrainedModel, beside_the_state
 from metro_t0.rows import shift_right
 
 HEAD_DEVIATION = 0.02
@@ -51,12 +51,11 @@ class _DecoderHead(_WithHead, MetroT5Model):
         real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         start = self.config.decoder_start_token_id
         shifted = shift_right(input_ids, start).where(shift_right(real, 0).bool(), start)
-        return self._run(
-            input_ids=input_ids, attention_mask=attention_mask, decoder_input_ids=shifted,
-            decoder_attention_mask=attention_mask, encoder_outputs=None, past_key_values=None, inputs_embeds=None,
-            decoder_inputs_embeds=None, use_cache=False, output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
+        read: Seq2SeqModelOutput = MetroT5Model.forward(
+            self, input_ids, attention_mask, shifted, attention_mask, use_cache=False,
+            output_attentions=output_attentions, output_hidden_states=output_hidden_states, return_dict=True,
         )  # fmt: skip
+        return read
 
 
 class ClassificationHead(nn.Module):
@@ -102,7 +101,7 @@ class MetroT5ForSequenceClassification(_DecoderHead):
         loss = None
         if labels is not None:
             loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
-        return Seq2SeqSequenceClassifierOutput(loss=loss, logits=logits, **_extras(read))
+        return Seq2SeqSequenceClassifierOutput(loss=loss, logits=logits, **beside_the_state(read))
 
 
 class MetroT5ForQuestionAnswering(_DecoderHead):
@@ -129,7 +128,9 @@ class MetroT5ForQuestionAnswering(_DecoderHead):
         loss = None
         if start_positions is not None and end_positions is not None:
             loss = self.loss_function(start, end, start_positions, end_positions)
-        return Seq2SeqQuestionAnsweringModelOutput(loss=loss, start_logits=start, end_logits=end, **_extras(read))
+        return Seq2SeqQuestionAnsweringModelOutput(
+            loss=loss, start_logits=start, end_logits=end, **beside_the_state(read)
+        )
 
 
 class MetroT5ForTokenClassification(_WithHead, MetroT5EncoderModel):
@@ -152,17 +153,10 @@ class MetroT5ForTokenClassification(_WithHead, MetroT5EncoderModel):
         output_hidden_states: bool | None = None,
     ) -> TokenClassifierOutput:
         """input_ids (B, S) or inputs_embeds (B, S, D), labels (B, S), -100 not counted -> logits (B, S, L)."""
-        read = super().forward(input_ids, attention_mask, inputs_embeds, output_attentions, output_hidden_states)
+        asked = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        read = super().forward(input_ids, attention_mask, inputs_embeds, **asked, return_dict=True)
         logits = self.classifier(self.dropout(read.last_hidden_state))
         loss = None if labels is None else self.loss_function(logits=logits, labels=labels, config=self.config)
         return TokenClassifierOutput(
             loss=loss, logits=logits, hidden_states=read.hidden_states, attentions=read.attentions
         )
-
-
-def _extras(read: Seq2SeqModelOutput) -> dict[str, Tensor | tuple[Tensor, ...] | None]:
-    names = (
-        "decoder_hidden_states", "decoder_attentions", "cross_attentions", "encoder_last_hidden_state",
-        "encoder_hidden_states", "encoder_attentions",
-    )  # fmt: skip
-    return {name: getattr(read, name) for name in names}
