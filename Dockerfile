@@ -14,8 +14,9 @@ RUN pip wheel --no-deps --wheel-dir /wheels .
 
 FROM ${PYTHON_IMAGE} AS cpu
 # Address of an index with CPU builds of torch; without it the image carries the CUDA build that nothing in it uses.
+# torchaudio, which fairseq asks for, has to be of the same build.
 ARG TORCH_INDEX=""
-RUN pip install --no-cache-dir ${TORCH_INDEX:+--index-url ${TORCH_INDEX}} "torch>=2.11"
+RUN pip install --no-cache-dir ${TORCH_INDEX:+--index-url ${TORCH_INDEX}} "torch>=2.11" torchaudio
 COPY --from=wheel /wheels /wheels
 RUN pip install --no-cache-dir "$(ls /wheels/metro_t0-*.whl)[pretraining,generation]" && metro-t0-train --list
 WORKDIR /work
