@@ -22,9 +22,9 @@ from metro_t0.modeling import ModelConfig
 from metro_t0.options import option
 from metro_t0.synthetic.settings import VALID_EXAMPLES, StreamSettings
 from metro_t0.synthetic.storage import dict_text
-from metro_t0.synthetic.stream import BlockReader, Mixture, Split, parse_rates
+from metro_t0.synthetic.stream import BlockReader, Split, TaskMixture, parse_rates
 from metro_t0.synthetic.tasks import OwnLayoutTask
-from metro_t0.synthetic.vocabulary import Vocabulary, load_vocabulary
+from metro_t0.synthetic.vocabulary import SyntheticVocabulary, load_vocabulary
 
 logger = logging.getLogger(__name__)
 T5_ROWS = 32_128  # T5's embedding is padded to a multiple of 128
@@ -59,7 +59,7 @@ class SyntheticPretrainingConfig(FairseqDataclass):
 class SyntheticDataset(WholeDataset):
     """Epoch e (from 1) is examples (e - 1) * size .. e * size - 1 of the stream; epoch 0 the validation set."""
 
-    def __init__(self, mixture: Mixture, split: Split, size: int, longest: int, epoch: int) -> None:
+    def __init__(self, mixture: TaskMixture, split: Split, size: int, longest: int, epoch: int) -> None:
         self.mixture, self.split, self.size_of_epoch, self.longest = mixture, split, size, longest
         self.epoch = epoch
         self.vocabulary = mixture.vocabulary
@@ -119,7 +119,7 @@ class SyntheticDataset(WholeDataset):
 class SyntheticPretrainingTask(SourceTargetTask):
     """Sequence-to-sequence pretraining on a mixture of synthetic tasks (Wu, Li and Liang 2022)."""
 
-    def __init__(self, cfg: SyntheticPretrainingConfig, vocabulary: Vocabulary, mixture: Mixture) -> None:
+    def __init__(self, cfg: SyntheticPretrainingConfig, vocabulary: SyntheticVocabulary, mixture: TaskMixture) -> None:
         super().__init__(cfg)
         self.vocabulary, self.mixture = vocabulary, mixture
         self.dict_path = self._dict_path()

@@ -10,13 +10,13 @@ import numpy as np
 from metro_t0.progress import progress
 from metro_t0.synthetic.lime import Marks
 from metro_t0.synthetic.settings import BLOCK
-from metro_t0.synthetic.stream import Mixture, TaskStream
+from metro_t0.synthetic.stream import TaskMixture, TaskStream
 from metro_t0.synthetic.tasks import FunctionTask
-from metro_t0.synthetic.vocabulary import Vocabulary
+from metro_t0.synthetic.vocabulary import SyntheticVocabulary
 from metro_t0.tables import print_table
 
 
-def print_examples(mixture: Mixture, count: int, ids: bool) -> None:
+def print_examples(mixture: TaskMixture, count: int, ids: bool) -> None:
     """The first `count` examples, with letters for tokens or with their ids."""
     rows = []
     for source, target, label in _first_rows(mixture, count):
@@ -26,7 +26,7 @@ def print_examples(mixture: Mixture, count: int, ids: bool) -> None:
     print_table(("task", "source", "target"), rows, left=(1, 2))
 
 
-def _first_rows(mixture: Mixture, count: int) -> Iterator[tuple[list[int], list[int], int]]:
+def _first_rows(mixture: TaskMixture, count: int) -> Iterator[tuple[list[int], list[int], int]]:
     """(source, target, position of the task) of each."""
     for number in range(-(-count // BLOCK)):
         examples, labels = mixture.labeled_block("train", number)
@@ -34,7 +34,7 @@ def _first_rows(mixture: Mixture, count: int) -> Iterator[tuple[list[int], list[
         yield from itertools.islice(rows, count - number * BLOCK)
 
 
-def print_statistics(mixture: Mixture, count: int) -> None:
+def print_statistics(mixture: TaskMixture, count: int) -> None:
     """Lengths, shares and duplicates of the first `count` examples."""
     empty = mixture.vocabulary.empty
     rows: dict[int, list[tuple[int, int, bool, bool, bytes]]] = {}
@@ -80,7 +80,7 @@ def in_letters(stream: TaskStream, source: Sequence[int], target: Sequence[int])
     return body, [str(output)] if isinstance(output, int) else [shown(token) for token in target]
 
 
-def _names_of_marks(vocabulary: Vocabulary) -> dict[int, str]:
+def _names_of_marks(vocabulary: SyntheticVocabulary) -> dict[int, str]:
     marks = Marks.of(vocabulary)
     names = {token: f"<x{i}>" for i, token in enumerate(reversed(vocabulary.reserved))}
     names |= {vocabulary.word_divider: "<s>", vocabulary.separator: "<s>", vocabulary.empty: "<e>"}

@@ -16,7 +16,7 @@ from metro_t0.transfer import downstream_command
 
 if TYPE_CHECKING:
     from metro_t0.synthetic.stream import Split
-    from metro_t0.synthetic.vocabulary import Vocabulary
+    from metro_t0.synthetic.vocabulary import SyntheticVocabulary
 
 
 class OfStream(Command):
@@ -28,7 +28,7 @@ class OfStream(Command):
         None, "draw sequences from that many tokens only (default: all)", at_least=1, at_most=MOST_TOKENS
     )
 
-    def load(self) -> Vocabulary:
+    def load(self) -> SyntheticVocabulary:
         """Read or make the vocabulary, with the names of the stream's tasks."""
         from metro_t0.synthetic.stream import parse_rates
         from metro_t0.synthetic.vocabulary import load_vocabulary

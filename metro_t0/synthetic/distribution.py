@@ -11,7 +11,7 @@ from metro_t0.errors import UserError
 from metro_t0.synthetic.draws import Draws, Shape
 from metro_t0.synthetic.ragged import Index, Ragged, Tokens, exclusive_sum, row_positions, valid
 from metro_t0.synthetic.settings import Order, Profile
-from metro_t0.synthetic.vocabulary import Vocabulary
+from metro_t0.synthetic.vocabulary import SyntheticVocabulary
 
 NO_TOKEN = np.uint16(2**16 - 1)
 
@@ -23,7 +23,7 @@ class Distribution:
     prefix: ids in front of every input. order: of the outputs of set operations.
     """
 
-    vocabulary: Vocabulary
+    vocabulary: SyntheticVocabulary
     profile: Profile
     low: int
     high: int

@@ -16,7 +16,7 @@ from metro_t0.spans import corrupt_spans, noise_counts, raw_length, restore
 from metro_t0.synthetic.distribution import Distribution
 from metro_t0.synthetic.draws import Draws
 from metro_t0.synthetic.ragged import Examples, Index, Ragged, Tokens, exclusive_sum, row_positions, valid
-from metro_t0.synthetic.vocabulary import Vocabulary
+from metro_t0.synthetic.vocabulary import SyntheticVocabulary
 
 SHORTEST_SENTENCE = 6
 # Sentence lengths of English Wikipedia, counts of 10,000 for 6, 7, .. tokens (published with the language).
@@ -50,7 +50,7 @@ SETTINGS = {
 }
 
 
-def sentences(draws: Draws, vocabulary: Vocabulary, n: int, zipf: bool = True) -> Ragged:
+def sentences(draws: Draws, vocabulary: SyntheticVocabulary, n: int, zipf: bool = True) -> Ragged:
     """n balanced sentences: pair type i has head universe_low + 2i and tail universe_low + 2i + 1."""
     counts = np.array(LENGTH_COUNTS)
     drawn = np.searchsorted(np.cumsum(counts), draws.below(int(counts.sum()), n), side="right")
@@ -103,7 +103,7 @@ def sample(settings: DyckSettings, draws: Draws, distribution: Distribution, n: 
     return Examples.concatenate(parts).take(np.arange(n))
 
 
-def _chunks(draws: Draws, vocabulary: Vocabulary, zipf: bool) -> Ragged:
+def _chunks(draws: Draws, vocabulary: SyntheticVocabulary, zipf: bool) -> Ragged:
     """Sentences of some groups of 128, every group cut into stretches; its remainder is a short one. Flat."""
     rows = sentences(draws, vocabulary, GROUPS_PER_DRAW * SENTENCES_PER_GROUP, zipf)
     totals = rows.lengths.reshape(GROUPS_PER_DRAW, SENTENCES_PER_GROUP).sum(axis=1)
@@ -137,7 +137,7 @@ def corrupt(draws: Draws, rows: Ragged, first_sentinel: int) -> Examples:
     return Examples(Ragged(*source), Ragged(*target))
 
 
-def nesting_defect(tokens: Sequence[int], vocabulary: Vocabulary, whole: bool) -> str | None:
+def nesting_defect(tokens: Sequence[int], vocabulary: SyntheticVocabulary, whole: bool) -> str | None:
     """What is wrong with a sentence, or with a stretch that may start and end within sentences."""
     stack: list[int] = []
     for token in tokens:
@@ -149,7 +149,9 @@ def nesting_defect(tokens: Sequence[int], vocabulary: Vocabulary, whole: bool) -
     return "a head that is not closed" if whole and stack else None
 
 
-def defect(settings: DyckSettings, source: Sequence[int], target: Sequence[int], vocabulary: Vocabulary) -> str | None:
+def defect(
+    settings: DyckSettings, source: Sequence[int], target: Sequence[int], vocabulary: SyntheticVocabulary
+) -> str | None:
     """What is wrong with an example, or None."""
     try:
         tokens = restore(source, target, vocabulary.extra(0), step=-1)

@@ -14,7 +14,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from metro_t0.errors import UserError
 from metro_t0.synthetic.ragged import Examples
 from metro_t0.synthetic.settings import VALID_EXAMPLES
-from metro_t0.synthetic.stream import BlockReader, Mixture, Split
+from metro_t0.synthetic.stream import BlockReader, Split, TaskMixture
 
 if TYPE_CHECKING:
     import datasets
@@ -30,7 +30,7 @@ class SyntheticIterableDataset(IterableDataset[dict[str, torch.Tensor]]):
     `DataLoader(dataset, batch_size=None)` collects them: the order is the same for any number of workers.
     """
 
-    mixture: Mixture
+    mixture: TaskMixture
     split: Split = "train"
     batch_size: int | None = None
     examples: int | None = None
@@ -87,7 +87,7 @@ class SyntheticIterableDataset(IterableDataset[dict[str, torch.Tensor]]):
         self._step = int(state["step"])
 
 
-def _generate(blocks: list[int], mixture: Mixture, split: Split) -> Iterator[dict[str, Any]]:
+def _generate(blocks: list[int], mixture: TaskMixture, split: Split) -> Iterator[dict[str, Any]]:
     end = mixture.vocabulary.eos
     for number in blocks:
         examples, labels = mixture.labeled_block(split, number)
@@ -99,7 +99,7 @@ def _generate(blocks: list[int], mixture: Mixture, split: Split) -> Iterator[dic
             }
 
 
-def hugging_face_dataset(mixture: Mixture, split: Split, blocks: int) -> datasets.IterableDataset:
+def hugging_face_dataset(mixture: TaskMixture, split: Split, blocks: int) -> datasets.IterableDataset:
     """The first `blocks` blocks as a `datasets.IterableDataset` of {input_ids, labels, task}; blocks are its shards."""
     import datasets
 

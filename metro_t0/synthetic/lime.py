@@ -17,7 +17,7 @@ from metro_t0.synthetic.distribution import Distribution
 from metro_t0.synthetic.draws import Draws
 from metro_t0.synthetic.functions import split
 from metro_t0.synthetic.ragged import Examples, Ragged
-from metro_t0.synthetic.vocabulary import Vocabulary
+from metro_t0.synthetic.vocabulary import SyntheticVocabulary
 
 UPPER, LOWER, MATH = 24, 24, 20  # symbols of each kind
 SYMBOLS = UPPER + LOWER + MATH
@@ -42,7 +42,7 @@ class Marks:
     closing: int
 
     @classmethod
-    def of(cls, vocabulary: Vocabulary) -> Marks:
+    def of(cls, vocabulary: SyntheticVocabulary) -> Marks:
         return cls(*vocabulary.reserved[:7])
 
 
@@ -104,7 +104,7 @@ def substitute(rule: Sequence[int], case: Case) -> list[int]:
     return [token for symbol in rule for token in case.get(symbol, (symbol,))]
 
 
-def defect(mode: Mode, source: Sequence[int], target: Sequence[int], vocabulary: Vocabulary) -> str | None:
+def defect(mode: Mode, source: Sequence[int], target: Sequence[int], vocabulary: SyntheticVocabulary) -> str | None:
     """What is wrong with an example, or None.
 
     abduct and induct may have several right answers, so they are checked by substitution.

@@ -24,7 +24,7 @@ from metro_t0.synthetic.distribution import Distribution
 from metro_t0.synthetic.draws import Draws
 from metro_t0.synthetic.nonsense_lexicon import PERIOD, WORDS, Sentence, keyword_ids, verdict_ids, word_id
 from metro_t0.synthetic.ragged import Examples, Ragged
-from metro_t0.synthetic.vocabulary import Vocabulary
+from metro_t0.synthetic.vocabulary import SyntheticVocabulary
 
 SENTENCES = (7, 13)
 SENTENCE_WORDS = (5, 15)
@@ -230,7 +230,7 @@ def sample(draws: Draws, distribution: Distribution, n: int) -> Examples:
 
 
 @lru_cache(maxsize=4)
-def _table(vocabulary: Vocabulary) -> Ragged:
+def _table(vocabulary: SyntheticVocabulary) -> Ragged:
     """Row i: ids of word i of the lexicon."""
     return vocabulary.encode_words(nonsense_lexicon.lexicon())
 
@@ -241,11 +241,11 @@ def _encode(words: Ragged, table: Ragged) -> Ragged:
 
 
 @lru_cache(maxsize=4)
-def _words_by_ids(vocabulary: Vocabulary) -> dict[tuple[int, ...], int]:
+def _words_by_ids(vocabulary: SyntheticVocabulary) -> dict[tuple[int, ...], int]:
     return {tuple(ids): word for word, ids in enumerate(_table(vocabulary).lists())}
 
 
-def _decode(ids: Sequence[int], vocabulary: Vocabulary) -> Sentence:
+def _decode(ids: Sequence[int], vocabulary: SyntheticVocabulary) -> Sentence:
     """Lexicon ids of an encoded text. Raises `ValueError` where it is not made of the lexicon's words."""
     words, longest = _words_by_ids(vocabulary), int(_table(vocabulary).lengths.max())
     out, at = [], 0
@@ -281,7 +281,7 @@ def defect_of_words(source: Sentence, target: Sentence) -> str | None:
     return "no order of the three operations gives the target"
 
 
-def defect(source: Sequence[int], target: Sequence[int], vocabulary: Vocabulary) -> str | None:
+def defect(source: Sequence[int], target: Sequence[int], vocabulary: SyntheticVocabulary) -> str | None:
     """What is wrong with an example, or None."""
     try:
         return defect_of_words(_decode(source, vocabulary), _decode(target, vocabulary))

@@ -9,8 +9,8 @@ from metro_t0.common_options import MOST_TOKENS, seed_option
 from metro_t0.options import check, option
 
 if TYPE_CHECKING:
-    from metro_t0.synthetic.stream import Mixture
-    from metro_t0.synthetic.vocabulary import Vocabulary
+    from metro_t0.synthetic.stream import TaskMixture
+    from metro_t0.synthetic.vocabulary import SyntheticVocabulary
 
 Profile = Literal["authors", "paper"]
 Order = Literal["first_occurrence", "cpython_set", "sorted"]
@@ -43,7 +43,7 @@ class StreamSettings:
     def __post_init__(self) -> None:
         check(self)
 
-    def mixture(self, vocabulary: Vocabulary) -> Mixture:
+    def mixture(self, vocabulary: SyntheticVocabulary) -> TaskMixture:
         """The stream of these examples. Raises `UserError` for whatever cannot be."""
         from metro_t0.synthetic.stream import make_mixture  # takes a quarter of a second to import
 

@@ -18,8 +18,8 @@ from metro_t0.files import atomic_path, read_json, write_json, write_text
 from metro_t0.progress import progress
 from metro_t0.synthetic.ragged import Examples
 from metro_t0.synthetic.settings import BLOCK, Format, Order, Profile, StreamSettings
-from metro_t0.synthetic.stream import SPLITS, Mixture, Split, TaskStream
-from metro_t0.synthetic.vocabulary import Vocabulary, load_vocabulary
+from metro_t0.synthetic.stream import SPLITS, Split, TaskMixture, TaskStream
+from metro_t0.synthetic.vocabulary import SyntheticVocabulary, load_vocabulary
 
 MANIFEST = "manifest.json"
 LINE = re.compile(r"^\[(\d+(?:, \d+)*)?\]\t\[(\d+(?:, \d+)*)?\]$")
@@ -32,7 +32,7 @@ def path_of(directory: Path, kind: Format, split: Split, task: str) -> Path:
 
 
 def generate(
-    directory: Path, kind: Format, mixture: Mixture, counts: dict[Split, int], deduplicate: bool
+    directory: Path, kind: Format, mixture: TaskMixture, counts: dict[Split, int], deduplicate: bool
 ) -> dict[str, int]:
     """Write every task of a mixture; return duplicates left out per task. Files appear whole or not at all.
 
@@ -61,7 +61,7 @@ def generate(
     return dropped
 
 
-def dict_text(vocabulary: Vocabulary) -> str:
+def dict_text(vocabulary: SyntheticVocabulary) -> str:
     """A dict.txt of placeholder pieces: line k is id 4 + k, as fairseq counts (T5: line k is id 3 + k)."""
     first = 4 if vocabulary.pad == 1 else 3
     return "".join(f"<id{token}> 1\n" for token in range(first, vocabulary.size))
@@ -182,7 +182,7 @@ class Manifest(TypedDict):
     prefixes: dict[str, list[int]]
 
 
-def open_directory(directory: Path, vocabulary_name: str | None) -> tuple[Format, Mixture]:
+def open_directory(directory: Path, vocabulary_name: str | None) -> tuple[Format, TaskMixture]:
     """The format of the files and the stream they are of.
 
     vocabulary_name: where the vocabulary lies, if the manifest's own name for it (t5, compact:N) does not say.

@@ -21,8 +21,8 @@ from metro_t0.synthetic.distribution import Distribution
 from metro_t0.synthetic.draws import Draws
 from metro_t0.synthetic.ragged import Examples, Index
 from metro_t0.synthetic.settings import BLOCK, VALID_BLOCKS, VALID_EXAMPLES, StreamSettings
-from metro_t0.synthetic.tasks import GROUPS, Task, get_task
-from metro_t0.synthetic.vocabulary import Vocabulary
+from metro_t0.synthetic.tasks import GROUPS, SyntheticTask, get_task
+from metro_t0.synthetic.vocabulary import SyntheticVocabulary
 
 Split = Literal["train", "valid"]
 SPLITS: tuple[Split, ...] = ("train", "valid")
@@ -36,7 +36,7 @@ SMALLEST_RATE = Fraction(1, 512)
 class TaskStream:
     """The examples of one task."""
 
-    task: Task
+    task: SyntheticTask
     distribution: Distribution
     seed: int
 
@@ -100,7 +100,7 @@ class BlockReader:
 
 
 @dataclass(frozen=True)
-class Mixture:
+class TaskMixture:
     """Several task streams at fixed rates, as one stream of blocks.
 
     After i examples the mixture has taken floor(i * C_t) - floor(i * C_(t-1)) examples of task t, C being the
@@ -118,7 +118,7 @@ class Mixture:
                 raise UserError(f"task {stream.task.name} has a rate of {float(rate):.5f}; at least 1/512 is needed")
 
     @property
-    def vocabulary(self) -> Vocabulary:
+    def vocabulary(self) -> SyntheticVocabulary:
         return self.streams[0].distribution.vocabulary
 
     @cached_property
@@ -160,7 +160,7 @@ class Mixture:
         }
 
 
-def make_mixture(settings: StreamSettings, vocabulary: Vocabulary) -> Mixture:
+def make_mixture(settings: StreamSettings, vocabulary: SyntheticVocabulary) -> TaskMixture:
     """The stream of these examples. Raises `UserError` for whatever cannot be."""
     rates = parse_rates(settings.tasks)
     profile, bounds = settings.profile, (settings.length_min, settings.length_max)
@@ -171,7 +171,7 @@ def make_mixture(settings: StreamSettings, vocabulary: Vocabulary) -> Mixture:
         prefix = task.prefix(vocabulary) if prefixed else ()
         distribution = Distribution(vocabulary, profile, *bounds, prefix, settings.order)
         streams.append(TaskStream(task, distribution, settings.seed))
-    return Mixture(tuple(streams), tuple(rates.values()), settings.seed)
+    return TaskMixture(tuple(streams), tuple(rates.values()), settings.seed)
 
 
 def parse_rates(text: str) -> Mapping[str, Fraction]:

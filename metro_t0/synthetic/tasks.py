@@ -16,19 +16,19 @@ from metro_t0.synthetic.distribution import Distribution
 from metro_t0.synthetic.draws import Draws
 from metro_t0.synthetic.ragged import Examples, Ragged
 from metro_t0.synthetic.settings import Profile
-from metro_t0.synthetic.vocabulary import Vocabulary
+from metro_t0.synthetic.vocabulary import SyntheticVocabulary
 
 Function = Callable[..., Any]
 LONGEST = 2**14
 
 
 @dataclass(frozen=True)
-class Task(ABC):
+class SyntheticTask(ABC):
     """What a stream, a file and a check need to know of a task."""
 
     name: str
 
-    def prefix(self, vocabulary: Vocabulary) -> tuple[int, ...]:
+    def prefix(self, vocabulary: SyntheticVocabulary) -> tuple[int, ...]:
         """What stands before every input, where prefixes are on."""
         return (*vocabulary.name(self.name), vocabulary.task_divider)
 
@@ -46,7 +46,7 @@ class Task(ABC):
 
 
 @dataclass(frozen=True)
-class FunctionTask(Task):
+class FunctionTask(SyntheticTask):
     """A task whose target is a function of its source.
 
     name: public name. authors_name: its name in the authors' data.
@@ -139,16 +139,16 @@ class FunctionTask(Task):
 
 
 @dataclass(frozen=True)
-class OwnLayoutTask(Task):
+class OwnLayoutTask(SyntheticTask):
     """A task with a layout of its own, whose lengths have no bounds and whose targets may have several right answers.
 
     examples: draws n examples. check: what is wrong with an example, or None.
     """
 
     examples: Callable[[Draws, Distribution, int], Examples]
-    check: Callable[[Sequence[int], Sequence[int], Vocabulary], str | None]
+    check: Callable[[Sequence[int], Sequence[int], SyntheticVocabulary], str | None]
 
-    def prefix(self, vocabulary: Vocabulary) -> tuple[int, ...]:
+    def prefix(self, vocabulary: SyntheticVocabulary) -> tuple[int, ...]:
         return ()
 
     def check_bounds(self, profile: Profile, low: int, high: int) -> None:
@@ -192,14 +192,14 @@ EARLIER_TASKS = (
     *(OwnLayoutTask(n, partial(dyck.sample, s), partial(dyck.defect, s)) for n, s in dyck.SETTINGS.items()),
     OwnLayoutTask("nonsense_summary", nonsense.sample, nonsense.defect),
 )
-TASKS: dict[str, Task] = {task.name: task for task in (*SIMPLE_TASKS, *EARLIER_TASKS)}
+SYNTHETIC_TASKS: dict[str, SyntheticTask] = {task.name: task for task in (*SIMPLE_TASKS, *EARLIER_TASKS)}
 GROUPS = {"lime": ("lime_induct", "lime_deduct", "lime_abduct")}  # stands for its members with equal rates
 
 
-def get_task(name: str) -> Task:
+def get_task(name: str) -> SyntheticTask:
     """The task of this public or authors' name. Raises `UserError` with the nearest names."""
     by_authors = {task.authors_name: task for task in SIMPLE_TASKS if task.authors_name}
-    task = TASKS.get(name) or by_authors.get(name)
+    task = SYNTHETIC_TASKS.get(name) or by_authors.get(name)
     if task is None:
-        raise unknown("synthetic task", name, [*TASKS, *GROUPS, *by_authors])
+        raise unknown("synthetic task", name, [*SYNTHETIC_TASKS, *GROUPS, *by_authors])
     return task

@@ -30,7 +30,7 @@ Encode = Callable[[str], list[int]]
 
 
 @dataclass(frozen=True, eq=False)
-class Vocabulary:
+class SyntheticVocabulary:
     """Token ids by their role.
 
     universe_low, universe_size: sequences are drawn from ids universe_low .. universe_low + universe_size - 1.
@@ -132,7 +132,7 @@ class Vocabulary:
             raise UserError(f"vocabulary {self.fingerprint}: text needs its tokenizer; {NAME_TOKENIZER}")
         return Ragged.from_lists([self.encode(word) for word in words])
 
-    def limited(self, num_tokens: int | None) -> Vocabulary:
+    def limited(self, num_tokens: int | None) -> SyntheticVocabulary:
         """The same vocabulary with sequences drawn from the first `num_tokens` ids of the universe only."""
         if num_tokens is None:
             return self
@@ -148,11 +148,11 @@ class Vocabulary:
         return {name: getattr(self, name) for name in fields} | {"universe": bounds}
 
 
-def t5_vocabulary(encode: Encode | None = None) -> Vocabulary:
+def t5_vocabulary(encode: Encode | None = None) -> SyntheticVocabulary:
     """T5's ids from the shipped table. With `encode` (a T5 tokenizer) every number is known, not only twenty."""
     table = read_json(Path(str(resources.files("metro_t0.synthetic") / T5_TABLE)))
     low, high = table["universe"]
-    return Vocabulary(
+    return SyntheticVocabulary(
         fingerprint="t5",
         size=table["size"],
         pad=table["pad"],
@@ -168,7 +168,7 @@ def t5_vocabulary(encode: Encode | None = None) -> Vocabulary:
     )
 
 
-def compact_vocabulary(num_tokens: int, names: Iterable[str]) -> Vocabulary:
+def compact_vocabulary(num_tokens: int, names: Iterable[str]) -> SyntheticVocabulary:
     """fairseq's four special ids, `num_tokens` ids to draw from, then names, digits, yes, no and the extra ids.
 
     names: tasks in use. Those that are not of `COMPACT_NAMES` have ids behind everything, and stand in the fingerprint:
@@ -185,7 +185,7 @@ def compact_vocabulary(num_tokens: int, names: Iterable[str]) -> Vocabulary:
             raise UserError(f"vocabulary compact:{num_tokens} has no text; it cannot encode {text!r}")
         return [first_digit + int(digit) for digit in text]
 
-    return Vocabulary(
+    return SyntheticVocabulary(
         fingerprint="+".join([f"compact:{num_tokens}", *added]),
         size=size + len(added),
         added=len(added),
@@ -199,13 +199,13 @@ def compact_vocabulary(num_tokens: int, names: Iterable[str]) -> Vocabulary:
     )
 
 
-def tokenizer_vocabulary(directory: Path, names: Iterable[str]) -> Vocabulary:
+def tokenizer_vocabulary(directory: Path, names: Iterable[str]) -> SyntheticVocabulary:
     """Ids of a tokenizer of this toolkit; the 100 last pieces of its dictionary serve as extra ids."""
     from metro_t0.tokenization import Tokenizer
 
     tokenizer = Tokenizer.load(directory)
     size = len(tokenizer)
-    return Vocabulary(
+    return SyntheticVocabulary(
         fingerprint=f"dictionary:{tokenizer.fingerprint[:16]}",
         size=size,
         universe_size=size - EXTRA_IDS - len(SPECIAL_TOKENS),
@@ -231,7 +231,7 @@ def _t5_encode(directory: Path) -> Encode:
     return encode
 
 
-def load_vocabulary(name: str, task_names: Iterable[str], num_tokens: int | None = None) -> Vocabulary:
+def load_vocabulary(name: str, task_names: Iterable[str], num_tokens: int | None = None) -> SyntheticVocabulary:
     """The vocabulary called `name`: `t5`, `t5:DIRECTORY`, `compact:N`, or the directory of a tokenizer.
 
     task_names: the tasks in use. num_tokens: draw sequences from that many ids only. A fingerprint of a compact

@@ -60,7 +60,7 @@ class Downstream:
     convert: Callable[[Row], Pair]
 
 
-TASKS: dict[str, Downstream] = {
+DOWNSTREAM_TASKS: dict[str, Downstream] = {
     "cnndm_10k": Downstream("cnn_dailymail/3.0.0", ("article", "highlights"), summarization),
     "mtop": Downstream("mtop", ("question", "knowledge", "target"), structured),
     "webqsp": Downstream("web_qsp", ("question", "knowledge", "target"), structured),
@@ -73,9 +73,9 @@ TASKS: dict[str, Downstream] = {
 
 def get_downstream(name: str) -> Downstream:
     """The task of that name. Raises `UserError` with the nearest names."""
-    if name not in TASKS:
-        raise unknown("downstream task", name, TASKS)
-    return TASKS[name]
+    if name not in DOWNSTREAM_TASKS:
+        raise unknown("downstream task", name, DOWNSTREAM_TASKS)
+    return DOWNSTREAM_TASKS[name]
 
 
 def pairs(task: Downstream, rows: Iterable[Row]) -> Iterable[Pair]:

@@ -92,7 +92,7 @@ def get_scheme(name: str) -> Scheme:
 
 
 @dataclass(frozen=True)
-class Group:
+class GroupStatistics:
     """Mean and population standard deviation over the `size` scalars of a group; the keys of its tensors."""
 
     mean: float
@@ -107,7 +107,7 @@ class Statistics:
 
     scheme: str
     assignment: Assignment
-    groups: Mapping[str, Group]
+    groups: Mapping[str, GroupStatistics]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, to be written with `metro_t0.files.write_json`."""
@@ -122,7 +122,7 @@ class Statistics:
         """The inverse of `to_json`. Raises `UserError` naming `origin` where the values are not statistics."""
         try:
             groups = {
-                name: Group(float(g["mean"]), float(g["sd"]), int(g["n"]), tuple(g["tensors"]))
+                name: GroupStatistics(float(g["mean"]), float(g["sd"]), int(g["n"]), tuple(g["tensors"]))
                 for name, g in values["groups"].items()
             }
             assignment = values["assignment"]
@@ -152,7 +152,7 @@ def collect(tensors: Mapping[str, Tensor], scheme: Scheme, origin: str) -> Stati
     groups = {}
     for group, names in members.items():
         values = torch.cat([tensors[name].detach().double().flatten() for name in names])
-        made = Group(
+        made = GroupStatistics(
             float(values.mean()), float(values.std(correction=0)), values.numel(), tuple(roles[n].key for n in names)
         )
         _check_group(group, made, scheme.assignment, origin)
@@ -160,7 +160,7 @@ def collect(tensors: Mapping[str, Tensor], scheme: Scheme, origin: str) -> Stati
     return Statistics(scheme.name, scheme.assignment, groups)
 
 
-def _check_group(name: str, group: Group, assignment: Assignment, origin: str) -> None:
+def _check_group(name: str, group: GroupStatistics, assignment: Assignment, origin: str) -> None:
     if not (math.isfinite(group.mean) and math.isfinite(group.sd)):
         raise UserError(f"{origin}: group {name} has mean {group.mean} and deviation {group.sd}; the model diverged")
     constant = assignment == "scale" and _is_norm(group.tensors[0])
@@ -189,7 +189,7 @@ def _check_complete(roles: Mapping[str, Role], origin: str) -> None:
 def constant_statistics(names: Iterable[str], value: float) -> Statistics:
     """Every pre-attention norm set to one constant: the sweep that uses no checkpoint."""
     roles = [role for role in roles_of(names).values() if role.kind == "attention_norm"]
-    groups = {role.key: Group(value, 0.0, 0, (role.key,)) for role in roles}
+    groups = {role.key: GroupStatistics(value, 0.0, 0, (role.key,)) for role in roles}
     return Statistics(f"pre_attention_norm={value}", "scale", groups)
 
 
@@ -228,7 +228,7 @@ def _expected(statistics: Statistics, by_key: Mapping[str, str]) -> set[str]:
     return {key for key, name in by_key.items() if scheme.group_of(role_of(name)) is not None}
 
 
-def _draw(shape: torch.Size, key: str, group: Group, assignment: Assignment, seed: int) -> Tensor:
+def _draw(shape: torch.Size, key: str, group: GroupStatistics, assignment: Assignment, seed: int) -> Tensor:
     if assignment == "scale" and _is_norm(key):
         return torch.full(shape, group.mean)
     generator = torch.Generator().manual_seed(keyed_seed("statistics_init", seed, key))

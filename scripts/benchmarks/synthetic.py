@@ -23,7 +23,7 @@ from metro_t0.modeling import MetroT5, preset
 from metro_t0.synthetic import functions
 from metro_t0.synthetic.iterable import SyntheticIterableDataset
 from metro_t0.synthetic.settings import BLOCK, StreamSettings
-from metro_t0.synthetic.tasks import TASKS, FunctionTask
+from metro_t0.synthetic.tasks import SYNTHETIC_TASKS, FunctionTask
 from metro_t0.synthetic.vocabulary import compact_vocabulary, load_vocabulary
 from metro_t0.tables import print_table
 
@@ -54,7 +54,7 @@ def peer(name: str, generator: random.Random, count: int = 200) -> int:
             x = [generator.choice(pool) for _ in range(length)]
             target = functions.union(x[:cut], x[cut:])
         else:
-            task = TASKS[name]
+            task = SYNTHETIC_TASKS[name]
             assert isinstance(task, FunctionTask)
             output = task.function(x)
             target = output if isinstance(output, list) else [output]
@@ -72,9 +72,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15, help="blocks of every task")
     parser.add_argument("--vocabulary", default="compact:31998", help="t5:DIRECTORY or a tokenizer's directory")
-    parser.add_argument("--tasks", nargs="+", default=[*TASKS], help="measure these alone")
+    parser.add_argument("--tasks", nargs="+", default=[*SYNTHETIC_TASKS], help="measure these alone")
     options = parser.parse_args()
-    vocabulary = load_vocabulary(options.vocabulary, TASKS)
+    vocabulary = load_vocabulary(options.vocabulary, SYNTHETIC_TASKS)
     generator = random.Random(0)
     header = ("task", "median M/s", "best M/s", "reached", "published generator", "plain Python here")
     rows = []
@@ -92,14 +92,14 @@ def main() -> None:
         python = f"{np.median(plain):.1f}" if plain else ""
         rows.append([name, f"{median:.1f}", f"{best:.1f}", reached, str(PUBLISHED.get(name, "")), python])
     print_table(header, rows)
-    share = step_share(compact_vocabulary(31_998, TASKS).size)
+    share = step_share(compact_vocabulary(31_998, SYNTHETIC_TASKS).size)
     if share >= LARGEST_SHARE:
         raise SystemExit(f"generating costs {share:.2%} of a training step; it must stay below {LARGEST_SHARE:.0%}")
 
 
 def making(size: int) -> tuple[float, list[dict[str, torch.Tensor]]]:
     """CPU nanoseconds to make one batch of set (drawn, padded, as tensors), the mean over four blocks; the batches."""
-    mixture = StreamSettings("set").mixture(compact_vocabulary(31_998, TASKS))
+    mixture = StreamSettings("set").mixture(compact_vocabulary(31_998, SYNTHETIC_TASKS))
     batches = iter(SyntheticIterableDataset(mixture, batch_size=size))
     next(batches)  # the validation set is made
     start = time.process_time_ns()

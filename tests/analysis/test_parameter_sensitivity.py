@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from metro_t0.analysis.checkpoints import analyse_t5
 from metro_t0.analysis.mixtures import Example, batches, sample_mixture
 from metro_t0.analysis.sensitivity import (
-    Group,
     LogHistogram,
+    ParameterGroup,
     accumulate_gradients,
     group_of,
     merged,
@@ -81,7 +81,7 @@ def test_histograms_hold_every_parameter_where_it_belongs(small_t5: T5, mixture:
     weight = small_t5.encoder.layers[0].feed_forward.wi.weight
     assert weight.grad is not None
     values = (weight * weight.grad).abs().detach().flatten().numpy()
-    ours = found[Group("encoder", 1, "feed-forward in")]
+    ours = found[ParameterGroup("encoder", 1, "feed-forward in")]
     expected, _ = np.histogram(np.log10(values[values > 0]), bins=24 * 20, range=(-20, 4))
     assert ours.zeros == (values == 0).sum() >= 16
     assert ours.counts.tolist() == expected.tolist()
@@ -132,20 +132,20 @@ def test_adding_slices_equals_adding_all() -> None:
 @pytest.mark.parametrize(
     ("name", "group"),
     [
-        ("main.encoder.layers.3.self_attention.q.weight", Group("encoder", 4, "self-attention")),
-        ("decoder.block.0.layer.1.EncDecAttention.k.weight", Group("decoder", 1, "cross-attention")),
-        ("decoder.block.2.layer.2.DenseReluDense.wi_1.weight", Group("decoder", 3, "feed-forward in")),
-        ("encoder.block.0.layer.0.layer_norm.weight", Group("encoder", 1, "norm")),
+        ("main.encoder.layers.3.self_attention.q.weight", ParameterGroup("encoder", 4, "self-attention")),
+        ("decoder.block.0.layer.1.EncDecAttention.k.weight", ParameterGroup("decoder", 1, "cross-attention")),
+        ("decoder.block.2.layer.2.DenseReluDense.wi_1.weight", ParameterGroup("decoder", 3, "feed-forward in")),
+        ("encoder.block.0.layer.0.layer_norm.weight", ParameterGroup("encoder", 1, "norm")),
         (
             "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
-            Group("encoder", 1, "relative bias"),
+            ParameterGroup("encoder", 1, "relative bias"),
         ),
-        ("main.encoder.relative_biases.2.table.weight", Group("encoder", 3, "relative bias")),
-        ("shared.weight", Group("shared", 0, "embeddings")),
-        ("lm_head.weight", Group("shared", 0, "head")),
+        ("main.encoder.relative_biases.2.table.weight", ParameterGroup("encoder", 3, "relative bias")),
+        ("shared.weight", ParameterGroup("shared", 0, "embeddings")),
+        ("lm_head.weight", ParameterGroup("shared", 0, "head")),
     ],
 )
-def test_names_of_both_kinds_of_models_are_understood(name: str, group: Group) -> None:
+def test_names_of_both_kinds_of_models_are_understood(name: str, group: ParameterGroup) -> None:
     assert group_of(name) == group
 
 

@@ -14,7 +14,7 @@ from metro_t0.modeling import MetroT5, preset
 from metro_t0.synthetic import tasks as synthetic_tasks
 from metro_t0.synthetic.cli import main
 from metro_t0.synthetic.vocabulary import compact_vocabulary
-from metro_t0.transfer.downstream import TASKS, pairs
+from metro_t0.transfer.downstream import DOWNSTREAM_TASKS, pairs
 
 SHORT = ["--vocabulary", "compact:100", "--length-min", "4", "--length-max", "12"]
 
@@ -107,7 +107,7 @@ def test_inspect_and_stats(capsys):
 
 def test_downstream_rows():
     def convert(name, row):
-        return next(iter(pairs(TASKS[name], [row])))
+        return next(iter(pairs(DOWNSTREAM_TASKS[name], [row])))
 
     squad = {"question": "Who?", "context": "It was (she).", "answers": {"text": ["she", "She."]}}
     assert convert("squad", squad).source == "question: Who? context: It was (she)."
@@ -169,11 +169,11 @@ def test_a_task_that_is_registered_later_moves_no_id(tmp_path, monkeypatch, caps
         ]
         return main(["generate", tasks, *options, "--output", str(tmp_path / directory)])
 
-    before = compact_vocabulary(50, synthetic_tasks.TASKS)
+    before = compact_vocabulary(50, synthetic_tasks.SYNTHETIC_TASKS)
     assert generate("set", "before") == 0
-    new = dataclasses.replace(synthetic_tasks.TASKS["identity"], name="aaa", authors_name="")
-    monkeypatch.setitem(synthetic_tasks.TASKS, "aaa", new)
-    after = compact_vocabulary(50, synthetic_tasks.TASKS)
+    new = dataclasses.replace(synthetic_tasks.SYNTHETIC_TASKS["identity"], name="aaa", authors_name="")
+    monkeypatch.setitem(synthetic_tasks.SYNTHETIC_TASKS, "aaa", new)
+    after = compact_vocabulary(50, synthetic_tasks.SYNTHETIC_TASKS)
     assert after.names.items() - before.names.items() == {("aaa", (before.size,))}
     assert (after.extra(0), after.reserved, after.yes) == (before.extra(0), before.reserved, before.yes)
     assert after.fingerprint == "compact:50+aaa"

@@ -14,10 +14,10 @@ from metro_t0.synthetic.draws import Draws
 from metro_t0.synthetic.dyck import corrupt
 from metro_t0.synthetic.ragged import Ragged
 from metro_t0.synthetic.settings import StreamSettings
-from metro_t0.synthetic.tasks import TASKS
+from metro_t0.synthetic.tasks import SYNTHETIC_TASKS
 from metro_t0.synthetic.vocabulary import compact_vocabulary, t5_vocabulary
 
-FULL = compact_vocabulary(31_998, TASKS)
+FULL = compact_vocabulary(31_998, SYNTHETIC_TASKS)
 
 
 def test_lime_substitution_of_the_paper():

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from metro_t0.errors import UserError
 from metro_t0.synthetic import functions as f
 from metro_t0.synthetic.settings import StreamSettings
-from metro_t0.synthetic.tasks import SIMPLE_TASKS, TASKS, get_task
+from metro_t0.synthetic.tasks import SIMPLE_TASKS, SYNTHETIC_TASKS, get_task
 from metro_t0.synthetic.vocabulary import compact_vocabulary, t5_vocabulary
 
 VECTORS = json.loads((Path(__file__).parent / "vectors.json").read_text())
@@ -29,9 +29,9 @@ def distribution(name, vocabulary, *profile_and_bounds, **settings):
 
 @pytest.mark.parametrize("vector", VECTORS, ids=[f"{v['id']}-{v['task']}" for v in VECTORS])
 def test_published_vector(vector):
-    function = TASKS[vector["task"]].function
+    function = SYNTHETIC_TASKS[vector["task"]].function
     letters = vector["source"].split()
-    arguments = [letters] if TASKS[vector["task"]].kind == "unary" else split_letters(letters)
+    arguments = [letters] if SYNTHETIC_TASKS[vector["task"]].kind == "unary" else split_letters(letters)
     if vector["task"] in ("first_token", "last_token"):
         arguments = [letters]
     assert shown(function(*arguments)) == vector["target"]
@@ -89,13 +89,13 @@ ID_VECTORS = [
 
 @pytest.mark.parametrize(("name", "source", "target"), ID_VECTORS, ids=[v[0] for v in ID_VECTORS])
 def test_vectors_in_t5_ids(name, source, target):
-    assert list(TASKS[name].target(source, distribution(name, t5_vocabulary()))) == target
+    assert list(SYNTHETIC_TASKS[name].target(source, distribution(name, t5_vocabulary()))) == target
 
 
 def test_order_of_set_outputs():
     """The published record of set2_minus_set1 has the order of CPython's sets; ours is first occurrence."""
     vocabulary = t5_vocabulary()
-    task = TASKS["set2_minus_set1"]
+    task = SYNTHETIC_TASKS["set2_minus_set1"]
     source = [*vocabulary.name(task.name), 32099, 3239, 2863, 18822, 11154, 9398, 24534, 9342, 2863, 11154, 32097]
     source += [18108, 18822, 9398, 18108, 25806, 2863, 9398, 25806, 25806, 11154, 5250]
     assert task.target(source, distribution(task.name, vocabulary)) == [18108, 25806, 5250]
@@ -180,16 +180,16 @@ def test_unknown_task_names_the_nearest():
 )
 def test_impossible_bounds(name, low, high, message):
     with pytest.raises(UserError, match=message):
-        TASKS[name].check_bounds("authors", low, high)
+        SYNTHETIC_TASKS[name].check_bounds("authors", low, high)
 
 
 def test_defects_are_named():
-    vocabulary = compact_vocabulary(50, TASKS)
+    vocabulary = compact_vocabulary(50, SYNTHETIC_TASKS)
     union = distribution("union", vocabulary, "paper", 3, 20)
     s = vocabulary.separator
-    assert TASKS["union"].defect([5, s, 6], [5, 6], union) is None
-    assert "the target is 6 5, not 5 6" in str(TASKS["union"].defect([5, s, 6], [6, 5], union))
-    assert "0 separators" in str(TASKS["union"].defect([5, 6], [5], union))
+    assert SYNTHETIC_TASKS["union"].defect([5, s, 6], [5, 6], union) is None
+    assert "the target is 6 5, not 5 6" in str(SYNTHETIC_TASKS["union"].defect([5, s, 6], [6, 5], union))
+    assert "0 separators" in str(SYNTHETIC_TASKS["union"].defect([5, 6], [5], union))
     sort = distribution("sort", vocabulary, "paper", 4, 20)
-    assert TASKS["sort"].defect([5, 6, s, 6], [6, 5], sort) == "the input is not one of sort"
+    assert SYNTHETIC_TASKS["sort"].defect([5, 6, s, 6], [6, 5], sort) == "the input is not one of sort"
     assert f.split([1, 2, 9, 3], 9) == [[1, 2], [3]]

@@ -16,12 +16,12 @@ from metro_t0.synthetic.draws import Draws
 from metro_t0.synthetic.iterable import SyntheticIterableDataset, hugging_face_dataset
 from metro_t0.synthetic.settings import BLOCK, VALID_BLOCKS, StreamSettings
 from metro_t0.synthetic.stream import parse_rates
-from metro_t0.synthetic.tasks import TASKS, FunctionTask
+from metro_t0.synthetic.tasks import SYNTHETIC_TASKS, FunctionTask
 from metro_t0.synthetic.vocabulary import compact_vocabulary
 
-FULL = compact_vocabulary(31_998, TASKS)
+FULL = compact_vocabulary(31_998, SYNTHETIC_TASKS)
 GOLDEN = Path(__file__).parent / "golden_streams.json"
-NAMES = sorted(TASKS)
+NAMES = sorted(SYNTHETIC_TASKS)
 
 
 def stream(name, vocabulary=FULL, **settings):
@@ -42,8 +42,8 @@ def test_every_target_and_bound(name, profile):
     assert len(examples) == BLOCK
     allowed = {FULL.task_divider, FULL.word_divider, FULL.separator, FULL.empty, *distribution.prefix}
     for source, target in zip(examples.sources, examples.targets, strict=True):
-        assert TASKS[name].defect(source.tolist(), target.tolist(), distribution) is None
-        if isinstance(TASKS[name], FunctionTask):
+        assert SYNTHETIC_TASKS[name].defect(source.tolist(), target.tolist(), distribution) is None
+        if isinstance(SYNTHETIC_TASKS[name], FunctionTask):
             body = source[len(distribution.prefix) :]
             assert 10 <= len(body) <= 220
             assert len(target) >= 1
@@ -53,12 +53,12 @@ def test_every_target_and_bound(name, profile):
 @pytest.mark.parametrize("name", ["delete", "search", "set", "sort", "union", "count", "replace", "longest_word"])
 def test_small_vocabulary_and_short_lengths(name):
     """Chance repeats and chance occurrences are frequent here, and the examples must still be right."""
-    vocabulary = compact_vocabulary(6, TASKS)
+    vocabulary = compact_vocabulary(6, SYNTHETIC_TASKS)
     longest = 12 if name == "union" else 13
     distribution = stream(name, vocabulary, length_min=3, length_max=longest).streams[0].distribution
-    examples = TASKS[name].draw(Draws(name), distribution, 2048)
+    examples = SYNTHETIC_TASKS[name].draw(Draws(name), distribution, 2048)
     for source, target in zip(examples.sources, examples.targets, strict=True):
-        assert TASKS[name].defect(source.tolist(), target.tolist(), distribution) is None
+        assert SYNTHETIC_TASKS[name].defect(source.tolist(), target.tolist(), distribution) is None
 
 
 # Means of length and target, share of empty targets: 30,000 examples of an independent simulation.
@@ -176,7 +176,7 @@ def test_golden_hash(name):
 
 def test_train_never_shows_a_validation_source():
     """With three tokens and inputs of at most six, half of all sources are in the validation set."""
-    vocabulary = compact_vocabulary(9, TASKS)
+    vocabulary = compact_vocabulary(9, SYNTHETIC_TASKS)
     mixture = stream("identity", vocabulary, length_min=1, length_max=5)
     held = {s.tobytes() for i in range(VALID_BLOCKS) for s in mixture.block("valid", i).sources}
     drawn = [s.tobytes() for i in range(4) for s in mixture.block("train", i).sources]
@@ -187,14 +187,14 @@ def test_train_never_shows_a_validation_source():
 
 
 def test_no_training_sources_left():
-    mixture = stream("identity", compact_vocabulary(2, TASKS), length_min=1, length_max=3)
+    mixture = stream("identity", compact_vocabulary(2, SYNTHETIC_TASKS), length_min=1, length_max=3)
     with pytest.raises(UserError, match="too few different sources"):
         mixture.block("train", 0)
 
 
 def test_vocabulary_too_small_for_distinct_tokens():
     with pytest.raises(UserError, match="too few"):
-        stream("union", compact_vocabulary(20, TASKS)).block("valid", 0)
+        stream("union", compact_vocabulary(20, SYNTHETIC_TASKS)).block("valid", 0)
 
 
 def test_mixture_rates_are_exact_and_tasks_are_labeled():
@@ -226,7 +226,7 @@ def test_rates():
         stream("set:1000,identity:1")
 
 
-SMALL = compact_vocabulary(100, TASKS)
+SMALL = compact_vocabulary(100, SYNTHETIC_TASKS)
 
 
 def items(dataset, count, workers=0):
