@@ -81,6 +81,7 @@ def install() -> None:
     checkpoint_utils.save_checkpoint = _after(settle_and_flush, checkpoint_utils.save_checkpoint)
     metrics.get_smoothed_values = _after(settle_and_flush, metrics.get_smoothed_values)
     metrics.aggregate = aggregate_validation
+    metrics.reset = _after(_trainers.clear, metrics.reset)  # another run begins in this process
 
 
 def _validated(log: Callable[..., Any], trainer: Any, logging_outputs: Any, sample_size: Any) -> Any:

@@ -23,7 +23,7 @@ def test_reference_has_a_page_for_every_module(tmp_path: Path) -> None:
         warnings.filterwarnings("error", module="pdoc")  # a module that cannot be imported, a broken annotation
         script.main(tmp_path, rooms)
     names = [name for room in rooms for name in script.modules(room)]
-    assert len(names) > 15
+    assert len(names) > 10
     for name in names:
         assert (tmp_path / f"{name.replace('.', '/')}.html").is_file(), name
     assert "Equation 13" in (tmp_path / "metro_t0" / "objectives" / "losses.html").read_text()

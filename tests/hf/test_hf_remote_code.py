@@ -69,7 +69,8 @@ def test_loads_and_computes_the_same_without_the_package(directory: Path, tmp_pa
     command = [sys.executable, "-I", "program.py", str(directory), str(tmp_path / "again")]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stderr == ""
+    # torchao, which transformers imports where it is, names the CUDA libraries that a CPU build of torch cannot load.
+    assert [line for line in done.stderr.splitlines() if "torchao" not in line and "_pytree" not in line] == []
     found = json.loads(done.stdout)
     assert found["own"] == []
     assert found["classes"] == ["MetroT5ForConditionalGeneration", "MetroT5Model", "MetroT5ForConditionalGeneration"]

@@ -40,6 +40,17 @@ def test_every_number_is_the_same(train: Train, tmp_path: Path, monkeypatch: pyt
         assert states[0][name] == states[1][name]
 
 
+def test_a_run_that_broke_off_logs_nothing_in_the_next(train: Train, tmp_path: Path) -> None:
+    class BrokenOff:
+        waiting_logs = (([{"loss": torch.tensor(1e9)}], 1, torch.tensor(1.0)),)
+
+        def get_num_updates(self) -> int:
+            return 1
+
+    deferred_logs._trainers[:] = [BrokenOff()]
+    assert float(train(f"--save-dir {tmp_path} --max-update 2 --log-interval 2")[0]["loss"]) < 1000
+
+
 def test_all_numbers_come_over_at_once() -> None:
     waiting = [([{"a": torch.tensor(2.5), "b": 3}], 4.0, torch.tensor(7, dtype=torch.int64))]
     ((logs,), size, norm) = deferred_logs.on_host(waiting)[0]
