@@ -7,7 +7,7 @@
 #   scripts/quickstart.sh --pretrain-only    stop after pretraining
 #   OUTPUT=elsewhere scripts/quickstart.sh
 #
-# Takes about 15 minutes on 2 cores: 3 to 5 to install, 7 to 10 to pretrain, 3 to fine-tune and evaluate.
+# Takes 15 to 18 minutes on 2 cores: 3 to 5 to install, about 10 to pretrain, 3 to fine-tune and evaluate.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
