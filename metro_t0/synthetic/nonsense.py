@@ -23,7 +23,7 @@ from metro_t0.synthetic import nonsense_lexicon
 from metro_t0.synthetic.distribution import Distribution
 from metro_t0.synthetic.draws import Draws
 from metro_t0.synthetic.nonsense_lexicon import PERIOD, WORDS, Sentence, keyword_ids, verdict_ids, word_id
-from metro_t0.synthetic.ragged import Examples, Ragged
+from metro_t0.synthetic.ragged import Examples, Ragged, exclusive_sum
 from metro_t0.synthetic.vocabulary import SyntheticVocabulary
 
 SENTENCES = (7, 13)
@@ -44,7 +44,7 @@ def _numbers_below(draws: Draws) -> Below:
 
 def _distinct(below: Below, bound: int, count: int) -> list[int]:
     """`count` different numbers below `bound`, in random order."""
-    chosen: list[int] = []
+    chosen = [below(bound)]
     while len(chosen) < count:
         candidate = below(bound)
         if candidate not in chosen:
@@ -56,16 +56,24 @@ class Mark(NamedTuple):
     """A word of an operation that stands in a sentence; `rank` is its place among the operation's words."""
 
     sentence: Sentence
-    position: int
+    word: int
     rank: int
 
+    @property
+    def position(self) -> int:
+        """In the sentence, as it is now: a later edit may move it."""
+        return self.sentence.index(self.word)
 
-Edit = Callable[[Document, Below], None]
+
+Edit = Callable[[Document, Below], list[Mark]]
 
 
 @dataclass(frozen=True)
 class Operation:
-    """edit: changes the document in place. output: of its marks and one of `choices`; mostly there is one."""
+    """edit: changes the document in place and returns its marks, in document order.
+
+    output: of the marks, after all edits, and one of `choices`; mostly there is one.
+    """
 
     name: str
     edit: Edit
@@ -79,39 +87,46 @@ def _plant(operation: str, counts: tuple[int, ...], distinct: bool = False, tail
     A keyword takes the place of a random nonsense word that is not among the last `tail` (there is always one).
     """
 
-    def edit(document: Document, below: Below) -> None:
+    def edit(document: Document, below: Below) -> list[Mark]:
         keywords = keyword_ids(operation)
         count, bound = counts[below(len(counts))], len(keywords)
         places = _distinct(below, len(document), count)
         chosen = _distinct(below, bound, count) if distinct else [below(bound) for _ in range(count)]
-        for place, rank in zip(places, chosen, strict=True):
-            _overwrite(document[place], keywords[rank], below, tail)
+        marks = [
+            _overwrite(document[place], keywords[rank], rank, below, tail)
+            for place, rank in zip(places, chosen, strict=True)
+        ]
+        return marks if count == 1 else [mark for _, mark in sorted(zip(places, marks, strict=True))]
 
     return edit
 
 
-def _overwrite(sentence: Sentence, keyword: int, below: Below, tail: int = 1) -> None:
+def _overwrite(sentence: Sentence, keyword: int, rank: int, below: Below, tail: int = 1) -> Mark:
     while sentence[position := below(len(sentence) - tail)] >= WORDS:
         pass
     sentence[position] = keyword
+    return Mark(sentence, keyword, rank)
 
 
-def _two_breaks(document: Document, below: Below) -> None:
-    sentence = document[below(len(document))]
-    for rank in _distinct(below, len(keyword_ids("d20")), 2):
-        _overwrite(sentence, keyword_ids("d20")[rank], below)
+def _two_breaks(document: Document, below: Below) -> list[Mark]:
+    sentence, keywords = document[below(len(document))], keyword_ids("d20")
+    ranks = _distinct(below, len(keywords), 2)
+    return sorted((_overwrite(sentence, keywords[rank], rank, below) for rank in ranks), key=attrgetter("position"))
 
 
-def _quote(document: Document, below: Below) -> None:
+def _quote(document: Document, below: Below) -> list[Mark]:
     begin, end = keyword_ids("d7")
     sentence = document[below(len(document))]
     first = below(len(sentence))
     sentence.insert(first + below(len(sentence) - first) + 1, end)
     sentence.insert(first, begin)
+    return [Mark(sentence, begin, 0), Mark(sentence, end, 1)]
 
 
-def _bullet(document: Document, below: Below) -> None:
-    document[below(len(document))].insert(0, keyword_ids("d8")[0])
+def _bullet(document: Document, below: Below) -> list[Mark]:
+    sentence, (bullet,) = document[below(len(document))], keyword_ids("d8")
+    sentence.insert(0, bullet)
+    return [Mark(sentence, bullet, 0)]
 
 
 def _copies(marks: Iterable[Mark], choice: int = 0) -> Sentence:
@@ -150,7 +165,7 @@ def _joined(marks: list[Mark], choice: int) -> Sentence:
 
 def _broken(marks: list[Mark], choice: int) -> Sentence:
     sentence = [word for word in marks[0].sentence if word != PERIOD]
-    first, second = (sentence.index(mark.sentence[mark.position]) for mark in marks)
+    first, second = (sentence.index(mark.word) for mark in marks)
     return [*sentence[:second], PERIOD, *sentence[:first], *sentence[second:], PERIOD]
 
 
@@ -183,24 +198,21 @@ def find_marks(document: Document) -> dict[str, list[Mark]]:
     owners = nonsense_lexicon.keyword_owners()
     found: dict[str, list[Mark]] = {}
     for sentence in document:
-        if max(sentence) > PERIOD:
-            for position, word in enumerate(sentence):
-                if word > PERIOD:
-                    name, rank = owners[word]
-                    found.setdefault(name, []).append(Mark(sentence, position, rank))
+        for word in sentence:
+            if word > PERIOD:
+                name, rank = owners[word]
+                found.setdefault(name, []).append(Mark(sentence, word, rank))
     return found
 
 
 def compose(document: Document, below: Below) -> Sentence:
     """Apply three random operations to the document (in place) and return the target."""
     chosen = [OPERATIONS[i] for i in _distinct(below, len(OPERATIONS), OPERATIONS_PER_EXAMPLE)]
-    for operation in chosen:
-        operation.edit(document, below)
-    marks = find_marks(document)
+    marks = [operation.edit(document, below) for operation in chosen]
     target: Sentence = []
-    for operation in chosen:
+    for operation, found in zip(chosen, marks, strict=True):
         choice = below(operation.choices) if operation.choices > 1 else 0
-        target += operation.output(marks[operation.name], choice)
+        target += operation.output(found, choice)
     return target
 
 
@@ -210,16 +222,13 @@ def sample_words(draws: Draws, n: int) -> Examples:
     sizes = draws.between(*SENTENCE_WORDS, int(counts.sum())) + 1
     words = draws.below(WORDS, int(sizes.sum()))
     words[np.cumsum(sizes) - 1] = PERIOD
-    below = _numbers_below(draws)
-    sources, targets = [], []
-    sizes_of = Ragged(sizes.astype(np.uint16), counts)
-    texts = Ragged(words.astype(np.uint16), np.add.reduceat(sizes, sizes_of.starts))
-    for text, lengths in zip(texts.lists(), sizes_of.lists(), strict=True):
-        rest = iter(text)
-        document = [list(itertools.islice(rest, length)) for length in lengths]
-        targets.append(compose(document, below))
-        sources.append([word for sentence in document for word in sentence])
-    return Examples(Ragged.from_lists(sources), Ragged.from_lists(targets))
+    below, flat, first_of = _numbers_below(draws), words.tolist(), exclusive_sum(counts)
+    sentences = [flat[begin:end] for begin, end in itertools.pairwise([0, *np.cumsum(sizes).tolist()])]
+    documents = zip(first_of.tolist(), np.cumsum(counts).tolist(), strict=True)
+    targets = [compose(sentences[first:end], below) for first, end in documents]
+    sources = Ragged.from_lists(sentences)  # as edited
+    lengths = np.add.reduceat(sources.lengths, first_of)
+    return Examples(Ragged(sources.values, lengths), Ragged.from_lists(targets))
 
 
 def sample(draws: Draws, distribution: Distribution, n: int) -> Examples:
@@ -236,6 +245,8 @@ def _table(vocabulary: SyntheticVocabulary) -> Ragged:
 
 
 def _encode(words: Ragged, table: Ragged) -> Ragged:
+    if len(table.values) == len(table):  # every word is one token
+        return Ragged(table.values[words.values], words.lengths)
     pieces = table.take(words.values.astype(np.int64))
     return Ragged(pieces.values, np.add.reduceat(pieces.lengths, words.starts))
 
