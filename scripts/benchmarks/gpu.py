@@ -33,11 +33,13 @@ from typing import Any
 
 from metro_t0.command import Parser
 from metro_t0.tables import markdown_table, print_table
-from scripts.benchmarks.gpu_jobs import PEERS, ROUTES, Result, Route
+from scripts.benchmarks.gpu_jobs import PEERS, ROUTES, Record, Result, Route
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SECONDS = {"ceilings": 60, "attention": 100, "route": 120, "peer": 60, "optimizers": 60}
 """Budgets; those of routes and peers are three times as long for presets of more than base size."""
+ALONE = ("attention", "optimizers")
+"""Jobs that are no routes: a text of --routes that is such a name means nothing else."""
 MAIN = 3
 """Routes that come before peers and optimizers."""
 LEAST_SECONDS = 20
@@ -94,7 +96,7 @@ def jobs_of(preset: str, options: Any) -> tuple[list[Job], list[Job]]:
 
 def wanted(name: str, options: Any) -> bool:
     """True for every job, or for those with a text of --routes in their name."""
-    return not options.routes or any(text in name for text in options.routes)
+    return not options.routes or any(text == name if text in ALONE else text in name for text in options.routes)
 
 
 def run(job: Job, options: Any, seconds: float, ceilings: dict[str, float]) -> str:
@@ -198,10 +200,20 @@ def write_report(options: Any, heading: str, lines: list[dict[str, Any]]) -> Non
     for line in lines:
         by_kind.setdefault(line["kind"], []).append(line)
     text = f"{heading}\n\n{markdown(results_of(lines))}\n{attention_markdown(by_kind.get('attention', []))}"
-    for kind in ("optimizer", "batches"):
+    for kind in ("optimizer", "batches", "problem"):
         text += "".join(f"\n{json.dumps(line)}" for line in by_kind.get(kind, []))
     (options.output / "gpu.md").write_text(text + "\n")
     (options.output / "gpu.json").write_text(json.dumps({"machine": heading, "lines": lines}, indent=1) + "\n")
+
+
+def failed(job: Job, problem: str, lines: list[dict[str, Any]]) -> tuple[str, dict[str, Any]]:
+    """What is recorded of a job that failed: the row of a route, with the figures that it had found."""
+    if job.row is None:
+        return "problem", {"job": job.name, "problem": problem}
+    done = {(r.preset, r.path, r.dtype): r for r in results_of(lines)}
+    row = done.get((job.row.preset, job.row.path, job.row.dtype), job.row)
+    row.problem = f"{row.problem}; {problem}".removeprefix("; ")
+    return "result", vars(row)
 
 
 def run_all(options: Any) -> tuple[str, list[Result]]:
@@ -222,12 +234,8 @@ def run_all(options: Any) -> tuple[str, list[Result]]:
             heading = (
                 f"{lines[0]['machine']}; matrix products: {rates}; {copy}; {options.batch} x {options.length} tokens"
             )
-        if problem and job.row is not None:
-            done = {(r.preset, r.path, r.dtype): r for r in results_of(lines)}
-            row = done.get((job.row.preset, job.row.path, job.row.dtype), job.row)
-            row.problem = f"{row.problem}; {problem}".removeprefix("; ")
-            with record.open("a") as file:
-                file.write(json.dumps({"kind": "result", **vars(row)}) + "\n")
+        if problem:
+            Record(record).add(*failed(job, problem, lines))
             lines = read_record(record)
         print(f"{job.name}: {time.monotonic() - started:.0f} s {problem}", flush=True)
         write_report(options, heading, lines)

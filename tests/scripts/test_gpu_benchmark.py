@@ -10,7 +10,19 @@ import pytest
 import torch
 
 from metro_t0.modeling import preset
-from scripts.benchmarks.gpu import COLUMNS, Job, applicable, markdown, plan, read_record, results_of, run
+from scripts.benchmarks import gpu_attention
+from scripts.benchmarks.gpu import (
+    COLUMNS,
+    Job,
+    applicable,
+    failed,
+    markdown,
+    plan,
+    read_record,
+    results_of,
+    run,
+    write_report,
+)  # fmt: skip
 from scripts.benchmarks.gpu_attention import KERNELS, KINDS, Kind, dropout_rate, error_of, inputs
 from scripts.benchmarks.gpu_jobs import PEERS, ROUTES, TOLERANCE, Record, Result, Route, check, checks_of, gradients_of
 from scripts.benchmarks.measuring import DTYPES
@@ -66,6 +78,8 @@ def test_routes_are_chosen_by_name(tmp_path: Path) -> None:
     chosen = [job.name for job in plan(options(tmp_path, routes=["fp32"]))]
     assert chosen == ["ceilings", "demo:sdpa:fp32"]
     assert set(chosen) < set(everything)
+    alone = [job.name for job in plan(options(tmp_path, routes=["attention", "optimizers"]))]
+    assert alone == ["ceilings", "attention", "optimizers:demo"]
 
 
 def test_a_job_leaves_its_figures_and_its_error(tmp_path: Path) -> None:
@@ -98,6 +112,28 @@ def test_the_last_state_of_a_route_counts_and_a_cut_line_does_not(tmp_path: Path
 def test_attention_is_held_against_the_definition_and_dropout_against_its_rate(kind: Kind) -> None:
     assert error_of(inputs(kind, 2, 33, "cpu", torch.float32), KERNELS["math"]) < 1e-5
     assert abs(dropout_rate(kind, KERNELS["math"], "cpu", torch.float32) - 0.1) < 0.005
+
+
+def test_a_kernel_that_does_not_compile_takes_nothing_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class NotCompiled(Exception):
+        """As Triton's, no RuntimeError."""
+
+    def broken(arguments: dict[str, Any], dropout: float) -> torch.Tensor:
+        raise NotCompiled("at 12:8")
+
+    monkeypatch.setattr(gpu_attention, "KERNELS", {"broken": broken, "math": KERNELS["math"]})
+    monkeypatch.setattr(gpu_attention, "KINDS", KINDS[:1])
+    gpu_attention.run_attention(options(tmp_path), Record(tmp_path / "record.jsonl"))
+    first, second = read_record(tmp_path / "record.jsonl")
+    assert first["problem"] == "NotCompiled: at 12:8"
+    assert second["dropout"]
+
+
+def test_a_job_that_fails_is_in_the_report(tmp_path: Path) -> None:
+    record = Record(tmp_path / "record.jsonl")
+    record.add(*failed(Job("optimizers:demo", 60), "stopped after 60 s", []))
+    write_report(options(tmp_path), "here", read_record(record.path))
+    assert '"job": "optimizers:demo", "problem": "stopped after 60 s"' in (tmp_path / "gpu.md").read_text()
 
 
 def test_the_peer_with_the_loss_on_a_share_of_the_positions_trains() -> None:
