@@ -16,8 +16,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, Protocol, cast
 
-import zstandard
-
 from metro_t0.errors import UserError
 
 COMPRESSIONS = (".gz", ".zst")
@@ -82,9 +80,11 @@ def open_bytes(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         raise UserError(f"{name}: no such file")
     with open(name, "rb") as raw:
         if name.endswith(".gz"):
-            chunks = _unpack(raw, lambda: zlib.decompressobj(GZIP_WINDOW), name)
+            chunks = _unpack(raw, lambda: zlib.decompressobj(GZIP_WINDOW), zlib.error, name)
         elif name.endswith(".zst"):
-            chunks = _unpack(raw, zstandard.ZstdDecompressor().decompressobj, name)
+            import zstandard  # here alone: every command imports this module
+
+            chunks = _unpack(raw, zstandard.ZstdDecompressor().decompressobj, zstandard.ZstdError, name)
         else:
             beginning = raw.peek(8)
             for magic, packing in PACKED_BEGINNINGS.items():
@@ -95,8 +95,8 @@ def open_bytes(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         yield cast(BinaryIO, io.BufferedReader(_Unpacked(chunks), BUFFER))
 
 
-def _unpack(raw: BinaryIO, new: Callable[[], Any], name: str) -> Iterator[bytes]:
-    """The content of all members (gzip) or frames (zstd) of a file, one after the other."""
+def _unpack(raw: BinaryIO, new: Callable[[], Any], damage: type[Exception], name: str) -> Iterator[bytes]:
+    """The content of all members (gzip) or frames (zstd) of a file, one after the other; `damage` tells of one."""
     member: _Decompressor | None = None
     data = b""
     try:
@@ -110,7 +110,7 @@ def _unpack(raw: BinaryIO, new: Callable[[], Any], name: str) -> Iterator[bytes]
             data = b""
             if member.eof:
                 data, member = member.unused_data, None
-    except (zlib.error, zstandard.ZstdError) as error:
+    except damage as error:
         raise UserError(f"{name}: cannot be decompressed ({error}); fetch or pack the file again") from None
     if member is not None:
         raise UserError(f"{name}: ends too early, it was not copied whole; fetch or pack the file again")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +15,7 @@ from metro_t0.modeling import preset
 from scripts.benchmarks import gpu_attention
 from scripts.benchmarks.gpu import (
     COLUMNS,
+    REPOSITORY,
     Job,
     applicable,
     failed,
@@ -50,6 +53,13 @@ def test_every_kind_of_batch_is_another_one() -> None:
 @pytest.mark.parametrize("wrong", [{"scale_attention": False}, {"relative_rule": "t5"}, {"norm_eps": 1e-2}])
 def test_a_path_that_computes_something_else_is_caught(wrong: dict[str, object]) -> None:
     assert check(Route("wrong", "fp32", wrong), CONFIG, "cpu", 32, "fp32", "full")[1] > TOLERANCE["fp32"]
+
+
+def test_it_starts_where_torch_numpy_and_rich_are_all_there_is() -> None:
+    """A machine with a GPU that reaches no package index."""
+    absent = ["zstandard", "yaml", "transformers", "tokenizers", "safetensors", "datasets", "pyarrow", "fairseq"]
+    code = f"import sys; sys.modules |= dict.fromkeys({absent}); import scripts.benchmarks.gpu"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=REPOSITORY)
 
 
 def test_flex_attention_is_timed_on_cuda_only() -> None:
