@@ -60,6 +60,13 @@ def _begins(bh, sb, sh, H, T, D: tl.constexpr):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
+def _example(Lengths, Seed, bh, sb, sh, H, T, D: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Where an example and head begins, as `_begins`; the example's length; its stream of random numbers."""
+    start, own = _begins(bh, sb, sh, H, T, D)
+    return start, own, tl.load(Lengths + bh // H), _key(Seed, bh)
+
+
+@triton.jit
 def _rows(Q, DO, Lse, Delta, bh, row, d, sb, sh, st, H, T, D: tl.constexpr):  # type: ignore[no-untyped-def]
     """What the backward pass reads for a tile's rows: q, dO, log2 of the sums, sum(dO O)."""
     start, own = _begins(bh, sb, sh, H, T, D)
@@ -90,9 +97,7 @@ def _forward(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     bh = tl.program_id(1)
     row, d = tl.program_id(0) * M + tl.arange(0, M), tl.arange(0, D)
-    start, own = _begins(bh, sb, sh, H, T, D)
-    length = tl.load(Lengths + bh // H)
-    key = _key(Seed, bh)
+    start, own, length, key = _example(Lengths, Seed, bh, sb, sh, H, T, D)
     q = _tile(Q + start, row, st, d, T)
     largest = tl.full((M,), -float("inf"), tl.float32)
     total = tl.zeros((M,), tl.float32)
@@ -140,9 +145,7 @@ def _backward_keys(  # type: ignore[no-untyped-def]
     """dK and dV of N columns, over all rows."""
     bh = tl.program_id(1)
     column, d = tl.program_id(0) * N + tl.arange(0, N), tl.arange(0, D)
-    start, own = _begins(bh, sb, sh, H, T, D)
-    length = tl.load(Lengths + bh // H)
-    key = _key(Seed, bh)
+    start, own, length, key = _example(Lengths, Seed, bh, sb, sh, H, T, D)
     k, v = _columns(K, V, start, column, d, st, length)
     dk = tl.zeros((N, D), tl.float32)
     dv = tl.zeros((N, D), tl.float32)
@@ -168,9 +171,7 @@ def _backward_queries(  # type: ignore[no-untyped-def]
     """dQ of M rows, over all columns."""
     bh = tl.program_id(1)
     row, d = tl.program_id(0) * M + tl.arange(0, M), tl.arange(0, D)
-    start, own = _begins(bh, sb, sh, H, T, D)
-    length = tl.load(Lengths + bh // H)
-    key = _key(Seed, bh)
+    start, own, length, key = _example(Lengths, Seed, bh, sb, sh, H, T, D)
     q, do, lse, delta = _rows(Q, DO, Lse, Delta, bh, row, d, sb, sh, st, H, T, D)
     dq = tl.zeros((M, D), tl.float32)
     for begin in range(0, T, N):
@@ -197,13 +198,12 @@ def _backward_bias(  # type: ignore[no-untyped-def]
     total = tl.zeros((M, N), tl.float32)
     for b in range(0, B):
         bh = b * H + h
-        start, _ = _begins(bh, sb, sh, H, T, D)
-        length = tl.load(Lengths + b)
+        start, _, length, key = _example(Lengths, Seed, bh, sb, sh, H, T, D)
         k, v = _columns(K, V, start, column, d, st, length)
         q, do, lse, delta = _rows(Q, DO, Lse, Delta, bh, row, d, sb, sh, st, H, T, D)
         _, ds = _gradients_of_tile(
-            q, do, lse, delta, k, v, Bias + h * T * T, _key(Seed, bh), row, column, T, length, scale, threshold,
-            keep_scale, DROPOUT, PRECISION,
+            q, do, lse, delta, k, v, Bias + h * T * T, key, row, column, T, length, scale, threshold, keep_scale,
+            DROPOUT, PRECISION,
         )  # fmt: skip
         total += ds
     at = DBias + h * T * T + row[:, None] * T + column[None, :]
