@@ -15,6 +15,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import zstandard
+from binarize_runs import kill_when, tree
 
 from metro_t0.data import binarize as binarize_module
 from metro_t0.data import sources
@@ -22,6 +23,8 @@ from metro_t0.data.cli import main
 from metro_t0.data.python_docs import documents
 from metro_t0.data.token_files import TokenFile
 from metro_t0.tokenization import Tokenizer
+
+UNIT_BYTES = 1 << 16
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +49,8 @@ def vocabulary(text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(autouse=True)
 def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "UNIT_BYTES", 1 << 16)
+    for module in (sources, binarize_module):  # where it is used, and where it is written down
+        monkeypatch.setattr(module, "UNIT_BYTES", UNIT_BYTES)
 
 
 def binarize(inputs: object, vocabulary: Path, output: Path, *more: str, workers: int = 1) -> int:
@@ -57,10 +61,6 @@ def binarize(inputs: object, vocabulary: Path, output: Path, *more: str, workers
 
 def items(prefix: Path) -> list[list[int]]:
     return [item.tolist() for item in TokenFile(prefix)]
-
-
-def tree(directory: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
 def expected_items(corpus: list[list[str]], tokenizer: Tokenizer) -> list[list[int]]:
@@ -180,7 +180,6 @@ def test_a_worker_that_is_killed_loses_no_finished_unit(
     share = ["--valid-fraction", "0.2"]
     encode, units = binarize_module.encode_unit, []
     with monkeypatch.context() as patch:
-        patch.setattr(sources, "UNIT_BYTES", 1 << 16)
         patch.setattr(binarize_module, "encode_unit", lambda *given: units.append(given) or encode(*given))
         assert binarize(text_file, vocabulary, tmp_path / "whole", *share) == 0
         last = units[-1][0]
@@ -199,35 +198,14 @@ def test_a_worker_that_is_killed_loses_no_finished_unit(
     assert tree(tmp_path / "cut") == tree(tmp_path / "whole")
 
 
-SLOW_RUN = """
-import sys, time
-from metro_t0.data import binarize, sources
-from metro_t0.data.cli import main
-sources.UNIT_BYTES = 1 << 16
-encode = binarize.encode_unit
-def slow(*arguments):
-    time.sleep(0.3)
-    return encode(*arguments)
-binarize.encode_unit = slow
-sys.exit(main(sys.argv[1:]))
-"""
-
-
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs kill -9")
 def test_a_killed_run_goes_on_with_its_finished_units(
     text_file: Path, vocabulary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     share = ["--valid-fraction", "0.2"]
     arguments = ["binarize", str(text_file), "--tokenizer", str(vocabulary), "--output", str(tmp_path / "cut"), *share]
-    process = subprocess.Popen(
-        [sys.executable, "-c", SLOW_RUN, *arguments, "--workers", "1"], stderr=subprocess.DEVNULL
-    )
     work = tmp_path / "cut" / ".binarize"
-    deadline = time.monotonic() + 60
-    while len(list(work.glob("unit-*.npy"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    kill_when(lambda: len(list(work.glob("unit-*.npy"))) >= 2, [*arguments, "--workers", "1"], UNIT_BYTES)
     finished = len(list(work.glob("unit-*.npy")))
     assert finished >= 2
     assert not (tmp_path / "cut" / "train.bin").exists()

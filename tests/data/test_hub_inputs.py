@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from binarize_runs import kill_when, tree
 
 from metro_t0.data import binarize, hub, sources
 from metro_t0.data.cli import main
@@ -77,10 +74,6 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def arguments(directory: Path, vocabulary: Path, output: Path, *more: object) -> list[str]:
     fixed = ["--tokenizer", vocabulary, "--output", output, "--valid-fraction", "0.1"]
     return list(map(str, ["binarize", f"hf:{directory}", *fixed, *more]))
-
-
-def tree(directory: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -155,31 +148,13 @@ def test_a_source_that_fails_loses_nothing(
     assert tree(tmp_path / "data") == tree(tmp_path / "again")
 
 
-SLOW_RUN = """
-import sys, time
-from metro_t0.data import binarize, sources
-from metro_t0.data.cli import main
-sources.UNIT_BYTES = binarize.UNIT_BYTES = 1 << 12
-encode = binarize.encode_unit
-def slow(*arguments):
-    time.sleep(0.1)
-    return encode(*arguments)
-binarize.encode_unit = slow
-sys.exit(main(sys.argv[1:]))
-"""
-
-
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs kill -9")
 def test_after_kill_finished_files_are_not_read_again(
     directory: Path, vocabulary: Path, tmp_path: Path, whole: dict[str, bytes], read: list[int]
 ) -> None:
-    command = [sys.executable, "-c", SLOW_RUN, *arguments(directory, vocabulary, tmp_path / "data", "--workers", 2)]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     work = tmp_path / "data" / ".binarize"
-    while not list(work.glob("section-*.json")) and process.poll() is None:
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    run = arguments(directory, vocabulary, tmp_path / "data", "--workers", 2)
+    kill_when(lambda: any(work.glob("section-*.json")), run, UNIT_BYTES)
     finished = {int(path.stem.rpartition("-")[2]) for path in work.glob("section-*.json")}
     assert finished
     assert main(arguments(directory, vocabulary, tmp_path / "data", "--workers", 1)) == 0
