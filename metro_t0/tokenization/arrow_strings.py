@@ -17,24 +17,32 @@ OFFSET_BYTES = 8
 LINE_END = "\n"
 
 
-def content_of(strings: pa.LargeStringArray) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The UTF-8 bytes of all strings, (bytes,), and where each begins and the last ends, (strings + 1,)."""
+def content_of(strings: pa.Array) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The bytes of all large strings or binaries, (bytes,), and where each begins and the last ends, (strings + 1,)."""
     _, offsets, content = strings.buffers()
     ends = np.frombuffer(offsets, np.int64, len(strings) + 1, OFFSET_BYTES * strings.offset)
     return np.frombuffer(content or b"", np.uint8)[ends[0] : ends[-1]], ends - ends[0]
 
 
-def from_content(content: bytes, starts: NDArray[np.int64]) -> pa.LargeStringArray:
-    """starts: (strings,). Strings that begin at these places of the bytes, each ending where the next begins."""
-    buffers = [None, pa.py_buffer(np.append(starts, len(content))), pa.py_buffer(content)]
-    return pa.Array.from_buffers(pa.large_string(), len(starts), buffers)
+def from_content(
+    content: bytes | NDArray[Any], offsets: NDArray[np.int64], kind: pa.DataType | None = None
+) -> pa.LargeStringArray:
+    """The other way round, without a copy; offsets count bytes. kind: `pa.large_binary()` for what is no text."""
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(content)]
+    return pa.Array.from_buffers(kind or pa.large_string(), len(offsets) - 1, buffers)
 
 
 def from_list(strings: list[str]) -> pa.LargeStringArray:
     """Raises `UnicodeEncodeError` for half a surrogate pair."""
     encoded = [string.encode() for string in strings]
-    lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
-    return from_content(b"".join(encoded), np.cumsum(lengths) - lengths)
+    return from_content(b"".join(encoded), ends_of(np.fromiter(map(len, encoded), np.int64, len(encoded))))
+
+
+def ends_of(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """lengths: (rows,). Where each row begins and the last ends when they stand back to back: (rows + 1,)."""
+    ends = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=ends[1:])
+    return ends
 
 
 def lines_of(strings: pa.LargeStringArray) -> bytes:
@@ -50,7 +58,7 @@ def to_list(strings: pa.LargeStringArray) -> list[str]:
 
 def select(strings: pa.LargeStringArray, places: NDArray[np.integer[Any]] | NDArray[np.bool_]) -> pa.LargeStringArray:
     """The strings at `places`: (found,) places or a (strings,) mask."""
-    places = np.flatnonzero(places) if places.dtype == np.bool_ else places.astype(np.int64)
+    places = np.flatnonzero(places) if places.dtype == np.bool_ else np.ascontiguousarray(places, np.int64)
     return strings.take(pa.Array.from_buffers(pa.int64(), len(places), [None, pa.py_buffer(places)]))
 
 

@@ -11,11 +11,22 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from tokenizers import Tokenizer as RustTokenizer
 
-from metro_t0.tokenization.arrow_strings import LINE_END, content_of, from_list, lines_of, to_list
+from metro_t0.tokenization.arrow_strings import (
+    LINE_END,
+    codes_of,
+    content_of,
+    ends_of,
+    from_content,
+    from_list,
+    lines_of,
+    select,
+    to_list,
+)
 from metro_t0.tokenization.normalization import WORD_MARK
 from metro_t0.tokenization.parts import ALPHANUMERIC, BYTE_CLASSES, OTHER
 
-WORDS_PER_TEXT = 32
+WORDS_PER_TEXT = 128
+ID_BYTES = 4
 ASCII_VISIBLE = string.digits + string.ascii_letters + string.punctuation
 DOUBLED = np.frombuffer(b"'`", np.uint8)
 
@@ -78,12 +89,26 @@ class RustEncoder:
         """The ids of each text."""
         return [encoding.ids for encoding in self._rust.encode_batch_fast(texts, add_special_tokens=False)]
 
+    def encode_words(self, words: pa.LargeStringArray) -> pa.LargeBinaryArray:
+        """The ids of each word, as bytes: (words,). Words must not be empty nor hold white space."""
+        plain = self.are_plain(words)
+        forms, others = self.plain_forms(select(words, plain)), select(words, ~plain)
+        # Sorted words are encoded a quarter faster: the model finds in the processor's cache what it needs.
+        order = np.frombuffer(pc.array_sort_indices(forms).buffers()[1], np.uint64, len(forms))
+        coded = select(forms, order).dictionary_encode()
+        rows = pa.concat_arrays(
+            [_rows(*self.encode_plain_forms(coded.dictionary)), _rows(*flatten(self.encode_texts(to_list(others))))]
+        )
+        places = np.empty(len(words), np.int64)
+        places[np.flatnonzero(plain)[order]] = codes_of(coded)
+        places[~plain] = np.arange(len(coded.dictionary), len(rows))
+        return select(rows, places)
+
     def encode_plain_forms(self, forms: pa.LargeStringArray) -> Encoded:
         """Ids of all words back to back, and the number of ids of each; `forms` are plain forms of plain words.
 
-        Sorted words are encoded a quarter faster: the model finds in the processor's cache what it needs. What a word
-        is cut into does not depend on the words before it, not even in a tie: a model's scores are float32, whose sums
-        over so few pieces are exact in the float64 that they are added in.
+        What a word is cut into does not depend on the words before it, not even in a tie: a model's scores are float32,
+        whose sums over so few pieces are exact in the float64 that they are added in.
         """
         ids, _ = flatten(self._encode_normalized(self._marked(forms, WORDS_PER_TEXT)))
         # The mark is the first character of a word and no other, so as many marked pieces as words begin one each.
@@ -102,6 +127,16 @@ class RustEncoder:
 
     def _encode_normalized(self, texts: list[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self._bare.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def _rows(ids: NDArray[np.int32], lengths: NDArray[np.int64]) -> pa.LargeBinaryArray:
+    return from_content(ids, ID_BYTES * ends_of(lengths), pa.large_binary())
+
+
+def ids_of(rows: pa.LargeBinaryArray) -> Encoded:
+    """Ids of all rows back to back, and where each begins and the last ends: (rows + 1,)."""
+    content, ends = content_of(rows)
+    return content.view(np.int32), ends // ID_BYTES
 
 
 def flatten(rows: list[list[int]]) -> Encoded:

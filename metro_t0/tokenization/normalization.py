@@ -9,7 +9,6 @@ look-around finds, because a `Replace` cannot refer to what it matched.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from tokenizers import Regex, normalizers, pre_tokenizers
@@ -22,8 +21,6 @@ SINGLE_QUOTES = "'‘’´"
 CONTRACTIONS = "[smdtSMDT]|ll|re|ve|LL|RE|VE"
 # Python's \b after a letter; written out because Oniguruma counts other characters as parts of a word.
 WORD_END = r"(?![\p{L}\p{N}_])"
-# A word that may be joined to a single quote which ends the word before it (more than are in fact joined).
-JOINABLE_WORD = re.compile(rf"(?:{CONTRACTIONS})(?!\w)")
 
 
 def word_rules() -> list[normalizers.Normalizer]:

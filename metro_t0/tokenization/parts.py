@@ -85,7 +85,8 @@ def _number(texts: Sequence[str]) -> tuple[pa.DictionaryArray, NDArray[np.int64]
     encoded = [text.encode() if text.isascii() else " ".join(text.split()).encode() for text in texts]
     joined = b"\n".join([b"", *encoded, b""])
     starts, offsets, begins_word = _cuts(joined)
-    coded = from_content(joined.translate(None, ASCII_SPACE), offsets).dictionary_encode()
+    content = joined.translate(None, ASCII_SPACE)
+    coded = from_content(content, np.append(offsets, len(content))).dictionary_encode()
     text_starts = np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)) + 1)
     return coded, np.diff(np.searchsorted(starts, text_starts), prepend=0), begins_word
 
@@ -111,5 +112,6 @@ def _cuts(joined: bytes) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[
     begins_word = (here != SPACE) & (before == SPACE)
     cuts = np.flatnonzero(begins_word | after_leading | trailing)
     starts = runs[cuts]
-    white_space = np.where(begins_word[cuts], starts - np.where(cuts > 0, runs[cuts - 1], 0), 0)
+    white_space = (starts - runs[cuts - 1]) * begins_word[cuts]
+    white_space[:1] = starts[:1]  # there is no run before the first
     return starts, starts - np.cumsum(white_space), begins_word[cuts]

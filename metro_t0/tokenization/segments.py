@@ -8,36 +8,50 @@ of which the character map of an sp.model is a function).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from metro_t0.tokenization.arrow_strings import matches, select, to_list
-from metro_t0.tokenization.normalization import JOINABLE_WORD
+from metro_t0.tokenization.normalization import CONTRACTIONS, SINGLE_QUOTES, WORD_MARK
 from metro_t0.tokenization.parts import Parts
 
-# More characters than there are; a word too many costs time, no error.
-BELONGS_TO_LAST = r"^[\p{M}\p{Cf}\x{FF9E}\x{FF9F}\x{1F3FB}-\x{1F3FF}\x{0E33}\x{0EB3}]"
-TAKES_NEXT = r"[\p{Cf}\x{0D4E}\x{111C2}\x{111C3}\x{1193F}\x{11941}\x{11A3A}\x{11A84}-\x{11A89}\x{11D46}\x{11F02}]$"
+# What may make a part of a word concern the next part or the one before: bits of a flag, and the patterns that tell.
+# They find more than there is, which costs time, no error.
+ENDS_WITH_QUOTE, IS_JOINABLE, HAS_WORD_MARK, BELONGS_TO_LAST, TAKES_NEXT = 1, 2, 4, 8, 16
+PATTERNS = {
+    ENDS_WITH_QUOTE: f"[{SINGLE_QUOTES}]$",
+    IS_JOINABLE: rf"^(?:{CONTRACTIONS})(?:\W|$)",
+    HAS_WORD_MARK: WORD_MARK,
+    BELONGS_TO_LAST: r"^[\p{M}\p{Cf}\x{FF9E}\x{FF9F}\x{1F3FB}-\x{1F3FF}\x{0E33}\x{0EB3}]",
+    TAKES_NEXT: (
+        r"[\p{Cf}\x{0D4E}\x{111C2}\x{111C3}\x{1193F}\x{11941}\x{11A3A}\x{11A84}-\x{11A89}\x{11D46}\x{11F02}]$"
+    ),
+}
 VISIBLE = "[0-9A-Za-z]"
 """No normalization makes nothing of it."""
 
 
-@dataclass(frozen=True)
-class Flags:
-    """What is known of every part of a batch: (parts,) each."""
+def flags_of(parts: pa.LargeStringArray) -> NDArray[np.uint8]:
+    """The flags of each part, added up: (parts,)."""
+    flags = np.zeros(len(parts), np.uint8)
+    flagged = np.flatnonzero(matches(parts, "|".join(PATTERNS.values())))
+    few = select(parts, flagged)
+    for flag, pattern in PATTERNS.items():
+        flags[flagged[matches(few, pattern)]] += flag
+    return flags
 
-    ends_with_quote: NDArray[np.bool_]
-    has_word_mark: NDArray[np.bool_]
-    looks_back: NDArray[np.bool_]
-    looks_ahead: NDArray[np.bool_]
 
+def segments_of(parts: Parts, flags: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """(segments, 2) first part and one past the last of every stretch of whole words that is encoded together.
 
-def segments_of(parts: Parts, flags: Flags) -> NDArray[np.int64]:
-    """(segments, 2) first part and one past the last of every stretch of whole words that is encoded together."""
-    joined = _joined(parts, flags.ends_with_quote)
-    back, ahead, marked = (np.flatnonzero(each) for each in (flags.looks_back, flags.looks_ahead, flags.has_word_mark))
+    flags: (distinct,), the flags of the distinct parts.
+    """
+    flagged = np.flatnonzero((flags > 0)[parts.indices])
+    found = flags[parts.indices[flagged]]
+    quoted, joinable, marked, back, ahead = (flagged[found & flag > 0] for flag in PATTERNS)
+    # A quote that ends one text and a contraction that begins the next make a needless segment, no error.
+    joined = np.intersect1d(quoted + 1, joinable, assume_unique=True)
     if not (len(joined) or len(back) or len(ahead) or len(marked)):
         return np.zeros((0, 2), np.int64)
     word_starts = np.flatnonzero(parts.begins_word)
@@ -63,16 +77,6 @@ def segments_of(parts: Parts, flags: Flags) -> NDArray[np.int64]:
     begins, ends = np.flatnonzero(inside & ~linked[:-1]), np.flatnonzero(inside & ~linked[1:]) + 1
     bounds = np.append(word_starts, len(parts.indices))
     return np.stack([bounds[begins], bounds[ends]], axis=1)
-
-
-def _joined(parts: Parts, ends_with_quote: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """(found,) places of the parts that may be joined to a quote at the end of the part before them."""
-    after = np.flatnonzero(ends_with_quote[:-1]) + 1
-    followers = np.unique(parts.indices[after])
-    texts = zip(followers.tolist(), to_list(select(parts.distinct, followers)), strict=True)
-    joinable = [follower for follower, text in texts if JOINABLE_WORD.match(text)]
-    # A quote that ends one text and a contraction that begins the next make a needless segment, no error.
-    return after[np.isin(parts.indices[after], joinable)]
 
 
 def texts_of(parts: Parts, segments: NDArray[np.int64]) -> list[str]:

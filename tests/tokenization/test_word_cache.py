@@ -167,7 +167,6 @@ def test_batches_of_any_size_are_the_same(
     texts = ["", *lines[:2_000], "the dogs' s", "", ""]
     expected_ids, expected_sizes = tokenizer.encode_flat(texts)
     monkeypatch.setattr(word_cache, "CHARACTERS_AT_ONCE", 5_000)
-    monkeypatch.setattr(word_cache, "PARTS_AT_ONCE", 7)
     monkeypatch.setattr(parts, "CHARACTERS_AT_ONCE", 50)
     ids, sizes = tokenizer.encode_flat(texts)
     assert np.array_equal(ids, expected_ids)
@@ -183,6 +182,19 @@ def test_normalization_that_changes_ascii_is_not_left_out(tokenizer: Tokenizer, 
     cache = word_cache.WordCache(changed)
     ids, _ = cache.encode(["The good dog's (bone)."])
     assert [ids.tolist()] == changed.encode_texts(["The good dog's (bone)."])
+
+
+def test_a_call_that_breaks_off_leaves_no_wrong_ids(encoder: RustEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(words: object) -> None:
+        raise KeyboardInterrupt
+
+    cache = word_cache.WordCache(encoder)
+    with monkeypatch.context() as patch:
+        patch.setattr(encoder, "encode_words", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            cache.encode(["the good dog"])
+    ids, _ = cache.encode(["a good bone", "the dog"])
+    assert ids.tolist() == [index for row in encoder.encode_texts(["a good bone", "the dog"]) for index in row]
 
 
 PLAIN_WORD = re.compile(r"[0-9A-Za-z](?:[!-~]*[0-9A-Za-z])?|[!-/:-@\[-`{-~]+")
