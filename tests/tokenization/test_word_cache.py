@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import string
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 
@@ -195,6 +197,15 @@ def test_a_call_that_breaks_off_leaves_no_wrong_ids(encoder: RustEncoder, monkey
             cache.encode(["the good dog"])
     ids, _ = cache.encode(["a good bone", "the dog"])
     assert ids.tolist() == [index for row in encoder.encode_texts(["a good bone", "the dog"]) for index in row]
+
+
+def test_threads_share_a_table(encoder: RustEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    encode = encoder.encode_words
+    monkeypatch.setattr(encoder, "encode_words", lambda words: time.sleep(0.1) or encode(words))
+    cache, texts = word_cache.WordCache(encoder), ["the good dog", "a bone for it", "cats of dogs"]
+    with ThreadPoolExecutor(3) as threads:
+        found = list(threads.map(lambda text: cache.encode([text]), texts))
+    assert [ids.tolist() for ids, _ in found] == encoder.encode_texts(texts)
 
 
 PLAIN_WORD = re.compile(r"[0-9A-Za-z](?:[!-~]*[0-9A-Za-z])?|[!-/:-@\[-`{-~]+")
