@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._dynamo.testing import CompileCounter
 
 from metro_t0.kernels import chunks
 from metro_t0.kernels.sampling import sample_tokens
@@ -271,6 +273,17 @@ def test_compiled_layers_change_no_gradient() -> None:
         torch.testing.assert_close(plain, compiled, rtol=1e-4, atol=1e-4)
     assert counters["stats"]["unique_graphs"] == 1, "both layers share one graph"
     assert not counters["graph_break"]
+
+
+def test_layers_are_compiled_twice_for_any_number_of_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
+    encoder = make_model(compile_layers=True).main.encoder
+    for length in (12, 9, 7, 11, 10):
+        tokens = make_batch(length=length).source_tokens
+        encoder(tokens, tokens != PAD)
+    assert counter.frame_count == 2
 
 
 def test_a_batch_without_padding_may_skip_the_masking() -> None:
