@@ -49,8 +49,7 @@ def vocabulary(text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(autouse=True)
 def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (sources, binarize_module):  # where it is used, and where it is written down
-        monkeypatch.setattr(module, "UNIT_BYTES", UNIT_BYTES)
+    monkeypatch.setattr(sources, "UNIT_BYTES", UNIT_BYTES)
 
 
 def binarize(inputs: object, vocabulary: Path, output: Path, *more: str, workers: int = 1) -> int:
@@ -202,6 +201,7 @@ def test_a_worker_that_is_killed_loses_no_finished_unit(
 def test_a_killed_run_goes_on_with_its_finished_units(
     text_file: Path, vocabulary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(binarize_module, "UNIT_BYTES", UNIT_BYTES)  # where it is written down
     share = ["--valid-fraction", "0.2"]
     arguments = ["binarize", str(text_file), "--tokenizer", str(vocabulary), "--output", str(tmp_path / "cut"), *share]
     work = tmp_path / "cut" / ".binarize"
