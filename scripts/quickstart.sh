@@ -7,7 +7,7 @@
 #   scripts/quickstart.sh --pretrain-only    stop after pretraining
 #   OUTPUT=elsewhere scripts/quickstart.sh
 #
-# Takes 15 to 18 minutes on 2 cores: 3 to 5 to install, about 10 to pretrain, 3 to fine-tune and evaluate.
+# Takes 13 to 15 minutes on 2 idle cores: 2 to 4 to install, 8 to pretrain, 2 to fine-tune and evaluate.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
