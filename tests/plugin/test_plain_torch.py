@@ -58,7 +58,7 @@ def example(data: Path) -> Callable[..., list[dict[str, float]]]:
 
 
 @pytest.fixture
-def of_the_plugin(data: Path, train: Train, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, float]]:
+def of_the_plugin(data: Path, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, float]]:
     """The same losses under fairseq, unrounded: two accumulated batches are what two processes have."""
     from fairseq_plugins.criterions.metro import MetroCriterion
 
@@ -76,7 +76,7 @@ def of_the_plugin(data: Path, train: Train, monkeypatch: pytest.MonkeyPatch) -> 
     train(
         f"{model} --update-freq 2 --max-update {UPDATES} --lr-scheduler polynomial_decay --warmup-updates 5 "
         f"--total-num-update {UPDATES} --clip-norm 2.0 --adam-betas (0.9,0.98) --adam-eps 1e-6 --weight-decay 0.01 "
-        "--no-save",
+        f"--no-save --save-dir {tmp_path / 'plugin'}",
         data=data,
     )
     return seen
