@@ -26,7 +26,7 @@ step "Installing into .venv"
 scripts/setup.sh
 export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=false MPLBACKEND=Agg
 export HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 PYTHONWARNINGS=ignore
-# How long threads wait awake for the next operation (GNU OpenMP). Its default, milliseconds, stalls training beside other
+# How long threads wait awake for the next operation (GNU OpenMP). Its default, milliseconds, slows training beside other
 # busy programs; sleeping at once (OMP_WAIT_POLICY=PASSIVE) costs a quarter of the speed on idle cores.
 export GOMP_SPINCOUNT=10000
 mkdir -p "$OUTPUT"

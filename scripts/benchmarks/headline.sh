@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The headline benchmarks of docs/benchmarks.md in about ten minutes on two cores, each beside its peers.
+# The headline benchmarks of docs/benchmarks.md in about four minutes on two cores, each beside its peers.
 #
 #   scripts/benchmarks/headline.sh OUTPUT TEXT VOCABULARY TASKS
 #
