@@ -66,6 +66,8 @@ def build_examples(
             rendered = template.render(convert(row), (seed, str(task.dataset), template.name, index))
         except MissingColumnError:
             raise
+        except KeyError as error:
+            raise UserError(f"{task.dataset} {task.split}: no column {error}, which {task.row_format} needs") from None
         except HiddenLabelError:
             built.skipped[HIDDEN_LABEL] += 1
             continue

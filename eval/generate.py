@@ -14,6 +14,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from eval.loading import LoadedModel, open_model
 from eval.ranking import not_finite_cause
+from eval.results import unrecorded
 from eval.settings import GenerationSettings, ModelSettings
 from eval.text_metrics import METRICS, best_over_references, bootstrap_midpoint
 from metro_t0.claims import claimed
@@ -40,7 +41,7 @@ def generate(model_settings: ModelSettings, file: Path, settings: GenerationSett
     pairs = [pairs[i] for i in sample_indices(len(pairs), settings.limit, "limit", settings.seed)]
     model = open_model(model_settings)
     identity = {**model.identity, "file": sha256_of(file), **asdict(settings)}
-    with claimed(output, identity, SETTINGS, [PREDICTIONS]):
+    with claimed(output, identity, SETTINGS, [PREDICTIONS], ignore=unrecorded(output / SETTINGS)):
         done = len(read_predictions(output))
         if done > len(pairs):
             raise UserError(f"{output / PREDICTIONS}: has {done} predictions for {len(pairs)} examples; remove it")

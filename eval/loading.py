@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "sp.model", "vocab.json", "vocab.txt")
+FURTHER_FILES = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+"""What else changes how a model reads, begins and writes."""
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt")
 
 
@@ -86,10 +89,11 @@ def open_model(settings: ModelSettings) -> ModelFiles:
             f"{name}: a {config.model_type} model is not encoder-decoder; rank classification here needs "
             "a sequence-to-sequence model (T5, BART, mT5, METRO-T0, ...)"
         )
-    if os.path.isdir(name) and not any(os.path.isfile(os.path.join(name, file)) for file in TOKENIZER_FILES):
-        # transformers would make an empty tokenizer of the model's kind and say nothing.
-        raise UserError(f"{name}: no tokenizer in it; save the model's own tokenizer beside it")
     tokenizer = load_part("tokenizer", AutoTokenizer, name, common)
+    vocabulary = vocabulary_files(tokenizer)
+    if os.path.isdir(name) and vocabulary and not any(os.path.isfile(os.path.join(name, f)) for f in vocabulary):
+        # transformers makes an empty tokenizer of the model's kind and says nothing.
+        raise UserError(f"{name}: no tokenizer in it; save the model's own tokenizer beside it")
     if not isinstance(tokenizer.model_max_length, int | float):
         raise UserError(f"{name}: model_max_length in tokenizer_config.json must be a number")
     if tokenizer.eos_token_id is None:
@@ -99,6 +103,7 @@ def open_model(settings: ModelSettings) -> ModelFiles:
         "model": name,
         "revision": getattr(config, "_commit_hash", None) or settings.revision or "local",
         "fingerprint": fingerprint(name, config),
+        "files": digest_of(Path(name), {*FURTHER_FILES, *vocabulary}, *[".py"] * settings.trust_remote_code),
         "class": _class_name(config),
         "dtype": settings.dtype,
     }
@@ -119,16 +124,26 @@ def _class_name(config: PretrainedConfig) -> str:
 
 def fingerprint(name: str, config: Any) -> str:
     """SHA-256 over weights, configuration and tokenizer of a directory; for a Hub model, configuration and commit."""
-    digest = hashlib.sha256()
-    directory = Path(name)
-    if directory.is_dir():
-        names = {"config.json", "dict.txt", *TOKENIZER_FILES}
-        for path in sorted(p for p in directory.iterdir() if p.suffix in WEIGHT_SUFFIXES or p.name in names):
-            digest.update(f"{path.name} {sha256_of(path)}\n".encode())
-    else:
-        digest.update(json.dumps(config.to_dict(), sort_keys=True, default=str).encode())
-        digest.update(str(getattr(config, "_commit_hash", None)).encode())
+    if Path(name).is_dir():
+        return digest_of(Path(name), {"config.json", "dict.txt", *TOKENIZER_FILES}, *WEIGHT_SUFFIXES)
+    digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True, default=str).encode())
+    digest.update(str(getattr(config, "_commit_hash", None)).encode())
     return digest.hexdigest()[:16]
+
+
+def digest_of(directory: Path, names: Collection[str], *suffixes: str) -> str:
+    """SHA-256 over the files of a directory that have one of these names or suffixes; of a name on the Hub, of none."""
+    digest = hashlib.sha256()
+    found = directory.iterdir() if directory.is_dir() else ()
+    for path in sorted(p for p in found if p.suffix in suffixes or p.name in names):
+        digest.update(f"{path.name} {sha256_of(path)}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def vocabulary_files(tokenizer: PreTrainedTokenizerBase) -> set[str]:
+    """Files of which a directory has one at least; none for a tokenizer whose vocabulary is bytes (ByT5)."""
+    own = set(tokenizer.vocab_files_names.values())
+    return own | {*TOKENIZER_FILES} if own else set()
 
 
 def decoder_start_ids(model: PreTrainedModel) -> list[int]:

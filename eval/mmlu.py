@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from metro_t0.errors import UserError
+from metro_t0.prompts.rendering import HIDDEN, HiddenLabelError, RenderError
 from metro_t0.shapes import expect, json_value
 from metro_t0.text_files import read_lines
 
@@ -14,13 +15,21 @@ LETTERS = "ABCD"
 
 
 def as_arc(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of MMLU (question, choices, answer index) in the columns of AI2-ARC."""
-    labels = list(LETTERS[: len(row["choices"])])
+    """A row of MMLU (question, choices, answer index) in the columns of AI2-ARC.
+
+    Raises `HiddenLabelError` where the answer is hidden, `RenderError` where it is no index of up to four choices.
+    """
+    choices, answer = list(row["choices"]), row["answer"]
+    if answer is None or answer == HIDDEN:
+        raise HiddenLabelError(f"mmlu_as_arc: the row's answer is hidden ({HIDDEN} or empty)")
+    if len(choices) > len(LETTERS) or not isinstance(answer, int) or not 0 <= answer < len(choices):
+        raise RenderError(f"mmlu_as_arc: answer {answer!r} to {len(choices)} choices, not an index of up to four")
+    labels = list(LETTERS[: len(choices)])
     return {
         "id": "",
         "question": row["question"],
-        "choices": {"text": list(row["choices"]), "label": labels},
-        "answerKey": labels[row["answer"]],
+        "choices": {"text": choices, "label": labels},
+        "answerKey": labels[answer],
     }
 
 

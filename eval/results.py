@@ -69,6 +69,8 @@ class TemplateResult:
     versions: dict[str, str] = field(default_factory=dict)
     run: dict[str, Any] = field(default_factory=dict)
     """Model and settings, as in the run file."""
+    rows_hash: str | None = None
+    """Of the rows that were to be scored: other rows make another result. None: of an earlier version."""
 
     @property
     def score(self) -> Score:
@@ -117,19 +119,23 @@ class ResultsDirectory:
 
         A model may move; its fingerprint stays.
         """
-        return claimed(self.path, run, RUN_FILE, ["results/*/*.json"], ignore=["model"])
+        ignore = {"model", *unrecorded(self.path / RUN_FILE)}
+        return claimed(self.path, run, RUN_FILE, ["results/*/*.json"], ignore=ignore)
 
-    def has(self, task: str, template: str, template_hash: str, with_predictions: bool) -> bool:
-        """Whether this template is done (with its predictions, if they are wanted)."""
+    def has(self, task: str, template: str, template_hash: str, rows_hash: str, with_predictions: bool) -> bool:
+        """Whether this template is done on these rows (with its predictions, if they are wanted)."""
         path = self._result_path(task, template)
         if not path.exists() or (with_predictions and not self.predictions_path(task, template).exists()):
             return False
-        return bool(read_json(path, dict[str, Any]).get("template_hash") == template_hash)
+        found = read_json(path, dict[str, Any])
+        return found.get("template_hash") == template_hash and found.get("rows_hash") in (None, rows_hash)
 
     def save(self, result: TemplateResult, predictions: Sequence[Prediction] | None) -> None:
         """Write the result, after the predictions if they are given: a result file means that all is there."""
-        if predictions is not None:
-            path = self.predictions_path(result.task, result.template)
+        path = self.predictions_path(result.task, result.template)
+        if predictions is None:
+            path.unlink(missing_ok=True)  # of an earlier template or other rows
+        else:
             with atomic_path(path) as temporary, gzip.open(temporary, "wt", encoding="utf-8") as stream:
                 stream.writelines(json.dumps(asdict(p), allow_nan=False) + "\n" for p in predictions)
         write_json(self._result_path(result.task, result.template), result.to_json())
@@ -143,7 +149,7 @@ class ResultsDirectory:
             raise UserError(f"{self.path}: no results in it; give the --output of an evaluation")
         results = []
         for path in paths:
-            content = read_json(path, dict[str, Any])
+            content = {"rows_hash": None, **read_json(path, dict[str, Any])}
             if not names <= content.keys():
                 raise UserError(
                     f"{path}: not a result of this version (no {sorted(names - content.keys())[0]!r}); delete it"
@@ -179,6 +185,11 @@ class ResultsDirectory:
 
     def _result_path(self, task: str, template: str) -> Path:
         return self.path / "results" / file_name(task) / f"{file_name(template)}.json"
+
+
+def unrecorded(path: Path) -> set[str]:
+    """What an earlier version did not write about a model into this file of settings; it is not compared."""
+    return {"files"} - read_json(path, dict[str, Any]).keys() if path.is_file() else set()
 
 
 def read_predictions(path: Path) -> list[Prediction]:

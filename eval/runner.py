@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import platform
 import time
@@ -93,10 +94,12 @@ class Evaluation:
         missing: dict[str, str] = {}
         for data in found:
             task = data.task
+            chosen = sample_indices(len(data.rows), self.settings.limit, "limit", self.settings.seed, task.name)
+            rows = rows_hash(task, data.rows, chosen)
             for template in data.templates:
-                done = self.results.has(task.name, template.name, template_hash(template), self.save_predictions)
+                done = self.results.has(task.name, template.name, template_hash(template), rows, self.save_predictions)
                 if not self.processes.from_first(done):
-                    reason = self._evaluate_template(task, template, data.rows)
+                    reason = self._evaluate_template(data, template, chosen, rows)
                     if reason := self.processes.from_first(reason):
                         missing[task.name] = reason
                         break
@@ -104,13 +107,12 @@ class Evaluation:
             raise UserError(f"no task can be scored: {next(iter(missing.values()))}")
         return missing
 
-    def _evaluate_template(self, task: EvalTask, template: Template, rows: Sequence[Mapping[str, Any]]) -> str | None:
+    def _evaluate_template(self, data: TaskData, template: Template, chosen: list[int], rows_hash: str) -> str | None:
         """Score and write down. Returns why there is no score, where no row can be scored (in the first process)."""
-        chosen = sample_indices(len(rows), self.settings.limit, "limit", self.settings.seed, task.name)
-        num_rows = len(chosen)
+        task, num_rows = data.task, len(chosen)
         mine = chosen[self.processes.rank :: self.processes.count]
         start = time.perf_counter()
-        built = build_examples(task, template, rows, mine, self.settings.seed, self.edit_source)
+        built = build_examples(task, template, data.rows, mine, self.settings.seed, self.edit_source)
         title = f"{task.name}: {template.name}" if self.processes.is_first else None
         scores, lengths = self.scorer.score(
             [e.source for e in built.examples], [e.choices for e in built.examples], title
@@ -134,7 +136,7 @@ class Evaluation:
         result = summarize(task, template, chosen, pairs, skipped)
         result.truncated_sources = sum(part[3] for part in gathered)
         result.seconds = time.perf_counter() - start
-        result.versions, result.run = versions(), self.run
+        result.versions, result.run, result.rows_hash = versions(), self.run, rows_hash
         self.results.save(result, [prediction_of(*pair) for pair in pairs] if self.save_predictions else None)
         return None
 
@@ -172,6 +174,14 @@ def template_hash(template: Template) -> str:
     """Changes with the template's text."""
     text = f"{template.jinja}\0{template.answer_choices}\0{template.max_variable_length}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def rows_hash(task: EvalTask, rows: Sequence[Mapping[str, Any]], chosen: Sequence[int]) -> str:
+    """Changes with any of the chosen rows of a task, and with how they become rows of its templates."""
+    digest = hashlib.sha256(str(task.row_format).encode())
+    for index in chosen:
+        digest.update(json.dumps(rows[index], sort_keys=True, default=str).encode())
+    return digest.hexdigest()[:16]
 
 
 def prediction_of(example: Example, scores: Sequence[ChoiceScore]) -> Prediction:

@@ -131,7 +131,8 @@ def _common(first: TaskSummary, second: TaskSummary) -> tuple[list[str], list[st
     a = {r.template: o for r, o in zip(first.results, first.outcomes(), strict=True)}
     b = {r.template: o for r, o in zip(second.results, second.outcomes(), strict=True)}
     templates = [t for t in a if t in b]
-    if not templates or any(len(a[t]) != len(b[t]) for t in templates):
+    rows = [{r.rows_hash for r in summary.results if r.rows_hash} for summary in (first, second)]
+    if not templates or any(len(a[t]) != len(b[t]) for t in templates) or (all(rows) and rows[0] != rows[1]):
         raise UserError(f"task {first.name}: the two results are not of the same rows and templates; evaluate again")
     return templates, [a[t] for t in templates], [b[t] for t in templates]
 

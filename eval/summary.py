@@ -128,7 +128,9 @@ def summarize_directory(directory: ResultsDirectory, reasons: Mapping[str, str] 
     tasks, missing = [], {}
     for name, templates in directory.plan.items():
         results = [found[name][t] for t in templates if t in found.get(name, {})]
-        if len(results) == len(templates):
+        if len({len(r.outcomes) for r in results}) > 1 or len({r.rows_hash for r in results} - {None}) > 1:
+            missing[name] = "its templates were scored on different rows; run the evaluation again"
+        elif len(results) == len(templates):
             tasks.append(TaskSummary(name, tuple(results)))
         elif results:
             missing[name] = f"{len(results)} of {len(templates)} templates are done; run the evaluation again"

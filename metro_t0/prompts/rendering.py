@@ -126,7 +126,7 @@ class Template:
         for name in columns.read:
             if name in row:
                 value = row[name]
-                if value.__class__ is int and value == HIDDEN and name in columns.classes:
+                if (name in columns.classes and value == HIDDEN) or (name in columns.named and _is_empty(value)):
                     raise self._hidden_label()
                 variables[name] = value.replace(SEPARATOR, PROTECTED_SEPARATOR) if isinstance(value, str) else value
         return variables
@@ -148,8 +148,7 @@ class Template:
     def _columns(self) -> Columns:
         texts = [self._prompt_text] if self.answer_choices is None else [self._prompt_text, self.answer_choices]
         found = self._translate(lambda: [_columns_of(text) for text in texts])
-        required, read, classes = (frozenset().union(*sets) - {"answer_choices"} for sets in zip(*found, strict=True))
-        return Columns(required, read, classes)
+        return Columns(*(frozenset().union(*sets) - {"answer_choices"} for sets in zip(*found, strict=True)))
 
     @cached_property
     def _fixed_choices(self) -> list[str] | None:
@@ -218,6 +217,8 @@ class Columns(NamedTuple):
     """All names that are looked up when the text is rendered."""
     classes: frozenset[str]
     """Read as the number of a class: compared with 0, 1, ... or tested for truth, and never with less than 0."""
+    named: frozenset[str]
+    """Compared with numbers or names of classes, and never tested for being empty."""
 
 
 @lru_cache(maxsize=TEXTS_KEPT)
@@ -229,27 +230,41 @@ def _columns_of(text: str) -> Columns:
         for test in tree.find_all(nodes.Test)
         if test.name in ("defined", "undefined") and isinstance(test.node, nodes.Name)
     }
-    classes = _class_columns(tree)  # first, since the search for names folds the constants of the tree
+    classes, named = _class_columns(tree)  # first, since the search for names folds the constants of the tree
     undeclared = frozenset(meta.find_undeclared_variables(tree))
     # A column may have the name of a function of the environment, and is then meant.
     functions = ENVIRONMENT.globals.keys() & {name.name for name in tree.find_all(nodes.Name)}
-    return Columns(undeclared - stored - tested, undeclared | functions, classes & undeclared)
+    return Columns(undeclared - stored - tested, undeclared | functions, classes & undeclared, named & undeclared)
 
 
-def _class_columns(tree: nodes.Template) -> frozenset[str]:
+def _class_columns(tree: nodes.Template) -> tuple[frozenset[str], frozenset[str]]:
+    """`Columns.classes` and `Columns.named`."""
     classes = {test.name for test in _truth_tests(tree) if isinstance(test, nodes.Name)}
+    named = set()
     handled = set()  # by the template itself: `label >= 0`, `label != -1`, `label in [...]`
+    filled = {*classes, *(test.node.name for test in tree.find_all(nodes.Test) if isinstance(test.node, nodes.Name))}
     for compare in tree.find_all(nodes.Compare):
         sides = [compare.expr, *(operand.expr for operand in compare.ops)]
         names = {side.name for side in sides if isinstance(side, nodes.Name)}
-        numbers = [side.value for side in sides if isinstance(side, nodes.Const) and side.value.__class__ is int]
+        constants = [side.value for side in sides if isinstance(side, nodes.Const)]
+        numbers = [value for value in constants if value.__class__ is int]
+        as_text = any(isinstance(side, nodes.Filter) and side.name == "string" for side in sides)
+        if numbers or as_text or any(isinstance(value, str) for value in constants):
+            named |= names
+        if any(value is None or value == "" for value in constants):
+            filled |= names
         if all(operand.op in ("eq", "ne") for operand in compare.ops) and numbers:
             classes |= names
         elif not all(operand.op in ("eq", "ne") for operand in compare.ops) or any(
             isinstance(side, nodes.Neg) for side in sides
         ):
             handled |= names
-    return frozenset(classes - handled)
+    return frozenset(classes - handled), frozenset(named - handled - filled)
+
+
+def _is_empty(value: Any) -> bool:
+    """Nothing, no text, or NaN: what files have where there is no class."""
+    return value is None or value == "" or (isinstance(value, float) and value != value)
 
 
 def _truth_tests(tree: nodes.Template) -> Iterator[nodes.Node]:

@@ -34,7 +34,7 @@ DICT_ATTRIBUTES = frozenset(dir(dict))
 
 
 class HiddenLabel(Exception):
-    """A row's label is hidden: -1 or empty where a class is looked up."""
+    """A row's label is hidden: -1, empty or no number where a class is looked up."""
 
 
 class WrittenIndex(int):
@@ -42,10 +42,11 @@ class WrittenIndex(int):
 
 
 def class_number(value: Any) -> Any:
-    """The filter `int` inside a subscript, where an empty label must not become class 0."""
-    if value is None or (isinstance(value, str) and not value.strip()):
+    """The filter `int` inside a subscript, where an empty label, or another that is no number, is not class 0."""
+    number: Any = do_int(value, None)  # type: ignore[arg-type]
+    if number is None:
         raise HiddenLabel
-    return do_int(value)
+    return number
 
 
 class Draws:

@@ -26,6 +26,11 @@ MLP: tuple[Kind, ...] = ("mlp_in", "mlp_gate", "mlp_out")
 NORMS: tuple[Kind, ...] = ("attention_norm", "mlp_norm", "final_norm")
 
 
+OF_VOCABULARY = ("auxiliary.stack.embeddings.tokens.weight", "auxiliary.bias", "dictionary_fingerprint")
+"""Ends of the names of tensors that have no role and mean nothing in another vocabulary. The first is, in memory and in
+a checkpoint, the main model's own table."""
+
+
 @dataclass(frozen=True)
 class Role:
     """What a tensor is: its kind, stack (encoder, decoder or empty), layer (None outside layers) and site.
@@ -83,16 +88,18 @@ def roles_of(names: Iterable[str]) -> dict[str, Role]:
 
 @torch.no_grad()
 def copy_weights(target: Mapping[str, Tensor], source: Mapping[str, Tensor], with_embeddings: bool, origin: str) -> int:
-    """Copy all weights into a model, in place, token embedding and output projection only on request; gives how many.
+    """Copy all weights into a model, in place, what belongs to the vocabulary only on request; gives how many.
 
-    Tensors are matched by role, those without a role (biases, positions) by name. Raises `UserError` naming `origin`
+    That is the token embedding and output projection, their copies in the auxiliary, and a checkpoint's fingerprint of
+    its dict.txt. Tensors are matched by role, those without a role (biases, positions) by name. Raises `UserError` naming `origin`
     where a tensor of the model has no counterpart of its shape.
     """
     by_key = {role.key: name for name, role in roles_of(source).items()}
     copied = 0
     for name, tensor in target.items():
         role = role_of(name)
-        if role is not None and role.kind in ("embedding", "head") and not with_embeddings:
+        of_vocabulary = name.endswith(OF_VOCABULARY) or (role is not None and role.kind in ("embedding", "head"))
+        if of_vocabulary and not with_embeddings:
             continue
         found = source.get(by_key.get(role.key, name) if role else name)
         if found is None or found.shape != tensor.shape:

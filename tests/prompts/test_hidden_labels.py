@@ -33,6 +33,13 @@ def template(jinja: str, choices: str | None = CHOICES) -> Template:
         ("{{ q }} ||| {% if label %}yes{% else %}no{% endif %}", {"label": -1}),
         ("{{ q }} ||| {{ 'no' if not label else 'yes' }}", {"label": -1}),
         ("{{ q }} ||| {{ 'no' if label != 1 else 'yes' }}", {"label": -1}),
+        ("{{ q }} ||| {{ 'no' if label != 1 else 'yes' }}", {"label": -1.0}),  # numbers of a column with gaps
+        ("{{ q }} ||| {{ 'no' if label != 1 else 'yes' }}", {"label": None}),
+        ("{{ q }} ||| {{ 'no' if label != 1 else 'yes' }}", {"label": float("nan")}),
+        ("{{ q }} ||| {% if answer == '1' %}yes{% else %}no{% endif %}", {"answer": ""}),  # winogrande's test split
+        ("{{ q }} ||| {% if label == 2 | string %}yes{% else %}no{% endif %}", {"label": ""}),  # that of hellaswag
+        ("{{ q }} ||| {{ answer_choices[label | int] }}", {"label": float("nan")}),
+        ("{{ q }} ||| {{ answer_choices[label | int] }}", {"label": "?"}),
     ],
 )
 def test_a_hidden_label_gives_no_example(jinja: str, row: dict[str, Any]) -> None:
@@ -56,6 +63,9 @@ def test_a_hidden_label_gives_no_example(jinja: str, row: dict[str, Any]) -> Non
         ("{{ q }} ||| {% if score > 0 %}good{% else %}bad{% endif %}", {"score": -1}, "bad"),
         ("{{ q }} ||| {{ {-1: 'bad', 1: 'good'}[score] }}", {"score": -1}, "bad"),
         ("{{ q }} ||| {{ score }}", {"score": -1}, "-1"),
+        ("{{ q }} ||| {% if hint == '' %}none{% elif hint == 'a' %}a{% else %}b{% endif %}", {"hint": ""}, "none"),
+        ("{{ q }} ||| {% if hint is none %}none{% elif hint == 'a' %}a{% else %}b{% endif %}", {"hint": None}, "none"),
+        ("{{ q }} ||| {% if 'a' in text %}a{% else %}none{% endif %}", {"text": ""}, "none"),
         ("{{ q }} ||| {{ number | int }}", {"number": ""}, "0"),
     ],
 )

@@ -222,3 +222,22 @@ def test_commands_on_a_fairseq_checkpoint(tmp_path):
     assert torch.equal(start["main.decoder.last_norm.weight"], source["main.decoder.last_norm.weight"])
     table = "main.encoder.embeddings.tokens.weight"
     assert torch.equal(start[table], random[table])
+
+
+def test_weights_of_another_vocabulary_leave_what_belongs_to_ones_own(tmp_path):
+    """A METRO checkpoint has the table of its tokens twice, and says which dict.txt its ids are of."""
+    from metro_t0.hf.checkpoints import read_checkpoint, write_checkpoint
+    from metro_t0.modeling import ModelConfig
+
+    sizes = {"d_model": 16, "num_heads": 2, "head_dim": 8, "ffn_dim": 32, "encoder_layers": 1, "decoder_layers": 1}
+    for name in ("trained", "random"):
+        model = MetroT5(ModelConfig(vocab_size=50, max_positions=16, **sizes), pad_id=1)
+        (tmp_path / f"{name}.txt").write_text(f"{name} 1\n")
+        write_checkpoint(tmp_path / f"{name}.pt", model.config, trained(model, len(name)).state_dict(), tmp_path / f"{name}.txt")
+    arguments = ["init-apply", str(tmp_path / "random.pt"), "--weights", str(tmp_path / "trained.pt")]
+    assert main([*arguments, "--output", str(tmp_path / "start.pt")]) == 0
+    start, source, random = (read_checkpoint(tmp_path / f"{name}.pt") for name in ("start", "trained", "random"))
+    start.check_dictionary(tmp_path / "random.txt")
+    for name in ("main.encoder.embeddings.tokens.weight", "auxiliary.stack.embeddings.tokens.weight", "auxiliary.bias"):
+        assert torch.equal(start.tensors[name], random.tensors[name])
+    assert torch.equal(start.tensors["rtd_head.out.weight"], source.tensors["rtd_head.out.weight"])
