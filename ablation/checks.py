@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ablation.plan import Plan
-from ablation.steps import Job, finetune_command, pretrain_command
+from ablation.steps import Job, finetune_command, pretrain_command, save_interval
 from metro_t0.data.mixture_files import MIXTURE_FILE
 from metro_t0.errors import UserError
 from metro_t0.files import sha256_of
@@ -24,6 +24,7 @@ def check_plan(plan: Plan, jobs: Sequence[Job]) -> None:
     if not plan.pretraining_only:
         _check_mixture(plan)
         _check_tasks(plan)
+    _check_parts(jobs)
     _check_training_options(jobs)
 
 
@@ -73,6 +74,16 @@ def _check_tasks(plan: Plan) -> None:
             missing.append(str(error))
     if len(missing) == len(task_set.tasks):
         raise UserError(f"no data for any task of {task_set.name}: {missing[0]}")
+
+
+def _check_parts(jobs: Sequence[Job]) -> None:
+    for job in jobs:
+        updates = round(job.variant.budget * (job.plan.updates or 0))
+        if len(job.plan.parts) > 1 and job.variant.pretraining and 0 < updates <= save_interval(updates):
+            raise UserError(
+                f"--parts: variant {job.variant.name} saves no checkpoint within its {updates} updates "
+                f"(one every {save_interval(updates)}); give more --updates"
+            )
 
 
 def _check_training_options(jobs: Sequence[Job]) -> None:

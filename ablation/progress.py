@@ -11,7 +11,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 
-from ablation.steps import Job, updates_after
+from ablation.steps import Job, nearest_checkpoint, updates_after, updates_in
 from ablation.table import held_out_of, updates_of
 from metro_t0.analysis.figures import STYLE, look, new_figure, save
 from metro_t0.files import read_json
@@ -56,9 +56,10 @@ def _rows(job: Job) -> Iterator[dict[str, Any]]:
         if not (at.work / "evaluate.done.json").is_file():
             continue
         updates = updates_of(job)
+        start = None if part == 1 else nearest_checkpoint(at, updates)
         row: dict[str, Any] = {
             "variant": job.variant.title, "seed": job.seed, "part": part,
-            "updates": updates if part == 1 else updates_after(part, updates),
+            "updates": updates_in(start) if start else updates if part == 1 else updates_after(part, updates),
             "average": 100 * read_json(at.results / "summary.json")["average"]["value"],
         }  # fmt: skip
         if at.scores.is_file():

@@ -28,6 +28,7 @@ from ablation.steps import (
 from ablation.variants import Variant
 from metro_t0.analysis.training_log import read_log
 from metro_t0.claims import claimed
+from metro_t0.errors import UserError
 from metro_t0.files import read_json, write_json
 
 CALIBRATION_UPDATES = 30
@@ -66,7 +67,7 @@ def run_jobs(jobs: Sequence[Job], per_device: int = 1) -> dict[str, str]:
         device = free.get()
         try:
             run_job(job, device)
-        except StepFailed as error:
+        except (StepFailed, UserError) as error:
             failures[job.name] = str(error)
             print(f"{job.name}: {error}", file=sys.stderr, flush=True)
         finally:

@@ -106,10 +106,26 @@ def pretrained_checkpoint(job: Job, updates: int) -> Path:
     if job.part == 1:
         return directory / "checkpoint_last.pt"
     wanted = updates_after(job.part, updates)
-    found = sorted(directory.glob(f"checkpoint_*_{wanted}.pt"))
-    if not found:
+    found = nearest_checkpoint(job, updates)
+    if found is None:
         raise UserError(f"{directory}: has no checkpoint of update {wanted}; pretrain again with --parts in the plan")
-    return found[0]
+    return found
+
+
+def nearest_checkpoint(job: Job, updates: int) -> Path | None:
+    """The saved checkpoint nearest to the job's share, where one is within an interval of it.
+
+    Its own may be absent: fairseq saves none under its update where an epoch ends with that update.
+    """
+    wanted = updates_after(job.part, updates)
+    saved = (job.directory / "pretrain").glob("checkpoint_*_*.pt")
+    near = [path for path in saved if abs(updates_in(path) - wanted) <= save_interval(updates)]
+    return min(near, key=lambda path: (abs(updates_in(path) - wanted), path.name), default=None)
+
+
+def updates_in(checkpoint: Path) -> int:
+    """300 of checkpoint_1_300.pt."""
+    return int(checkpoint.stem.rpartition("_")[2])
 
 
 def finetune_command(job: Job, device: str, updates: int) -> list[str]:

@@ -48,6 +48,8 @@ def generate(model_settings: ModelSettings, file: Path, settings: GenerationSett
         if done == len(pairs):
             return done
         loaded = model.load()
+        if loaded.tokenizer.pad_token is None:
+            loaded.tokenizer.pad_token = loaded.tokenizer.eos_token  # behind the mask any token is as good
         chunk = settings.batch_size * BATCHES_PER_CHUNK
         starts = range(done, len(pairs), chunk)
         for start in progress(starts, "generate", len(starts), f"chunks of {chunk} examples"):
@@ -109,15 +111,21 @@ def _predict(loaded: LoadedModel, sources: Sequence[str], settings: GenerationSe
             truncation=True,
             max_length=settings.max_source_tokens,
         ).to(loaded.model.device)
-        ids = loaded.model.generate(
-            input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
-            num_beams=settings.beams,
-            do_sample=False,
-            max_new_tokens=settings.max_target_tokens,
-            logits_processor=LogitsProcessorList([watch]),
-            **({"length_penalty": settings.length_penalty, "early_stopping": True} if settings.beams > 1 else {}),
-        )
+        try:
+            ids = loaded.model.generate(
+                input_ids=batch["input_ids"],
+                attention_mask=batch["attention_mask"],
+                num_beams=settings.beams,
+                do_sample=False,
+                max_new_tokens=settings.max_target_tokens,
+                logits_processor=LogitsProcessorList([watch]),
+                **({"length_penalty": settings.length_penalty, "early_stopping": True} if settings.beams > 1 else {}),
+            )
+        except IndexError:
+            raise UserError(
+                f"a source of {batch['input_ids'].size(1)} tokens, or its prediction, is longer than the model's table "
+                "of positions; give a smaller --max-source-tokens or --max-target-tokens"
+            ) from None
         if watch.seen:
             raise UserError(f"logits of generated tokens are {not_finite_cause(loaded.model.dtype)}")
         found.update(zip(rows, loaded.tokenizer.batch_decode(ids, skip_special_tokens=True), strict=True))

@@ -102,7 +102,7 @@ def task_rows(summaries: Sequence[Summary]) -> tuple[list[str], list[list[str]]]
         rows.append([name, *(NO_VALUE if task is None else percent(task.score) for task in found), *facts])
     labels = list(dict.fromkeys(summary.average_label for summary in summaries))
     alike = len(labels) == 1
-    average = [percent(s.average) + ("" if alike or s.is_complete else PARTIAL) for s in summaries]
+    average = [percent(s.average, of_rows=False) + ("" if alike or s.is_complete else PARTIAL) for s in summaries]
     rows.append([labels[0] if alike else "mean", *average, "", "", "", ""])
     return header, rows
 
@@ -157,8 +157,11 @@ def missing_note(summaries: Sequence[Summary]) -> str:
     return "Not scored:\n\n" + "\n".join(lines) if lines else ""
 
 
-def percent(score: Score) -> str:
-    """`65.18 +- 1.20`; `-` for a mean over nothing; where all rows are right or all wrong, the 95% Wilson interval."""
+def percent(score: Score, of_rows: bool = True) -> str:
+    """`65.18 +- 1.20`; `-` for a mean over nothing; where all rows are right or all wrong, the 95% Wilson interval.
+
+    of_rows: whether n counts rows; a mean over tasks that are all right or all wrong has no interval.
+    """
     if math.isnan(score.value):
         return NO_VALUE
     value = f"{100 * score.value:.2f}"
@@ -166,5 +169,5 @@ def percent(score: Score) -> str:
         return value
     if score.standard_error == 0 and score.value in (0.0, 1.0):  # all rows alike: no error is not what that shows
         low, high = wilson_interval(score.value, score.n)
-        return f"{value} ({100 * low:.0f} to {100 * high:.0f})"
+        return f"{value} ({100 * low:.0f} to {100 * high:.0f})" if of_rows else value
     return f"{value} +- {100 * score.standard_error:.2f}"

@@ -90,7 +90,8 @@ def hugging_face_to_fairseq(source: Path, destination: Path) -> None:
             if (source / name).is_file():
                 shutil.copyfile(source / name, directory / name)
         written = read_checkpoint(directory / CHECKPOINT_NAME)
-    difference = _largest_difference(_logits_of_modules(written.config, written.main_tensors()), _logits(model.float()))
+        again = _logits_of_modules(written.config, written.main_tensors())
+        difference = _checked_difference(again, _logits(model.float()), destination)
     _summary(source, destination / CHECKPOINT_NAME, model, None, dropped=0, difference=difference)
 
 
@@ -136,10 +137,7 @@ def compare_with_source(config: ModelConfig, state: dict[str, Tensor], directory
     Raises `UserError` where it is not within rounding.
     """
     reloaded = _load(directory).float()
-    difference = _largest_difference(_logits_of_modules(config, state), _logits(reloaded))
-    if not difference <= TOLERANCE:
-        raise UserError(f"{directory}: its logits differ from the source's by {difference:.2g}; do not use it")
-    return difference
+    return _checked_difference(_logits_of_modules(config, state), _logits(reloaded), directory)
 
 
 def probe(vocab_size: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -167,8 +165,11 @@ def _logits_of_modules(config: ModelConfig, state: dict[str, Tensor]) -> Tensor:
     return model.eval().logits(model.eval()(source, target, mask)[0])
 
 
-def _largest_difference(a: Tensor, b: Tensor) -> float:
-    return float((a - b).abs().max())
+def _checked_difference(a: Tensor, b: Tensor, directory: Path) -> float:
+    difference = float((a - b).abs().max())
+    if not difference <= TOLERANCE:
+        raise UserError(f"{directory}: its logits differ from the source's by {difference:.2g}; do not use it")
+    return difference
 
 
 def _load(directory: Path) -> PreTrainedModel:

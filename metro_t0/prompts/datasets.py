@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import multiprocessing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,6 +28,7 @@ __all__ = [
     "local_datasets",
 ]
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 FILES_KEPT = 4  # local files kept in memory, for the many templates of one data set
@@ -163,7 +166,10 @@ def _from_hub(dataset: DatasetName, data_dir: Path | None, ask: Callable[[], T])
 def _read(rows: LocalRows) -> Sequence[Row]:
     source = hub_sources().get(rows.dataset)
     if rows.path.suffix != ".parquet":
-        return JsonLines.read(rows.path)
+        lines = JsonLines.read(rows.path)
+        if lines.num_bad and multiprocessing.parent_process() is None:  # said once, not by every worker
+            logger.warning("%s: %d lines are no JSON objects and are left out", rows.path, lines.num_bad)
+        return lines
     if source is None:
         return ParquetRows.read(rows.path)
     try:

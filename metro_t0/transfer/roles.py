@@ -91,8 +91,8 @@ def copy_weights(target: Mapping[str, Tensor], source: Mapping[str, Tensor], wit
     """Copy all weights into a model, in place, what belongs to the vocabulary only on request; gives how many.
 
     That is the token embedding and output projection, their copies in the auxiliary, and a checkpoint's fingerprint of
-    its dict.txt. Tensors are matched by role, those without a role (biases, positions) by name. Raises `UserError` naming `origin`
-    where a tensor of the model has no counterpart of its shape.
+    its dict.txt. Tensors are matched by role, those without a role (biases, positions) by name. Raises `UserError`
+    naming `origin` where a tensor of the model has no counterpart of its shape.
     """
     by_key = {role.key: name for name, role in roles_of(source).items()}
     copied = 0

@@ -174,6 +174,8 @@ def test_what_finetuning_starts_from(tmp_path: Path) -> None:
     assert start_of(finetune_command(job, "cpu", 1000)) == "checkpoint_last.pt"
     assert start_of(finetune_command(dataclasses.replace(job, part=0.33), "cpu", 1000)) == "checkpoint_1_300.pt"
     assert start_of(finetune_command(dataclasses.replace(job, variant=random), "cpu", 1000)) is None
+    (tmp_path / "pretrain" / "checkpoint_2_500.pt").touch()  # the epoch ended with update 400
+    assert start_of(finetune_command(dataclasses.replace(job, part=0.42), "cpu", 1000)) == "checkpoint_1_300.pt"
     with pytest.raises(Exception, match="no checkpoint of update 700"):
         finetune_command(dataclasses.replace(job, part=0.7), "cpu", 1000)
 

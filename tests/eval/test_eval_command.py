@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    ByT5Tokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from eval.cli import main
 from eval.results import ResultsDirectory, TemplateResult, read_predictions
@@ -281,6 +290,57 @@ def test_rows_whose_target_is_no_choice_are_counted(model_directories: dict[str,
     }
 
 
+def test_results_are_of_their_rows_and_of_the_model_as_it_reads(
+    model_directories: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same command again after the rows, the split or the model's own settings changed."""
+    model = shutil.copytree(model_directories["t5"], tmp_path / "model")
+    (tmp_path / "templates" / "toy").mkdir(parents=True)
+    template = {"name": "t", "jinja": "{{q}}? ||| {{answer_choices[label]}}", "answer_choices": "no ||| yes"}
+    (tmp_path / "templates/toy/templates.yaml").write_text(json.dumps({"templates": {"1": template}}))
+    where = ["--templates", str(tmp_path / "templates"), "--device", "cpu", "--data-dir"]
+
+    def run(output: str, split: str, rows: int, label: int, *more: str) -> TemplateResult:
+        folder = tmp_path / f"{split}{rows}{label}"  # read once in a process
+        (folder / "toy").mkdir(parents=True)
+        text = "".join(json.dumps({"q": f"row {i}", "label": label}) + "\n" for i in range(rows))
+        (folder / "toy" / f"{split}.jsonl").write_text(text)
+        (tmp_path / "toy.yaml").write_text(f"tasks: [{{name: toy, dataset: toy, split: {split}}}]")
+        output_of = ["--model", str(model), "--output", str(tmp_path / output)]
+        assert main(["tasks", "--tasks", str(tmp_path / "toy.yaml"), *output_of, *where, str(folder), *more]) == 0
+        return results_of(tmp_path / output)["toy", "t"]
+
+    first = run("o", "validation", 6, 0, "--save-predictions")
+    other_labels = run("o", "validation", 6, 1)
+    assert other_labels.score.value == 1 - first.score.value
+    assert not list((tmp_path / "o").glob("predictions/*/*.gz"))  # those were of the rows before
+    assert run("o", "test", 5, 0).num_rows == 5
+    run("sample", "test", 20, 0, "--limit", "5")
+    compared = ["report", str(tmp_path / "o"), str(tmp_path / "sample"), "--output", str(tmp_path / "c")]
+    assert main(compared) == 2
+    assert "the two results are not of the same rows" in capsys.readouterr().err
+    (model / "generation_config.json").write_text('{"decoder_start_token_id": 3}')
+    command = ["tasks", "--tasks", str(tmp_path / "toy.yaml"), "--model", str(model), *where]
+    command.append(str(tmp_path / "test50"))
+    assert main([*command, "--output", str(tmp_path / "o")]) == 2
+    assert "belongs to other settings (files" in capsys.readouterr().err
+    run_file = tmp_path / "o" / "run.json"
+    of_an_earlier_version = {key: value for key, value in json.loads(run_file.read_text()).items() if key != "files"}
+    run_file.write_text(json.dumps(of_an_earlier_version))
+    assert main([*command, "--output", str(tmp_path / "o")]) == 0
+
+
+def test_bytes_need_no_vocabulary_file(tmp_path: Path) -> None:
+    from eval.loading import open_model
+    from eval.settings import ModelSettings
+
+    sizes = {"d_model": 16, "d_kv": 8, "num_heads": 2, "d_ff": 16, "num_layers": 1, "vocab_size": 384}
+    config = T5Config(**sizes, decoder_start_token_id=0)
+    T5ForConditionalGeneration(config).save_pretrained(tmp_path)
+    ByT5Tokenizer().save_pretrained(tmp_path)
+    assert open_model(ModelSettings(name=str(tmp_path))).tokenizer("a")["input_ids"] == [100, 1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -321,6 +381,12 @@ def test_bad_options(
         ("tasks: []", "needs a list 'tasks'"),
         ("tasks: [super_glue/rte, super_glue/rte]", "two tasks are called 'super_glue/rte'"),
         ("tasks: [xsum]", "no template of xsum has answer choices"),
+        ("tasks: [{dataset: super_glue/rte, templates: [a, b, a]}]", "names 'a' twice"),
+        (
+            "tasks: [{dataset: super_glue/rte, templates: [heres_a_problem], templates_of: ai2_arc/ARC-Challenge, "
+            "row_format: mmlu_as_arc}]",
+            "super_glue/rte validation: no column 'choices', which mmlu_as_arc needs",
+        ),
     ],
 )
 def test_bad_task_files(

@@ -9,7 +9,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from eval.cli import main
 from eval.text_metrics import (
@@ -84,6 +90,22 @@ def test_a_killed_run_goes_on(model_directory, file, tmp_path):
     path.write_bytes(whole[: len(whole) // 2])
     assert run(model_directory, file, tmp_path / "cut") == 0
     assert path.read_bytes() == whole
+
+
+def test_long_texts_and_a_tokenizer_without_padding(model_directory, tmp_path, capsys):
+    """A table of 32 positions; padding by the end token."""
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((model_directory / name).read_bytes())
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings | {"pad_token": None}))
+    layers = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    ids = {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
+    config = BartConfig(vocab_size=len(WORDS), d_model=16, **layers, **ids, max_position_embeddings=32)
+    BartForConditionalGeneration(config).save_pretrained(tmp_path)
+    (tmp_path / "pairs.tsv").write_text("the sky is a\tblue\n" + "the sky " * 40 + "\tblue\n")
+    assert run(tmp_path, tmp_path / "pairs.tsv", tmp_path / "out") == 2
+    assert "longer than the model's table of positions; give a smaller --max-source" in capsys.readouterr().err
+    assert run(tmp_path, tmp_path / "pairs.tsv", tmp_path / "out", "--max-source-tokens", "20") == 0
 
 
 def test_another_setting_needs_another_directory(model_directory, file, tmp_path, capsys):

@@ -21,7 +21,7 @@ from eval.results import ResultsDirectory, TemplateResult, file_name
 from eval.scores import Score, accuracy, chance, majority, mean_over_tasks, mean_over_templates
 from eval.significance import bootstrap_difference, compare, compare_seeds, mcnemar_exact
 from eval.summary import Summary, TaskSummary, summarize_directory
-from eval.tables import paper_rows, partial_note, percent, read_paper_table
+from eval.tables import paper_rows, partial_note, percent, read_paper_table, task_rows
 from metro_t0.errors import UserError
 from metro_t0.intervals import wilson_interval
 
@@ -185,6 +185,8 @@ def test_where_all_rows_are_alike_the_interval_is_printed() -> None:
     assert percent(accuracy("10")) == "50.00 +- 50.00"
     assert percent(accuracy("1")) == "100.00"
     assert percent(accuracy("-")) == "-"
+    _, rows = task_rows([summary_of("m", {"rte": ["1" * 20], "cb": ["1" * 20]})])  # two tasks are not two rows
+    assert [row[1] for row in rows] == ["100.00 (84 to 100)", "100.00 (84 to 100)", "100.00"]
 
 
 @given(st.integers(1, 400), st.data())

@@ -223,6 +223,10 @@ def test_a_conversion_whose_logits_differ_is_refused_and_leaves_nothing(
         assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr(convert, "_logits", lambda model: original(model) + 2e-5)
     assert main(["fairseq", str(metro_checkpoint), "--output", str(tmp_path / "hf")]) == 0
+    monkeypatch.setattr(convert, "_logits", lambda model: original(model) + float("nan"))
+    assert main(["to-fairseq", str(tmp_path / "hf"), "--output", str(tmp_path / "back")]) == 2
+    assert "back: its logits differ from the source's by nan" in capsys.readouterr().err
+    assert not (tmp_path / "back").exists()
 
 
 def test_help_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:

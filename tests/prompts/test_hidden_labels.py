@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from eval.examples import HIDDEN_LABEL, build_examples
+from eval.examples import HIDDEN_LABEL, RENDER_FAILED, build_examples
 from eval.tasks import EvalTask
 from metro_t0.errors import UserError
 from metro_t0.prompts.names import DatasetName
@@ -82,3 +82,13 @@ def test_evaluation_leaves_them_out_and_counts_them() -> None:
     assert [example.gold for example in built.examples] == [0, 1, 2, 0, 1, 2]
     assert built.skipped == {HIDDEN_LABEL: 2}
     assert issubclass(HiddenLabelError, UserError)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"), [(-1, HIDDEN_LABEL), (None, HIDDEN_LABEL), ("B", RENDER_FAILED), (4, RENDER_FAILED)]
+)
+def test_an_answer_of_mmlu_that_is_hidden_or_no_index(answer: Any, reason: str) -> None:
+    rows = [{"question": "so?", "choices": ["a", "b", "c", "d"], "answer": answer}]
+    task = EvalTask("mmlu", DatasetName("mmlu"), "test", row_format="mmlu_as_arc")
+    asked = template("{{ question }} ||| {{ answerKey }}", "A ||| B ||| C ||| D")
+    assert build_examples(task, asked, rows, [0], seed=0).skipped == {reason: 1}

@@ -59,12 +59,13 @@ def test_names_and_splits_of_a_directory(local: Path) -> None:
     assert available_splits("glue", "mrpc", local) == ["test", "train", "validation"]
 
 
-def test_bad_lines_are_left_out_and_counted(tmp_path: Path) -> None:
+def test_bad_lines_are_left_out_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "train.jsonl").write_bytes(b'{"a": 1}\n\n[1]\n{"a": \n\xff\xfe\n{"a": 2}')
     rows = load_rows("d", None, "train", tmp_path)
     assert list(rows) == [{"a": 1}, {"a": 2}]
     assert rows.num_bad == 3  # type: ignore[attr-defined]
+    assert "train.jsonl: 3 lines are no JSON objects and are left out" in caplog.text
 
 
 @pytest.mark.parametrize(

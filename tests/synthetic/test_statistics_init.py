@@ -233,7 +233,9 @@ def test_weights_of_another_vocabulary_leave_what_belongs_to_ones_own(tmp_path):
     for name in ("trained", "random"):
         model = MetroT5(ModelConfig(vocab_size=50, max_positions=16, **sizes), pad_id=1)
         (tmp_path / f"{name}.txt").write_text(f"{name} 1\n")
-        write_checkpoint(tmp_path / f"{name}.pt", model.config, trained(model, len(name)).state_dict(), tmp_path / f"{name}.txt")
+        write_checkpoint(
+            tmp_path / f"{name}.pt", model.config, trained(model, len(name)).state_dict(), tmp_path / f"{name}.txt"
+        )
     arguments = ["init-apply", str(tmp_path / "random.pt"), "--weights", str(tmp_path / "trained.pt")]
     assert main([*arguments, "--output", str(tmp_path / "start.pt")]) == 0
     start, source, random = (read_checkpoint(tmp_path / f"{name}.pt") for name in ("start", "trained", "random"))
