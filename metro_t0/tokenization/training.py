@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,9 @@ from metro_t0.tokenization.vocabulary import SPECIAL_TOKENS, UNK, write_vocabula
 
 # Characters per string handed to the Rust trainer, which works on many strings in parallel.
 CHARACTERS_PER_BATCH = 1 << 16
+# Names of special tokens and sentinels, but for their last character. In "a</s>b" the trainer would merge a piece of
+# that name, which has the special token's id already.
+RESERVED = re.compile(rf"({'|'.join(token[:-1] for token in SPECIAL_TOKENS)}|<sen\d+)>")
 
 
 def train_bpe(raw_words: Counter[str], settings: BpeSettings, directory: Path) -> Tokenizer:
@@ -46,11 +50,11 @@ def train_bpe(raw_words: Counter[str], settings: BpeSettings, directory: Path) -
 
 
 def _normalized_counts(raw: Counter[str], settings: BpeSettings) -> Counter[str]:
-    """Counts of normalized words, each with its word mark."""
+    """Counts of normalized words, each with its word mark; a reserved name is cut, so that no piece is one."""
     normalizer = build_normalizer(nfkc(), settings.lowercase)
     counts: Counter[str] = Counter()
     for word, count in raw.items():
-        for part in normalizer.normalize_str(word).split(WORD_MARK):
+        for part in RESERVED.sub(rf"\1{WORD_MARK}>", normalizer.normalize_str(word)).split(WORD_MARK):
             if part:
                 counts[WORD_MARK + part] += count
     return counts

@@ -80,6 +80,18 @@ def test_names_of_special_tokens_are_text(tokenizer: Tokenizer) -> None:
     assert 2 in tokenizer.to_fast().encode("a </s> b", add_special_tokens=False).ids
 
 
+def test_no_piece_has_the_name_of_a_special_token(tmp_path: Path) -> None:
+    """Text full of such names inside words: a merged piece of that name would have the special token's id."""
+    stems = [f"{letter}{other}" for letter in "abcdefg" for other in "hijklm"]
+    names = ["<s>", "<pad>", "</s>", "<unk>", "<sen000>"]
+    words = Counter({f"{stem}{name}{stem}": 50 for stem in stems for name in names})
+    tokenizer = train_bpe(words, BpeSettings(250), tmp_path)
+    assert not {"<sen000>", "<sen001>"} & set(tokenizer.vocabulary.pieces)
+    for word in words:
+        assert min(tokenizer.encode(word)) > 3
+        assert tokenizer.decode(tokenizer.encode(word)) == word
+
+
 def test_unknown_characters_become_one_unk_per_run(tokenizer: Tokenizer) -> None:
     assert tokenizer.encode("日本語").count(3) == 1
 
