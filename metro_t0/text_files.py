@@ -86,13 +86,19 @@ def open_bytes(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
             chunks = _unpack(raw, zstandard.ZstdDecompressor().decompressobj, zstandard.ZstdError, name)
         else:
-            beginning = raw.peek(8)
-            for magic, packing in PACKED_BEGINNINGS.items():
-                if beginning.startswith(magic):
-                    raise UserError(f"{name}: is packed ({packing}); unpack it, or let its name end in .gz or .zst")
+            _check_unpacked(raw, f"{name}: is packed", "unpack it, or let its name end in .gz or .zst")
             yield raw
             return
-        yield cast(BinaryIO, io.BufferedReader(_Unpacked(chunks), BUFFER))
+        unpacked = io.BufferedReader(_Unpacked(chunks), BUFFER)
+        _check_unpacked(unpacked, f"{name}: is packed twice", "unpack it once")
+        yield cast(BinaryIO, unpacked)
+
+
+def _check_unpacked(stream: io.BufferedReader, problem: str, remedy: str) -> None:
+    beginning = stream.peek(8)
+    for magic, packing in PACKED_BEGINNINGS.items():
+        if beginning.startswith(magic):
+            raise UserError(f"{problem} ({packing}); {remedy}")
 
 
 def _unpack(raw: BinaryIO, new: Callable[[], Any], damage: type[Exception], name: str) -> Iterator[bytes]:

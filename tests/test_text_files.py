@@ -93,6 +93,9 @@ def test_truncated_and_damaged_files_are_refused(reader: str, suffix: str, texts
     plain.write_bytes(whole)
     with pytest.raises(UserError, match="is packed"):
         read(plain)
+    packed.write_bytes(pack(whole))
+    with pytest.raises(UserError, match="is packed twice"):
+        read(packed)
 
 
 def test_a_byte_order_mark_is_left_out_and_wide_encodings_are_refused(reader: str, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
@@ -21,7 +21,7 @@ from typing import Any
 from metro_t0.claims import check_owner, claimed
 from metro_t0.data.documents import BadLines
 from metro_t0.data.hub import HubFailed
-from metro_t0.data.record import INFO_NAME
+from metro_t0.data.record import DICT_NAME, INFO_NAME
 from metro_t0.data.shares import Share, check_no_share_is_running, share_of_work
 from metro_t0.data.sources import MAX_DOCUMENT_BYTES, PIECES, UNIT_BYTES, Input, Section, Unit, pinned
 from metro_t0.data.token_files import TokenFileWriter, token_dtype
@@ -31,9 +31,12 @@ from metro_t0.files import read_json, sha256_of, write_json
 from metro_t0.parallel import WorkerDied, workers
 from metro_t0.progress import progress
 from metro_t0.tokenization import Tokenizer
+from metro_t0.tokenization.tokenizer import TOKENIZER_NAME
 
 WORK_NAME = ".binarize"
 PLAN_NAME = "plan.json"
+FILES_NAME = "files.json"
+"""Files of this data set and of those that it replaces, while it is merged."""
 WORTH = [f"{WORK_NAME}/{names}" for names in ("unit-*.npy", "section-*.json")]
 REMEDY = "name another directory or add --overwrite"
 TRAIN = "train"
@@ -305,12 +308,13 @@ def _merge(
     plan: dict[str, Any],
 ) -> dict[str, Any]:
     """Join the units, in order, into the final files; info.json comes last and marks the directory as finished."""
-    output = settings.output
-    (output / INFO_NAME).unlink(missing_ok=True)
-    names = _set_names(settings)
+    output, names = settings.output, _set_names(settings)
     directories = [output] if settings.shards == 1 else [output / f"shard{i}" for i in range(settings.shards)]
     places = {str(shard): directory / TRAIN for shard, directory in enumerate(directories)}
     places[VALID] = directories[0] / VALID
+    files = [DICT_NAME, TOKENIZER_NAME, *_token_files(TRAIN), *(_token_files(VALID) if VALID in names else ())]
+    written = [directory / name for directory in directories for name in sorted(files)]
+    before = _begin_files(output, written)
     dtype = token_dtype(len(tokenizer))
     with ExitStack() as stack:
         writers = {name: stack.enter_context(TokenFileWriter(places[name], dtype)) for name in names}
@@ -322,6 +326,7 @@ def _merge(
         if directory != directories[0] and VALID in names:
             for suffix in (".bin", ".idx"):
                 shutil.copyfile(f"{places[VALID]}{suffix}", f"{directory / VALID}{suffix}")
+    _remove_rest(before - {*written})
     info = {
         "format": FORMAT_VERSION,
         "plan": plan,
@@ -333,17 +338,36 @@ def _merge(
         "sets": {_set_label(name, settings.shards): _summary(totals[name]) for name in names},
         "bad_lines": dict(bad.counts),
         "bad_line_examples": bad.examples,
-        "sha256": {
-            str(path.relative_to(output)): sha256_of(path)
-            for directory in directories
-            for path in sorted(directory.iterdir())
-            if path.is_file() and not path.name.startswith(".")  # to read the lock would release it
-        },
+        "sha256": {str(path.relative_to(output)): sha256_of(path) for path in written},
     }
     if revisions := {i.spec: i.found.revision for i in settings.valid_inputs + settings.inputs if i.found}:
         info["hub_revisions"] = revisions
     write_json(output / INFO_NAME, info)
     return info
+
+
+def _token_files(name: str) -> list[str]:
+    return [f"{name}.bin", f"{name}.idx"]
+
+
+def _begin_files(output: Path, written: list[Path]) -> set[Path]:
+    """The files of this data set and of what it replaces, also where merging was stopped. Removes the old info.json."""
+    note, info = output / WORK_NAME / FILES_NAME, output / INFO_NAME
+    names = {str(path.relative_to(output)) for path in written}
+    names |= {*(read_json(note, list[str]) if note.is_file() else ())}
+    names |= {*(read_json(info, dict[str, Any]).get("sha256", ()) if info.is_file() else ())}
+    write_json(note, sorted(names))
+    info.unlink(missing_ok=True)
+    return {output / name for name in names}
+
+
+def _remove_rest(files: set[Path]) -> None:
+    """Without them nobody trains or validates on a shard or a set that only the replaced data set had."""
+    for path in files:
+        path.unlink(missing_ok=True)
+    for directory in {path.parent for path in files}:
+        with suppress(OSError):  # something else is in it
+            directory.rmdir()
 
 
 def _set_label(name: str, shards: int) -> str:

@@ -42,13 +42,15 @@ class Tokenizer(Text):
 
     def run(self) -> None:
         from metro_t0.claims import lock
+        from metro_t0.data.inspection import print_bad_lines
         from metro_t0.data.sources import resolve_inputs
         from metro_t0.data.training_text import words_of
         from metro_t0.tokenization.training import train_bpe
 
         inputs = resolve_inputs(self.inputs, self.field)
         with lock(self.output):
-            words = words_of(inputs, self.max_mb, self.workers)
+            words, skipped = words_of(inputs, self.max_mb, self.workers)
+            print_bad_lines(skipped.counts, skipped.examples)
             tokenizer = train_bpe(words, self.vocabulary, self.output)
         print(f"{self.output}: vocabulary of {len(tokenizer)} ids (dict.txt, tokenizer.json)")
 

@@ -6,10 +6,13 @@ one, and how a run goes on without the files that it has finished. All of them r
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from metro_t0.errors import UserError
@@ -49,6 +52,16 @@ def failures_named(spec: str) -> Iterator[None]:
     except Exception as error:  # network, permission, damaged files: many types of several libraries
         line = str(error).splitlines()[0] if str(error) else repr(error)
         raise HubFailed(f"{spec}: cannot be read ({line})") from None
+
+
+def local_state(spec: str) -> tuple[str, str] | None:
+    """Of a data set that is a local directory: what it is, wherever it is named from, and a digest of its files."""
+    name, _, split = spec.removeprefix(PREFIX).partition(":")
+    if not os.path.isdir(name):
+        return None
+    files = sorted(path for path in Path(name).rglob("*") if path.is_file())
+    state = [[str(path.relative_to(name)), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+    return f"{PREFIX}{os.path.abspath(name)}:{split}", hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
 
 def find(spec: str, default_split: str = "train") -> HubData:

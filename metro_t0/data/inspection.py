@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,12 @@ def print_info(output: Path, info: dict[str, Any]) -> None:
         for name, counts in info["sets"].items()
     ]
     print_table(("set", *columns, "unknown"), rows, title=str(output))
-    for reason, count in info["bad_lines"].items():
+    print_bad_lines(info["bad_lines"], info["bad_line_examples"])
+
+
+def print_bad_lines(counts: Mapping[str, int], examples: Sequence[str]) -> None:
+    """Print how many lines were skipped and why, and where the first ones are."""
+    for reason, count in counts.items():
         print(f"skipped {count} lines: {printable(reason)}")
-    for example in info["bad_line_examples"]:
+    for example in examples:
         print(f"  {printable(example)}")

@@ -26,6 +26,7 @@ PIECES = f"pieces of {UNIT_BYTES >> 20} MB"
 """What progress counts."""
 # A document longer than this is cut at a line end and counts as several; a longer line is cut at a space.
 MAX_DOCUMENT_BYTES = 32 << 20
+MAX_ROW_BYTES = 1 << 30  # half a line of JSON is none
 FORMATS = {".txt": "text", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 BUILTIN_PREFIX = "builtin:"
 
@@ -89,6 +90,8 @@ class Input:
 
     def identity(self) -> list[Any]:
         """What tells whether an input changed between runs."""
+        if self.is_on_hub and (state := hub.local_state(self.spec)):
+            return [state[0], self.field, state[1]]
         if self.spec.startswith((hub.PREFIX, BUILTIN_PREFIX)):
             return [self.spec, self.field]
         status = os.stat(self.spec)
@@ -168,21 +171,22 @@ def _file_units(path: str, field: str) -> Iterator[Unit]:
         return
     with open_text(path) as stream:
         line = 1
-        for content in _blocks(stream, path, b"\n\n" if kind == "text" else b"\n"):
+        for content in _blocks(stream, path, is_text=kind == "text"):
             yield Unit("text" if kind == "text" else "jsonl", content, path, line, field)
             line += content.count(b"\n")
 
 
-def _blocks(stream: BinaryIO, path: str, boundary: bytes) -> Iterator[bytes]:
-    """Cut a stream after boundaries into blocks of about UNIT_BYTES."""
+def _blocks(stream: BinaryIO, path: str, is_text: bool) -> Iterator[bytes]:
+    """Cut a stream into blocks of about UNIT_BYTES: text between documents, JSON lines between lines."""
     rest = b""
+    longest = MAX_DOCUMENT_BYTES if is_text else MAX_ROW_BYTES
     while block := stream.read(UNIT_BYTES):
         rest += block
-        cut = max(rest.rfind(boundary), rest.rfind(b"\n\r\n") if boundary == b"\n\n" else -1)
-        if cut < 0 and len(rest) >= MAX_DOCUMENT_BYTES:
-            cut = max(rest.rfind(b"\n"), 0) or rest.rfind(b" ")
+        cut = max(rest.rfind(b"\n\n"), rest.rfind(b"\n\r\n")) if is_text else rest.rfind(b"\n")
+        if cut < 0 and len(rest) >= longest:
+            cut = (max(rest.rfind(b"\n"), 0) or rest.rfind(b" ")) if is_text else -1
             if cut < 0:
-                raise UserError(f"{path}: over {MAX_DOCUMENT_BYTES >> 20} MB without a line end; is it text?")
+                raise UserError(f"{path}: over {longest >> 20} MB without a line end; is it text?")
         if cut >= 0:
             yield rest[: cut + 1]
             rest = rest[cut + 1 :]

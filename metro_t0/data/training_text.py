@@ -11,13 +11,15 @@ from metro_t0.parallel import workers
 from metro_t0.progress import progress
 
 
-def words_of(inputs: Sequence[Input], max_mb: int, processes: int | None) -> Counter[str]:
-    """Counts of white-space separated words in the first `max_mb` MB of text."""
+def words_of(inputs: Sequence[Input], max_mb: int, processes: int | None) -> tuple[Counter[str], BadLines]:
+    """Counts of white-space separated words in the first `max_mb` MB of text, and the lines that were skipped."""
     total: Counter[str] = Counter()
+    skipped = BadLines()
     with workers(processes, fork=True) as pool:
-        for counts in progress(pool.in_order(_count, _units(inputs, max_mb)), "count words", unit=PIECES):
+        for counts, bad in progress(pool.in_order(_count, _units(inputs, max_mb)), "count words", unit=PIECES):
             total.update(counts)
-    return total
+            skipped.merge(bad.counts, bad.examples)
+    return total, skipped
 
 
 def _units(inputs: Sequence[Input], max_mb: int) -> Iterator[Unit]:
@@ -30,9 +32,10 @@ def _units(inputs: Sequence[Input], max_mb: int) -> Iterator[Unit]:
             yield unit
 
 
-def _count(unit: Unit) -> Counter[str]:
+def _count(unit: Unit) -> tuple[Counter[str], BadLines]:
     counts: Counter[str] = Counter()
-    for document in documents(unit, BadLines()):
+    bad = BadLines()
+    for document in documents(unit, bad):
         for line in document:
             counts.update(line.split())
-    return counts
+    return counts, bad

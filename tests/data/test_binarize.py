@@ -323,6 +323,44 @@ def test_long_documents_and_windows_line_ends(
     assert found == [[*tokenizer.encode(line), 2]] * 600 + [[*tokenizer.encode("End."), 2]]
 
 
+def test_a_row_of_json_is_never_cut(vocabulary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "MAX_DOCUMENT_BYTES", 1 << 17)
+    texts = ["First.", "the same words again and again " * (1 << 14), "Last."]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    assert binarize(tmp_path / "rows.jsonl", vocabulary, tmp_path / "data", "--valid-fraction", "0") == 0
+    assert items(tmp_path / "data" / "train") == expected_items([[text] for text in texts], Tokenizer.load(vocabulary))
+
+
+def test_overwriting_leaves_nothing_of_the_data_set_before(vocabulary: Path, tmp_path: Path) -> None:
+    """Neither a validation set nor shards that a run would then train on; what is not of a data set stays."""
+    (tmp_path / "text.txt").write_text("".join(f"Document {number}.\n\n" for number in range(60)))
+    output = tmp_path / "data"
+
+    def names_after(*settings: str) -> set[str]:
+        assert binarize(tmp_path / "text.txt", vocabulary, output, *settings, "--overwrite") == 0
+        assert main(["verify", str(output)]) == 0
+        return set(tree(output))
+
+    one = {"dict.txt", "tokenizer.json", "train.bin", "train.idx"}
+    shards = {f"shard{number}/{name}" for number in range(3) for name in one}
+    output.mkdir()
+    (output / "notes.md").touch()
+    kept = {"info.json", "notes.md"}
+    assert names_after("--valid-fraction", "0.2") == kept | one | {"valid.bin", "valid.idx"}
+    assert names_after("--valid-fraction", "0", "--shards", "3") == kept | shards
+    assert names_after("--valid-fraction", "0") == kept | one
+    assert not (output / "shard0").exists()
+
+
+def test_a_vocabulary_says_which_lines_it_did_not_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "latin1.txt").write_bytes(b"caf\xe9 au lait\n" * 4 + b"plain text\n" * 9)
+    arguments = ["tokenizer", str(tmp_path / "latin1.txt"), "--vocab-size", "14", "--workers", "1"]
+    assert main([*arguments, "--output", str(tmp_path / "vocabulary")]) == 0
+    printed = capsys.readouterr().out
+    assert "skipped 4 lines: not UTF-8" in printed
+    assert f"{tmp_path / 'latin1.txt'}:1: not UTF-8" in printed
+
+
 def start(inputs: Path, vocabulary: Path, output: Path, *more: str) -> subprocess.Popen[str]:
     program = "import sys; from metro_t0.data.cli import main; sys.exit(main(sys.argv[1:]))"
     given = ["--tokenizer", str(vocabulary), "--output", str(output), "--workers", "2", *more]

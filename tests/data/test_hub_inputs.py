@@ -71,6 +71,23 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
+def test_a_local_data_set_that_changed_is_not_taken_for_finished(
+    vocabulary: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    local, output = tmp_path / "set", tmp_path / "out"
+    local.mkdir()
+    write_file(local, 0)
+    assert main(arguments(local, vocabulary, output)) == 0
+    assert main(arguments(local, vocabulary, output)) == 0  # finished, nothing is done
+    write_file(local, 1)
+    capsys.readouterr()
+    assert main(arguments(local, vocabulary, output)) == 2
+    assert "belongs to other settings (inputs" in capsys.readouterr().err
+    assert main([*arguments(local, vocabulary, output), "--overwrite"]) == 0
+    documents = json.loads((output / "info.json").read_text())["sets"].values()
+    assert sum(each["documents"] for each in documents) == 2 * 149
+
+
 def arguments(directory: Path, vocabulary: Path, output: Path, *more: object) -> list[str]:
     fixed = ["--tokenizer", vocabulary, "--output", output, "--valid-fraction", "0.1"]
     return list(map(str, ["binarize", f"hf:{directory}", *fixed, *more]))
