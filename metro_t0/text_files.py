@@ -94,7 +94,7 @@ def open_bytes(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         yield cast(BinaryIO, unpacked)
 
 
-def _check_unpacked(stream: io.BufferedReader, problem: str, remedy: str) -> None:
+def _check_unpacked(stream: io.BufferedReader[Any], problem: str, remedy: str) -> None:
     beginning = stream.peek(8)
     for magic, packing in PACKED_BEGINNINGS.items():
         if beginning.startswith(magic):
