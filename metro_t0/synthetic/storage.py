@@ -22,6 +22,7 @@ from metro_t0.synthetic.stream import SPLITS, Split, TaskMixture, TaskStream
 from metro_t0.synthetic.vocabulary import SyntheticVocabulary, load_vocabulary
 
 MANIFEST = "manifest.json"
+FRUITLESS_BLOCKS = 100
 LINE = re.compile(r"^\[(\d+(?:, \d+)*)?\]\t\[(\d+(?:, \d+)*)?\]$")
 Row = tuple[list[int], list[int]]
 
@@ -54,7 +55,8 @@ def generate(
             path.parent.mkdir(parents=True, exist_ok=True)
             write(path, blocks, mixture.vocabulary.eos)
         write_json(directory / MANIFEST, manifest)
-        if kind == "fairseq":  # what the fairseq task `prompt_finetuning` reads
+        if kind == "fairseq" and mixture.vocabulary.bos is not None:
+            # What the fairseq task `prompt_finetuning` reads. With T5's ids it would take its </s> for padding.
             shared = {"dataset": "synthetic", **dict.fromkeys(("examples", "cap"), counts["train"])}
             tasks = [{"name": name, "subset": name, "template": name, **shared} for name in dropped]
             write_json(directory / MIXTURE_FILE, {"tasks": tasks})
@@ -70,8 +72,12 @@ def dict_text(vocabulary: SyntheticVocabulary) -> str:
 def _selected(
     stream: TaskStream, split: Split, count: int, deduplicate: bool, dropped: dict[str, int]
 ) -> Iterator[Examples]:
-    """The blocks of a stream up to `count` examples; counts what is left out as duplicate."""
+    """The blocks of a stream up to `count` examples; counts what is left out as duplicate.
+
+    Raises `UserError` where hardly a source is left that is not one of them.
+    """
     seen: set[bytes] = set()
+    last_new = 0
     for number in itertools.count():
         block = stream.block(split, number)
         if deduplicate:
@@ -81,6 +87,12 @@ def _selected(
                 seen.add(key)
             dropped[stream.task.name] += new.count(False)
             block = block.take(np.array(new))
+            last_new = number if any(new) else last_new
+            if number - last_new >= FRUITLESS_BLOCKS:
+                raise UserError(
+                    f"task {stream.task.name} with these length bounds and this vocabulary has hardly more than "
+                    f"{len(seen)} different sources to {split} on; ask for fewer, longer sequences or more tokens"
+                )
         block = block.take(np.arange(min(count, len(block))))
         yield block
         count -= len(block)
@@ -174,6 +186,8 @@ class Manifest(TypedDict):
     format: Format
     vocabulary_name: str
     vocabulary: dict[str, Any]
+    train_examples: int
+    valid_examples: int
     seed: int
     profile: Profile
     order: Order
@@ -182,13 +196,13 @@ class Manifest(TypedDict):
     prefixes: dict[str, list[int]]
 
 
-def open_directory(directory: Path, vocabulary_name: str | None) -> tuple[Format, TaskMixture]:
-    """The format of the files and the stream they are of.
+def open_directory(directory: Path, vocabulary_name: str | None) -> tuple[Manifest, TaskMixture]:
+    """What the manifest says and the stream that the files are of.
 
     vocabulary_name: where the vocabulary lies, if the manifest's own name for it (t5, compact:N) does not say.
     Raises `UserError` where the manifest is missing, or was made with another vocabulary.
     """
-    manifest = read_json(directory / MANIFEST, Manifest)
+    manifest: Manifest = read_json(directory / MANIFEST, Manifest)
     name, _, limit = manifest["vocabulary_name"].partition("/")
     if vocabulary_name is None and name.startswith("dictionary:"):
         raise UserError(f"{directory}: made with a tokenizer's vocabulary; name its directory with --vocabulary")
@@ -200,21 +214,25 @@ def open_directory(directory: Path, vocabulary_name: str | None) -> tuple[Format
     settings = StreamSettings(
         ",".join(tasks), manifest["seed"], manifest["profile"], *bounds, manifest["order"], any(tasks.values())
     )
-    return manifest["format"], settings.mixture(vocabulary)
+    return manifest, settings.mixture(vocabulary)
 
 
 def verify_directory(directory: Path, vocabulary: str | None) -> int:
     """Check all files of a directory that `generate` wrote; return 1 at the first wrong example, or 0."""
-    kind, mixture = open_directory(directory, vocabulary)
+    manifest, mixture = open_directory(directory, vocabulary)
+    kind, counts = manifest["format"], {"train": manifest["train_examples"], "valid": manifest["valid_examples"]}
     for split, stream in itertools.product(SPLITS, mixture.streams):
         path = path_of(directory, kind, split, stream.task.name)
-        if path.parent.is_dir() and verify_rows(path, read_rows(path, kind, stream), stream):
+        if path.parent.is_dir() and verify_rows(path, read_rows(path, kind, stream), stream, counts[split]):
             return 1
     return 0
 
 
-def verify_rows(path: Path, rows: Iterator[Row], stream: TaskStream) -> int:
-    """Check rows; print the first wrong one and return 1, or print how many are right and return 0."""
+def verify_rows(path: Path, rows: Iterator[Row], stream: TaskStream, expected: int | None = None) -> int:
+    """Check rows; print the first wrong one and return 1, or print how many are right and return 0.
+
+    expected: how many there must be, where that is known.
+    """
     count = 0
     for source, target in progress(rows, str(path), unit="examples"):
         count += 1
@@ -222,5 +240,8 @@ def verify_rows(path: Path, rows: Iterator[Row], stream: TaskStream) -> int:
         if defect is not None:
             print(f"{path}: line {count}: {defect}")
             return 1
+    if expected not in (None, count):
+        print(f"{path}: {count} examples, {MANIFEST} says {expected}")
+        return 1
     print(f"{path}: {count} examples of {stream.task.name}, all right")
     return 0

@@ -112,7 +112,7 @@ class FunctionTask(SyntheticTask):
         """The output as ids. Raises `ValueError` where the source is not one of this task."""
         output, vocabulary = self.output(source, distribution), distribution.vocabulary
         if isinstance(output, bool):
-            return vocabulary.yes if output else vocabulary.no
+            return vocabulary.answer(output)
         return vocabulary.number(output) if isinstance(output, int) else output or (vocabulary.empty,)
 
     def _arguments(self, source: Sequence[int], distribution: Distribution) -> list[list[int]]:

@@ -106,6 +106,12 @@ class SyntheticVocabulary:
             raise UserError(f"vocabulary {self.fingerprint} has no prefix for task {task}; turn the task prefix off")
         return self.names[task]
 
+    def answer(self, value: bool) -> tuple[int, ...]:
+        """Ids of yes or no. Raises `UserError` where this vocabulary has none for them."""
+        if not (self.yes and self.no):
+            raise UserError(f"vocabulary {self.fingerprint} cannot write yes and no, which are answers of this task")
+        return self.yes if value else self.no
+
     def number(self, value: int) -> tuple[int, ...]:
         """Ids of a decimal number. Raises `UserError` where they are not known."""
         known = self._known_numbers
@@ -205,14 +211,26 @@ def tokenizer_vocabulary(directory: Path, names: Iterable[str]) -> SyntheticVoca
 
     tokenizer = Tokenizer.load(directory)
     size = len(tokenizer)
+    fingerprint = f"dictionary:{tokenizer.fingerprint[:16]}"
+
+    def known(text: str) -> tuple[int, ...]:
+        """None where a piece is unknown: different words would have the same ids."""
+        ids = tokenizer.encode(text)
+        return () if tokenizer.unk_id in ids else tuple(ids)
+
+    def encode(text: str) -> list[int]:
+        if not (ids := known(text)):
+            raise UserError(f"vocabulary {fingerprint}: {directory} cannot write {text!r} without <unk>")
+        return [*ids]
+
     return SyntheticVocabulary(
-        fingerprint=f"dictionary:{tokenizer.fingerprint[:16]}",
+        fingerprint=fingerprint,
         size=size,
         universe_size=size - EXTRA_IDS - len(SPECIAL_TOKENS),
-        yes=tuple(tokenizer.encode("yes")),
-        no=tuple(tokenizer.encode("no")),
-        names={name: tuple(tokenizer.encode(name.replace("_", " "))) for name in names},
-        encode=tokenizer.encode,
+        yes=known("yes"),
+        no=known("no"),
+        names={name: ids for name in names if (ids := known(name.replace("_", " ")))},
+        encode=encode,
     )
 
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 import json
+from collections import Counter
 
 import pytest
 import torch
 
 from metro_t0.errors import UserError
 from metro_t0.modeling import MetroT5, preset
+from metro_t0.synthetic import storage
 from metro_t0.synthetic import tasks as synthetic_tasks
 from metro_t0.synthetic.cli import main
 from metro_t0.synthetic.vocabulary import compact_vocabulary
+from metro_t0.tokenization.settings import BpeSettings
+from metro_t0.tokenization.training import train_bpe
 from metro_t0.transfer.downstream import DOWNSTREAM_TASKS, pairs
 
 SHORT = ["--vocabulary", "compact:100", "--length-min", "4", "--length-max", "12"]
@@ -46,6 +51,33 @@ def test_fairseq_files_are_what_the_prompt_stage_reads(tmp_path):
     assert task.sources[0][-1] == 2
 
 
+def test_the_prompt_stage_reads_no_ids_of_t5(tmp_path):
+    """Their </s> is fairseq's padding."""
+    options = ["--vocabulary", "t5", "--train", "64", "--valid", "8"]
+    assert main(["generate", "identity", *options, "--output", str(tmp_path)]) == 0
+    assert not (tmp_path / "mixture.json").exists()
+
+
+def test_too_few_different_sources_end_the_search_for_more(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(storage, "FRUITLESS_BLOCKS", 4)
+    options = ["--vocabulary", "compact:10", "--length-min", "2", "--length-max", "4", "--deduplicate"]
+    assert main(["generate", "identity", *options, "--train", "300000", "--valid", "8", "--output", str(tmp_path)]) == 2
+    assert "different sources to train on; ask for fewer" in capsys.readouterr().err
+
+
+def test_a_tokenizer_that_cannot_write_the_answers_is_refused(tmp_path, capsys):
+    """Yes and no, the names of tasks and all numbers would be the same <unk>."""
+    words = Counter("".join(letters) for letters in itertools.product("acgt", repeat=4))
+    train_bpe(words, BpeSettings(300), tmp_path)
+    where = ["--vocabulary", str(tmp_path), "--length-max", "30"]
+    for task, message in (("search", "cannot write yes and no"), ("count", "cannot write '0'")):
+        assert main(["inspect", task, *where, "--no-task-prefix"]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["inspect", "reverse", *where]) == 2
+    assert "no prefix for task reverse; turn the task prefix off" in capsys.readouterr().err
+    assert main(["inspect", "reverse", *where, "--no-task-prefix"]) == 0
+
+
 def test_verify_reports_the_first_wrong_line(tmp_path, capsys):
     generate(tmp_path / "a", "--format", "tsv")
     path = tmp_path / "a" / "train" / "set.tsv"
@@ -56,6 +88,9 @@ def test_verify_reports_the_first_wrong_line(tmp_path, capsys):
     path.write_text("\n".join(lines) + "\n")
     assert main(["verify", str(tmp_path / "a")]) == 1
     assert "line 7: the target is" in capsys.readouterr().out
+    path.write_text("\n".join(lines[:3]) + "\n")  # copied in part
+    assert main(["verify", str(tmp_path / "a")]) == 1
+    assert "3 examples, manifest.json says 1500" in capsys.readouterr().out
     path.write_text("\n".join([*lines[:3], "[1, 2] [3]"]) + "\n")
     assert main(["verify", str(tmp_path / "a")]) == 2
     assert "line 4 is not two lists" in capsys.readouterr().err
