@@ -56,6 +56,6 @@ class QuestionEncoder:
         start, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
         if ids and ids[0] == start and start != end:
             ids = ids[1:]
-        if ids and ids[-1] == end:
-            ids = ids[:-1]
+        if end in ids[-2:]:  # mBART writes the language behind the end
+            ids = ids[: len(ids) - 1 - ids[::-1].index(end)]
         return (*ids[: self.max_choice_tokens - 1], end)

@@ -140,6 +140,10 @@ class ResultsDirectory:
                 stream.writelines(json.dumps(asdict(p), allow_nan=False) + "\n" for p in predictions)
         write_json(self._result_path(result.task, result.template), result.to_json())
 
+    def discard(self, task: str, template: str) -> None:
+        """Remove the result, before another takes its place or none can."""
+        self._result_path(task, template).unlink(missing_ok=True)
+
     def load(self) -> list[TemplateResult]:
         """All results, by task and template. Raises `UserError` for a directory without any."""
         shapes = get_type_hints(TemplateResult)

@@ -99,6 +99,8 @@ class Evaluation:
             for template in data.templates:
                 done = self.results.has(task.name, template.name, template_hash(template), rows, self.save_predictions)
                 if not self.processes.from_first(done):
+                    if self.processes.is_first:
+                        self.results.discard(task.name, template.name)
                     reason = self._evaluate_template(data, template, chosen, rows)
                     if reason := self.processes.from_first(reason):
                         missing[task.name] = reason

@@ -133,7 +133,8 @@ def summarize_directory(directory: ResultsDirectory, reasons: Mapping[str, str] 
         elif len(results) == len(templates):
             tasks.append(TaskSummary(name, tuple(results)))
         elif results:
-            missing[name] = f"{len(results)} of {len(templates)} templates are done; run the evaluation again"
+            done = f"{len(results)} of {len(templates)} templates are done; run the evaluation again"
+            missing[name] = reasons.get(name, done)
         else:
             missing[name] = reasons.get(name, "not done yet; run the evaluation again")
     return Summary(directory.run, tuple(tasks), missing)

@@ -133,8 +133,9 @@ def _task(path: Path, entry: Any, defaults: dict[str, Any], override: dict[str, 
     templates = merged.get("templates")
     if templates is not None and not templates:
         raise UserError(f"{path}: 'templates' of {dataset} must be a list of names; leave it out for all templates")
-    if twice := next((name for name in templates or () if templates.count(name) > 1), None):
-        raise UserError(f"{path}: 'templates' of {dataset} names {twice!r} twice; leave one out")
+    for number, name in enumerate(templates or ()):
+        if name in templates[:number]:
+            raise UserError(f"{path}: 'templates' of {dataset} names {name!r} twice; leave one out")
     for key, known_values in (("row_format", ROW_FORMATS), ("group", ROW_GROUPS)):
         if (value := merged.get(key)) is not None and value not in known_values:
             raise UserError(f"{path}: unknown {key} {value!r}; there is: {', '.join(known_values)}")

@@ -26,10 +26,10 @@ from finetune.task_files import BUILT, FAILED, TaskWriter, remove_task
 from metro_t0.claims import claimed
 from metro_t0.data.mixture_files import MIXTURE_FILE, SETTINGS_FILE, TRAIN, VALID, is_written, task_prefix
 from metro_t0.errors import UserError
-from metro_t0.files import read_json, write_json
+from metro_t0.files import read_json, sha256_of, write_json
 from metro_t0.parallel import WorkerDied, Workers
 from metro_t0.progress import progress
-from metro_t0.prompts.datasets import RowSource, find_rows
+from metro_t0.prompts.datasets import LocalRows, RowSource, available_splits, find_rows, is_local
 from metro_t0.prompts.hub import hub_sources
 from metro_t0.prompts.names import DatasetName
 from metro_t0.randomness import keyed_generator
@@ -100,7 +100,7 @@ class Builder:
         if not path.is_file():
             return None
         record: dict[str, Any] = read_json(path, DatasetRecord)
-        if record["templates"] != planned.fingerprint:
+        if record["templates"] != planned.fingerprint or record.get("rows") not in (None, self._local_files(planned)):
             return None
         built = [task_prefix(self.output, TRAIN, t["name"]) for t in record["tasks"] if t["status"] == BUILT]
         built += [
@@ -109,6 +109,19 @@ class Builder:
             if (t["held_out"] or {}).get("status") == BUILT
         ]
         return record if all(is_written(prefix) for prefix in built) else None
+
+    def _local_files(self, planned: PlannedDataset) -> dict[str, str]:
+        """Hash of every local file that the data set is built from: other rows make another build."""
+        found = {}
+        for rows in planned.row_sources():
+            if not is_local(rows, self.settings.data_dir):
+                continue
+            splits = available_splits(rows.name, rows.subset, self.settings.data_dir)
+            for split in sorted({TRAIN, held_out_split(rows, self.settings)} & set(splits)):
+                source = find_rows(rows.name, rows.subset, split, self.settings.data_dir)
+                if isinstance(source, LocalRows):
+                    found[f"{rows}/{split}"] = sha256_of(source.path)
+        return found
 
     def _build_dataset(self, dataset: DatasetName) -> dict[str, Any]:
         planned = plan_dataset(self.mixture, dataset, self.settings)
@@ -129,7 +142,7 @@ class Builder:
             reasons = dict.fromkeys(task["reason"] for task in tasks)
             raise UserError(f"data set {dataset}: all {len(tasks)} templates failed: {'; '.join(reasons)}")
         names = {"dataset": dataset.name, "subset": dataset.subset}
-        record = {**names, "templates": planned.fingerprint, "tasks": tasks}
+        record = {**names, "templates": planned.fingerprint, "rows": self._local_files(planned), "tasks": tasks}
         if all(task["status"] != FAILED for task in tasks):  # a failed task is tried again by the next build
             write_json(self._record_path(dataset), record)
         return record

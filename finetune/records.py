@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 
 class HeldOut(TypedDict):
@@ -28,9 +28,10 @@ class TaskRecord(TypedDict):
 
 
 class DatasetRecord(TypedDict):
-    """A data set, with the fingerprint of the templates that it was built with."""
+    """A data set, with the fingerprint of the templates, and the hashes of the local files, that it was built with."""
 
     dataset: str
     subset: str | None
     templates: str
+    rows: NotRequired[dict[str, str]]
     tasks: list[TaskRecord]

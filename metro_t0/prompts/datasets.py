@@ -56,8 +56,9 @@ class LocalRows:
     path: Path
 
     def open(self) -> Sequence[Row]:
-        """The rows; the file is read at the first call in a process."""
-        return _read(self)
+        """The rows; the file is read at the first call in a process, and when it has changed."""
+        state = self.path.stat()
+        return _read(self, state.st_size, state.st_mtime_ns)
 
     @property
     def origin(self) -> str:
@@ -163,7 +164,7 @@ def _from_hub(dataset: DatasetName, data_dir: Path | None, ask: Callable[[], T])
 
 
 @lru_cache(maxsize=FILES_KEPT)
-def _read(rows: LocalRows) -> Sequence[Row]:
+def _read(rows: LocalRows, size: int, changed: int) -> Sequence[Row]:
     source = hub_sources().get(rows.dataset)
     if rows.path.suffix != ".parquet":
         lines = JsonLines.read(rows.path)

@@ -79,7 +79,7 @@ def get_downstream(name: str) -> Downstream:
 
 
 def pairs(task: Downstream, rows: Iterable[Row]) -> Iterable[Pair]:
-    """Source and references of every row. Raises `UserError` naming the row and the column that is missing."""
+    """Source and references of every row. Raises `UserError` naming the row and what is missing in it."""
     for number, row in enumerate(rows, 1):
         missing = [field for field in task.fields if field not in row]
         if missing:
@@ -87,7 +87,10 @@ def pairs(task: Downstream, rows: Iterable[Row]) -> Iterable[Pair]:
                 f"{task.dataset}: row {number} has no column {missing[0]} (it has {', '.join(row)}); "
                 f"this task needs {', '.join(task.fields)}"
             )
-        yield task.convert(row)
+        pair = task.convert(row)
+        if not pair.references:
+            raise UserError(f"{task.dataset}: row {number} has no answer; leave out rows whose answers are hidden")
+        yield pair
 
 
 def write_split(name: str, split: str, data_dir: Path | None, output: Path, name_of_split: str) -> int:

@@ -319,6 +319,10 @@ def test_results_are_of_their_rows_and_of_the_model_as_it_reads(
     compared = ["report", str(tmp_path / "o"), str(tmp_path / "sample"), "--output", str(tmp_path / "c")]
     assert main(compared) == 2
     assert "the two results are not of the same rows" in capsys.readouterr().err
+    with pytest.raises(AssertionError):
+        run("o", "test", 5, -1)  # all hidden: nothing is left of the result before
+    assert not list((tmp_path / "o").glob("results/*/*.json"))
+    run("o", "test", 5, 1)
     (model / "generation_config.json").write_text('{"decoder_start_token_id": 3}')
     command = ["tasks", "--tasks", str(tmp_path / "toy.yaml"), "--model", str(model), *where]
     command.append(str(tmp_path / "test50"))

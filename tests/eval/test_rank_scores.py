@@ -11,8 +11,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForSeq2SeqLM, MT5Config, MT5ForConditionalGeneration, PreTrainedModel
+from tokenizers import Tokenizer, models, processors
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    MT5Config,
+    MT5ForConditionalGeneration,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
+from eval.encoding import QuestionEncoder
 from eval.loading import decoder_start_ids
 from eval.ranking import (
     ChoiceScore,
@@ -207,3 +215,11 @@ def test_shared_prefix_is_common_and_leaves_a_token_of_each(choices: list[list[i
     assert all(choice[:length] == choices[0][:length] and len(choice) > length for choice in choices)
     longer = [choice[: length + 1] for choice in choices]
     assert min(map(len, choices)) == length + 1 or any(choice != longer[0] for choice in longer)
+
+
+def test_a_choice_ends_with_its_end_token(tmp_path: Path) -> None:
+    """Wherever the tokenizer puts it: mBART's writes the code of the language behind it."""
+    text = Tokenizer(models.WordLevel({"</s>": 0, "<unk>": 1, "yes": 2, "en_XX": 3}, unk_token="<unk>"))
+    text.post_processor = processors.TemplateProcessing("$A </s> en_XX", special_tokens=[("</s>", 0), ("en_XX", 3)])
+    fast = PreTrainedTokenizerFast(tokenizer_object=text, eos_token="</s>", unk_token="<unk>")
+    assert QuestionEncoder(fast).encode(["yes"], [["yes"]]) == [Question([2, 0, 3], [(2, 0)])]

@@ -246,6 +246,16 @@ def test_a_changed_template_is_built_again(tmp_path: Path, data_dir: Path, vocab
     assert before["train/shapes_only_red.target.bin"] == after["train/shapes_only_red.target.bin"]
 
 
+def test_changed_rows_are_built_again(tmp_path: Path, data_dir: Path, vocabulary: Path) -> None:
+    assert main(arguments(tmp_path, vocabulary, only="colors")) == 0
+    before = contents(tmp_path / "out")
+    assert main(arguments(tmp_path, vocabulary, only="colors")) == 0
+    assert contents(tmp_path / "out") == before
+    write_dataset(data_dir, "colors", train=color_rows(7))
+    assert main(arguments(tmp_path, vocabulary, only="colors")) == 0
+    assert read_mixture(tmp_path / "out")["colors_which"]["examples"] == 7
+
+
 def test_a_killed_build_continues_to_the_same_result(tmp_path: Path, data_dir: Path, vocabulary: Path) -> None:
     write_dataset(data_dir, "colors", train=color_rows(20_000))
     (tmp_path / "both.yaml").write_text("train: [shapes, colors]\n")

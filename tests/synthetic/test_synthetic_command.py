@@ -155,6 +155,8 @@ def test_downstream_rows():
     assert convert("mtop", parse).source == "call mum ; structured knowledge: IN:CALL: CONTACT"
     with pytest.raises(UserError, match="row 1 has no column knowledge"):
         convert("webqsp", {"question": "x"})
+    with pytest.raises(UserError, match="row 1 has no answer"):  # SQuAD 2, and test splits
+        convert("squad", {**squad, "answers": {"text": []}})
 
 
 def test_downstream_command_on_real_data(real_data, tmp_path):
