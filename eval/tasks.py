@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -133,8 +134,8 @@ def _task(path: Path, entry: Any, defaults: dict[str, Any], override: dict[str, 
     templates = merged.get("templates")
     if templates is not None and not templates:
         raise UserError(f"{path}: 'templates' of {dataset} must be a list of names; leave it out for all templates")
-    for number, name in enumerate(templates or ()):
-        if name in templates[:number]:
+    for name, count in Counter(templates or ()).items():
+        if count > 1:
             raise UserError(f"{path}: 'templates' of {dataset} names {name!r} twice; leave one out")
     for key, known_values in (("row_format", ROW_FORMATS), ("group", ROW_GROUPS)):
         if (value := merged.get(key)) is not None and value not in known_values:

@@ -116,8 +116,9 @@ class Builder:
         for rows in planned.row_sources():
             if not is_local(rows, self.settings.data_dir):
                 continue
+            used = {TRAIN, held_out_split(rows, self.settings)}
             splits = available_splits(rows.name, rows.subset, self.settings.data_dir)
-            for split in sorted({TRAIN, held_out_split(rows, self.settings)} & set(splits)):
+            for split in [split for split in splits if split in used]:
                 source = find_rows(rows.name, rows.subset, split, self.settings.data_dir)
                 if isinstance(source, LocalRows):
                     found[f"{rows}/{split}"] = sha256_of(source.path)
