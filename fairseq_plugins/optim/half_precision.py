@@ -1,8 +1,8 @@
-"""fairseq's fp32 copies beside 16-bit weights, all tensors at a time.
+"""fairseq's training in 16 bits: its fp32 copies of the weights, and the loss scale of --amp.
 
-fairseq copies and clears them one by one in Python: under --bf16 some 600 small kernels for each of three loops at base
-size, by estimate a tenth of a step on a fast GPU. The same is done here in a few. (Under --fp16 fairseq keeps one flat
-copy.)
+fairseq copies and clears the copies one by one in Python: under --bf16 some 600 small kernels for each of three loops
+at base size, by estimate a tenth of a step on a fast GPU. The same is done here in a few. (Under --fp16 fairseq keeps
+one flat copy.) It also leaves them out of its checkpoints, so that every restart would round the weights to 16 bits.
 """
 
 from __future__ import annotations
@@ -10,14 +10,52 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from fairseq.optim.amp_optimizer import AMPOptimizer
 from fairseq.optim.fp16_optimizer import FP16Optimizer, _FP16OptimizerMixin
+from torch import Tensor
+
+COPIES = "fp32_params"
+"""The fp32 copies in an optimizer's state, in the order of the weights."""
 
 
 def install() -> None:
-    """Replace the three loops."""
+    """Replace the three loops, keep the copies in checkpoints, and unscale gradients once."""
     FP16Optimizer._sync_fp16_grads_to_fp32 = gradients_to_fp32
     FP16Optimizer._sync_fp32_params_to_fp16 = weights_to_16_bit
     FP16Optimizer.zero_grad = zero_grad
+    FP16Optimizer.state_dict, FP16Optimizer.load_state_dict = state_with_copies, load_with_copies
+    AMPOptimizer.step = step_unscaled
+
+
+def state_with_copies(self: Any) -> dict[str, Any]:
+    """fairseq's state of the optimizer, and the fp32 copies."""
+    return {**_FP16OptimizerMixin.state_dict(self), COPIES: [copy.detach() for copy in _copies(self)]}
+
+
+@torch.no_grad()
+def load_with_copies(self: Any, state: dict[str, Any], optimizer_overrides: Any = None) -> None:
+    """The inverse; a copy that does not round to the model's weight (of other weights with this state) is not taken."""
+    _FP16OptimizerMixin.load_state_dict(self, state, optimizer_overrides)
+    for own, saved in zip(_copies(self), state.get(COPIES, ()), strict=False):
+        if own.shape == saved.shape:
+            saved = saved.to(own.device)
+            own.copy_(torch.where(saved.to(self.fp16_params[0].dtype).float() == own, saved, own))
+
+
+def _copies(optimizer: Any) -> list[Tensor]:
+    """Fresh ones are the model's weights in fp32."""
+    copies = optimizer.fp32_params
+    return list(copies.values() if isinstance(copies, dict) else copies)
+
+
+def step_unscaled(self: Any) -> None:
+    """One update under --amp. `clip_grad_norm` has divided the gradients of the wrapped optimizer by the loss scale.
+
+    fairseq names another object here, for which torch would divide them once more: Adam's epsilon, and with other
+    optimizers the rate, would be as many times too large as the loss is scaled.
+    """
+    self.scaler.step(self.optimizer)
+    self.scaler.update()
 
 
 def gradients_to_fp32(self: Any) -> None:

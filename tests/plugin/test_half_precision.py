@@ -1,4 +1,4 @@
-"""What is done to all tensors at a time against fairseq's loops over tensors."""
+"""Training in 16 bits against fairseq's loops over tensors, against training that never stopped, and against fp32."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from torch import nn
 pytest.importorskip("fairseq")
 
 from fairseq.dataclass.configs import FairseqConfig
+from fairseq.optim import build_optimizer
+from fairseq.optim.amp_optimizer import AMPOptimizer
 from fairseq.optim.fp16_optimizer import FP16Optimizer, _FP16OptimizerMixin
 from omegaconf import OmegaConf
 
 from fairseq_plugins.criterions.logging import summed
 from fairseq_plugins.optim import half_precision
 from fairseq_plugins.optim.fused_adamw import FusedAdamW, FusedAdamWConfig, ScalingAdamW
+from fairseq_plugins.optim.muon import HIDDEN_MATRICES, MuonConfig
 
 
 def bf16_optimizer(model: nn.Module) -> Any:
@@ -62,6 +65,60 @@ def test_bf16_training_is_that_of_fairseq(monkeypatch: pytest.MonkeyPatch) -> No
     assert not torch.equal(ours[0].weight, model[0].weight)
     for mine, other in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-6, atol=0)
+
+
+def test_a_restart_keeps_the_fp32_copies() -> None:
+    half_precision.install()
+
+    def steps(optimizer: Any, number: int) -> list[torch.Tensor]:
+        for step in range(number):
+            for p in optimizer.fp16_params:
+                p.grad = torch.full_like(p, 0.1 * (-1) ** step)
+            optimizer._needs_sync = True
+            optimizer.step()
+            optimizer.zero_grad()
+        return optimizer.fp32_params
+
+    torch.manual_seed(0)
+    whole = nn.Linear(6, 5).to(torch.bfloat16)
+    halted = copy.deepcopy(whole)
+    expected = steps(bf16_optimizer(whole), 4)
+    before, after = bf16_optimizer(halted), None
+    steps(before, 2)
+    after = bf16_optimizer(halted)
+    after.load_state_dict(before.state_dict())
+    assert all(map(torch.equal, steps(after, 2), expected))
+    assert all(map(torch.equal, halted.parameters(), whole.parameters()))
+    assert not all(torch.equal(copy, copy.to(torch.bfloat16).float()) for copy in expected)
+    other = nn.Linear(6, 5).to(torch.bfloat16)  # of weights that are not the state's, those count
+    after = bf16_optimizer(other)
+    after.load_state_dict(before.state_dict())
+    assert all(map(torch.equal, after.fp32_params, (p.float() for p in other.parameters())))
+
+
+@pytest.mark.parametrize("name", ["fused_adamw", "muon"])
+def test_amp_unscales_gradients_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small gradients and a large loss scale: a second division would put them far below Adam's epsilon."""
+    half_precision.install()
+    monkeypatch.setattr(torch.cuda.amp, "GradScaler", lambda **given: torch.amp.GradScaler("cpu", **given))
+    config = OmegaConf.structured(FairseqConfig)
+    config.common.fp16_init_scale = 2**16
+    config.optimizer = OmegaConf.structured({"muon": MuonConfig, "fused_adamw": FusedAdamWConfig}[name](lr=[0.1]))
+    config.optimizer._name, config.optimizer.adam_eps = name, 1e-6
+    start = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    made = []
+    for build in (lambda p: build_optimizer(config.optimizer, p), lambda p: AMPOptimizer.build_optimizer(config, p)):
+        matrix, vector = nn.Parameter(start.clone()), nn.Parameter(start[0].clone())
+        matrix.param_group = HIDDEN_MATRICES  # type: ignore[attr-defined]
+        optimizer = build([matrix, vector])
+        for _ in range(2):
+            optimizer.zero_grad()
+            optimizer.backward(1e-4 * (matrix.square().sum() + vector.square().sum()))
+            optimizer.clip_grad_norm(1.0)
+            optimizer.step()
+        made.append((matrix, vector))
+    for plain, scaled in zip(*made, strict=True):
+        torch.testing.assert_close(scaled, plain, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("scale", [4.0, torch.tensor(4.0)])
