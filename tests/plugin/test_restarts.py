@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+from fairseq.data import iterators
 from rank_processes import REPOSITORY, start, statuses
 
 from metro_t0.tokenization.training import BpeSettings, train_bpe
@@ -102,6 +103,20 @@ def test_a_run_goes_on_with_another_number_of_processes(
     assert end["optimizer_history"][-1]["num_updates"] == 4
     for name, tensor in middle["model"].items():  # it went on from these weights
         assert torch.allclose(tensor.float(), end["model"][name].float(), atol=1e-6), name
+
+
+@pytest.mark.parametrize(("skips", "updates"), [(False, [4, 3]), (True, [4])])
+def test_an_epoch_ends_once_wherever_it_was_resumed(skips: bool, updates: list[int]) -> None:
+    """At batch 5 of 12, which is no multiple of the 4 batches of an update: fairseq would train 4 and begin again."""
+    import fairseq_plugins  # noqa: F401
+
+    rows = torch.utils.data.TensorDataset(torch.arange(12))
+    batches = iterators.EpochBatchIterator(rows, list, [[number] for number in range(12)])
+    batches.load_state_dict({"version": 2, "epoch": 1, "iterations_in_epoch": 5, "shuffle": False})
+    groups = list(iterators.GroupedIterator(batches.next_epoch_itr(), 4, skip_remainder_batch=skips))
+    assert list(map(len, groups)) == updates
+    assert batches.end_of_epoch()
+    assert batches.next_epoch_idx == 2
 
 
 def test_two_processes_train_from_a_checkpoint_of_another_run(options: Options, tmp_path: Path) -> None:
