@@ -22,6 +22,12 @@ def install() -> None:
 class WeightAverage(EMA):
     """Same state in checkpoints, same options; one fused operation for all weights."""
 
+    def step(self, new_model: Any, updates: int | None = None) -> None:
+        """fairseq's; where --ema-update-freq stands is said by the updates, not by those since the last restart."""
+        if updates is not None:
+            self.update_freq_counter = (updates - 1) % self.config.ema_update_freq
+        super().step(new_model, updates)
+
     def _step_internal(self, new_model: Any, updates: int | None = None) -> None:
         weights, rest = _by_storage(new_model)
         own, own_rest = _by_storage(self.model)

@@ -147,6 +147,26 @@ def test_pretraining_says_which_command_generates(
     assert "give --task prompt_finetuning" in capfd.readouterr().err
 
 
+def test_the_average_is_made_at_the_same_updates_after_a_restart() -> None:
+    from fairseq.dataclass.configs import EMAConfig
+
+    from fairseq_plugins.averaging import WeightAverage
+
+    model = torch.nn.Linear(2, 2)
+    config = EMAConfig(ema_decay=0.5, ema_update_freq=3, ema_fp32=False)
+    made = [WeightAverage(model, config) for _ in range(2)]
+    for update in range(1, 7):
+        if update == 5:
+            halted = made[1].get_model().state_dict()
+            made[1] = WeightAverage(model, config)
+            made[1].restore(halted)
+        with torch.no_grad():
+            model.weight.fill_(update)
+        for average in made:
+            average.step(model, update)
+    assert torch.equal(*(average.get_model().weight for average in made))
+
+
 @pytest.mark.parametrize("precision", ["", "--ema-fp32", "--bf16 --ema-fp32"])
 def test_the_stored_average_is_one_of_every_weight(precision: str, train: Train, tmp_path: Path) -> None:
     averaged = f"--store-ema --ema-decay 0.5 {precision} --save-interval-updates 1"
