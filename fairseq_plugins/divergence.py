@@ -1,12 +1,15 @@
 """When training diverges: one line that says what is no number, at which update, and which checkpoint is still good.
 
-fairseq would repeat the update with hooks that understand tensors only, and end in their traceback.
+fairseq would repeat the update with hooks that understand tensors only, and end in their traceback. Batches that do not
+fit into memory are skipped, as it does, but not without a word; several processes, which would wait for each other,
+end.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,12 +20,15 @@ from fairseq import trainer as fairseq_trainer
 from torch import Tensor, nn
 
 from fairseq_plugins import run as runs
-from fairseq_plugins.errors import agree
+from fairseq_plugins.errors import agree, refuse
 from metro_t0.checkpoint_files import is_intact, peek, sorted_checkpoints
 from metro_t0.errors import UserError
 
+logger = logging.getLogger(__name__)
 MOST_SKIPPED = 100
 """Updates in a row that a loss scaler may skip: it halves its scale each time, so that none is left then."""
+MOST_TOO_LARGE = 10
+"""Batches in a row that may be skipped because they do not fit into memory."""
 
 
 def install() -> None:
@@ -33,21 +39,51 @@ def install() -> None:
 
     @functools.wraps(original)
     def train_step(self: Any, samples: Any, raise_oom: bool = False) -> Any:
-        self.samples_of_update = samples
+        self.samples_of_update, self.too_large = samples, False
         try:
-            log = original(self, samples, raise_oom)
+            log = original(self, samples, raise_oom or self.data_parallel_world_size > 1)
         except FloatingPointError as error:
             report(self, str(error), self.get_num_updates() + 1)
+        except RuntimeError:
+            if self.too_large:
+                refuse(out_of_memory(samples))
+            raise
         self.skipped = 0 if log is not None else getattr(self, "skipped", 0) + 1
+        if self.too_large:
+            skip_too_large(samples, self.skipped)
         if self.skipped > MOST_SKIPPED:
             cause = f"{MOST_SKIPPED} updates in a row had gradients that are no numbers"
             report(self, cause, self.get_num_updates() + 1)
         check_loss(self, log or {}, self.get_num_updates())
         return log
 
+    log_oom = fairseq_trainer.Trainer._log_oom
+
+    @functools.wraps(log_oom)
+    def note_oom(self: Any, error: Exception) -> None:
+        self.too_large = True
+        log_oom(self, error)
+
     train_step.patched = True  # type: ignore[attr-defined]
-    fairseq_trainer.Trainer.train_step = train_step
+    fairseq_trainer.Trainer.train_step, fairseq_trainer.Trainer._log_oom = train_step, note_oom
     fairseq_trainer.NanDetector = FirstNoNumber
+
+
+def skip_too_large(samples: list[Any], in_a_row: int) -> None:
+    """Say that an update was skipped; end where no batch seems to fit."""
+    if in_a_row >= MOST_TOO_LARGE:
+        refuse(f"{in_a_row} updates in a row: {out_of_memory(samples)}")
+    logger.warning("skipped: %s", out_of_memory(samples))
+
+
+def out_of_memory(samples: list[Any]) -> str:
+    """What did not fit, and what helps."""
+    run = runs.current
+    assert run is not None
+    rows = max(sample.get("nsentences", 0) for sample in samples)
+    batch, tokens = run.option("dataset", "batch_size"), run.option("dataset", "max_tokens")
+    recompute, freq = run.option("model", "activation_checkpointing"), run.option("optimization", "update_freq")
+    return f"out of memory with {rows} rows at a time; lower {batch} or {tokens} (and raise {freq}), or set {recompute}"
 
 
 def check_loss(trainer: Any, log: dict[str, Any], update: int) -> None:

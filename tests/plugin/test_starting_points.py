@@ -14,6 +14,7 @@ from rank_processes import start, statuses
 from fairseq_plugins import run as runs
 from metro_t0.hf.checkpoints import read_checkpoint
 from metro_t0.hf.export import from_main_state
+from metro_t0.modeling import MetroT5
 
 Train = Callable[..., list[dict[str, Any]]]
 
@@ -160,6 +161,20 @@ def test_divergence_is_one_line(saved: bool, refused: Callable[..., str], tmp_pa
     if saved:
         path = Path(error.split(good)[1].split(";")[0])
         assert all(torch.isfinite(tensor.float()).all() for tensor in torch.load(path)["model"].values())
+
+
+def test_what_does_not_fit_into_memory_is_said(
+    refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def forward(self: Any, batch: Any) -> Any:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(MetroT5, "forward", forward)
+    remedy = "out of memory with 4 rows at a time; lower --batch-size or --max-tokens"
+    assert f"10 updates in a row: {remedy}" in refused(f"--save-dir {tmp_path} --max-update 50")
+    warnings = [record.getMessage() for record in caplog.records if record.name == "fairseq_plugins.divergence"]
+    assert len(warnings) == 9
+    assert all(warning.startswith(f"skipped: {remedy}") for warning in warnings)
 
 
 def test_save_dir_that_is_a_file(refused: Callable[..., str], tmp_path: Path) -> None:
