@@ -58,8 +58,12 @@ def _initialize_released(model: nn.Module) -> None:
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=(2 * module.out_features) ** -0.5)
         elif isinstance(module, nn.Embedding):
-            bound = (3 / (2 * module.num_embeddings)) ** 0.5
+            bound = (3 / (2 * module.embedding_dim)) ** 0.5
             nn.init.uniform_(module.weight, -bound, bound)
+    for module in model.modules():
+        if isinstance(module, T5):  # as the output layer that they are tied to
+            tokens = module.encoder.embeddings.tokens
+            nn.init.normal_(tokens.weight, std=(2 * tokens.num_embeddings) ** -0.5)
 
 
 def _initialize_t5(model: nn.Module, config: ModelConfig) -> None:
