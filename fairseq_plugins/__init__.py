@@ -20,6 +20,7 @@ import fairseq_plugins.apex_check
 import fairseq_plugins.averaging
 import fairseq_plugins.bars
 import fairseq_plugins.before_training
+import fairseq_plugins.best_metric
 import fairseq_plugins.checkpoints
 import fairseq_plugins.console
 import fairseq_plugins.deferred_checks
@@ -40,6 +41,7 @@ for module in (
     fairseq_plugins.console,
     fairseq_plugins.bars,
     fairseq_plugins.before_training,
+    fairseq_plugins.best_metric,
     fairseq_plugins.checkpoints,
     fairseq_plugins.deferred_checks,
     fairseq_plugins.deferred_logs,

@@ -177,6 +177,13 @@ def test_what_does_not_fit_into_memory_is_said(
     assert all(warning.startswith(f"skipped: {remedy}") for warning in warnings)
 
 
+def test_an_unknown_metric_of_the_best_checkpoint_loses_nothing(refused: Callable[..., str], tmp_path: Path) -> None:
+    error = refused(f"--save-dir {tmp_path} --max-update 1 --best-checkpoint-metric rtd_acu", log="valid")
+    assert "--best-checkpoint-metric rtd_acu: validation has no such number" in error
+    assert "rtd_auc" in error
+    assert (tmp_path / "checkpoint_last.pt").is_file()
+
+
 def test_save_dir_that_is_a_file(refused: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert f"--save-dir {tmp_path / 'file'}: is not a directory" in refused(f"--save-dir {tmp_path / 'file'}")
