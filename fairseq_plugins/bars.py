@@ -49,7 +49,7 @@ class Progress:
         assert run is not None
         limits = [run.cfg.optimization.max_update or math.inf]
         if run.cfg.optimization.max_epoch and epoch:
-            done = getattr(run, "updates_before_epoch", 0)
+            done = run.trainer.get_num_updates() - batches.n
             limits.append(done + (run.cfg.optimization.max_epoch - epoch + 1) * len(batches))
         total = min(limits)
         self.total = None if math.isinf(total) else int(total)

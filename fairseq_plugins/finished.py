@@ -51,8 +51,6 @@ def _train_unless_finished(train: Any) -> Any:
         if getattr(trainer, "finished", False):
             return [None], True
         begin_file(Path(cfg.checkpoint.save_dir))
-        if runs.current is not None:
-            runs.current.updates_before_epoch = trainer.get_num_updates() - batches.iterations_in_epoch
         return train(cfg, trainer, task, batches)
 
     return train_epoch

@@ -23,8 +23,6 @@ class Run:
     """True where options are hydra keys, False where they are flags."""
     trainer: Any = None
     """fairseq's, once there is one."""
-    updates_before_epoch: int = 0
-    """Updates when the epoch began."""
     shown: str = ""
     """The numbers beside the bar, which begins anew in every epoch."""
 

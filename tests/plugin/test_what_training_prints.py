@@ -8,13 +8,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from fairseq.data import iterators
+from omegaconf import OmegaConf
 
 from fairseq_plugins import run as runs
-from fairseq_plugins.bars import duration
+from fairseq_plugins.bars import Progress, duration
 from fairseq_plugins.console import CONSOLE, ONLY
 from fairseq_plugins.utilization import measure_peak
 from metro_t0.analysis.training_log import read_log
@@ -46,6 +49,15 @@ def jobs(tmp_path_factory: pytest.TempPathFactory, token_directory: Path) -> tup
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return root, done.stdout
+
+
+def test_the_last_update_of_a_resumed_epoch_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Epochs of 12 batches, 4 in an update; it goes on after 4 batches, the fourth update, in the second of two."""
+    cfg = OmegaConf.create({"optimization": {"max_update": 0, "max_epoch": 2}, "common": {"log_interval": 1}})
+    trainer = SimpleNamespace(get_num_updates=lambda: 4)
+    monkeypatch.setattr(runs, "current", runs.Run(cfg, by_keys=False, trainer=trainer))
+    batches = iterators.GroupedIterator(iterators.CountingIterator(range(8), start=4), 4)
+    assert Progress(batches, epoch=2).total == 6
 
 
 def test_every_job_of_a_multirun_has_its_own_directory(jobs: tuple[Path, str]) -> None:
