@@ -2,9 +2,8 @@
 
 metro: linear weights normal with variance 1 / (fan_in + fan_out), embeddings and positions normal with deviation 0.02,
 relative biases zero, the auxiliary as BERT (normal, 0.02), the last layer of the RTD head zero. The paper gives none.
-The authors' release differs in what it does not share with this: variance 1 / (2 fan_out) for linear layers, token
-embeddings among them (they are tied to the output layer), uniform positions with deviation 1 / sqrt(2 d_model), and
-relative biases of the auxiliary with 0.02 (docs/pretraining.md, section 6).
+released, the authors': variance 1 / (2 fan_out) for linear layers and for token embeddings, which are tied to one;
+positions uniform with deviation 1 / sqrt(2 d_model); relative biases of the auxiliary with 0.02 (docs/pretraining.md).
 t5: the distributions of T5X, in which the published T5 models and their random baselines start.
 """
 
@@ -54,16 +53,13 @@ def initialize_as_bert(auxiliary: nn.Module, config: ModelConfig) -> None:
 
 
 def _initialize_released(model: nn.Module) -> None:
+    tokens = {module.encoder.embeddings.tokens for module in model.modules() if isinstance(module, T5)}
     for module in model.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=(2 * module.out_features) ** -0.5)
+        if isinstance(module, nn.Linear) or module in tokens:
+            nn.init.normal_(module.weight, std=(2 * len(module.weight)) ** -0.5)  # type: ignore[arg-type]
         elif isinstance(module, nn.Embedding):
             bound = (3 / (2 * module.embedding_dim)) ** 0.5
             nn.init.uniform_(module.weight, -bound, bound)
-    for module in model.modules():
-        if isinstance(module, T5):  # as the output layer that they are tied to
-            tokens = module.encoder.embeddings.tokens
-            nn.init.normal_(tokens.weight, std=(2 * tokens.num_embeddings) ** -0.5)
 
 
 def _initialize_t5(model: nn.Module, config: ModelConfig) -> None:
