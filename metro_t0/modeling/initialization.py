@@ -56,7 +56,7 @@ def _initialize_released(model: nn.Module) -> None:
     tokens = {module.encoder.embeddings.tokens for module in model.modules() if isinstance(module, T5)}
     for module in model.modules():
         if isinstance(module, nn.Linear) or module in tokens:
-            nn.init.normal_(module.weight, std=(2 * len(module.weight)) ** -0.5)  # type: ignore[arg-type]
+            nn.init.normal_(module.weight, std=(2 * len(module.weight)) ** -0.5)
         elif isinstance(module, nn.Embedding):
             bound = (3 / (2 * module.embedding_dim)) ** 0.5
             nn.init.uniform_(module.weight, -bound, bound)
