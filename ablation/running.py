@@ -9,12 +9,14 @@ import shutil
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ablation.plan import Plan
 from ablation.steps import (
@@ -39,6 +41,47 @@ class StepFailed(Exception):
     """A subprocess ended with an error; the message says where its output is."""
 
 
+class Subprocesses:
+    """The running steps of all jobs, which end with the experiment and not after it."""
+
+    def __init__(self) -> None:
+        self.running: set[subprocess.Popen[bytes]] = set()
+        self.stopped = False
+        self.lock = threading.Lock()
+
+    def run(self, command: Sequence[str], output: IO[bytes], environment: dict[str, str]) -> int:
+        """Exit status. Raises `StepFailed` after `stop`."""
+        with self.lock:
+            if self.stopped:
+                raise StepFailed("stopped")
+            process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+            self.running.add(process)
+        status = process.wait()
+        with self.lock:
+            self.running.discard(process)
+        return status
+
+    def stop(self) -> None:
+        """End what runs and start nothing more."""
+        with self.lock:
+            self.stopped = True
+            for process in self.running:
+                process.terminate()
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a job runs on, with the subprocesses of the experiment."""
+
+    name: str
+    subprocesses: Subprocesses
+
+    @property
+    def visible(self) -> str:
+        """A process sees one GPU only, so there it is always the first."""
+        return "cuda" if self.name.startswith("cuda") else self.name
+
+
 def claim(output: Path, plan: Plan) -> AbstractContextManager[None]:
     """Hold the directory for this experiment. Raises `UserError` where it belongs to another, or is being run."""
     return claimed(output, plan.as_json(), "plan.json", ["*/seed*/*"])
@@ -57,10 +100,14 @@ def devices() -> list[str]:
 
 
 def run_jobs(jobs: Sequence[Job], per_device: int = 1) -> dict[str, str]:
-    """Run all jobs, `per_device` at a time on each device; returns name -> message of those that failed."""
-    free: queue.Queue[str] = queue.Queue()
-    for device in devices() * per_device:
-        free.put(device)
+    """Run all jobs, `per_device` at a time on each device; returns name -> message of those that failed.
+
+    An interrupt ends the running steps and starts no others.
+    """
+    subprocesses = Subprocesses()
+    free: queue.Queue[Device] = queue.Queue()
+    for name in devices() * per_device:
+        free.put(Device(name, subprocesses))
     failures: dict[str, str] = {}
 
     def work(job: Job) -> None:
@@ -74,46 +121,49 @@ def run_jobs(jobs: Sequence[Job], per_device: int = 1) -> dict[str, str]:
             free.put(device)
 
     with ThreadPoolExecutor(free.qsize()) as pool:
-        for done in [pool.submit(work, job) for job in jobs]:
-            done.result()
+        try:
+            for done in [pool.submit(work, job) for job in jobs]:
+                done.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            subprocesses.stop()
+            raise
     return failures
 
 
-def run_job(job: Job, device: str) -> None:
+def run_job(job: Job, device: Device) -> None:
     """All steps of a job that are not done. fairseq itself resumes a step from its last checkpoint."""
-    # A process sees one GPU only, so there it is always the first.
-    visible = "cuda" if device.startswith("cuda") else device
     updates = 0
     if job.variant.pretraining:
         updates = round(job.variant.budget * (job.plan.updates or _updates_in_hours(job, device)))
-        _run_step(job, device, "pretrain", pretrain_command(job, visible, updates), {"updates": updates})
+        _run_step(job, device, "pretrain", pretrain_command(job, device.visible, updates), {"updates": updates})
     if job.plan.pretraining_only:
         return
     for part in job.plan.parts if job.variant.pretraining else (1.0,):
-        _after_pretraining(dataclasses.replace(job, part=part), device, visible, updates)
+        _after_pretraining(dataclasses.replace(job, part=part), device, updates)
 
 
-def _after_pretraining(job: Job, device: str, visible: str, updates: int) -> None:
+def _after_pretraining(job: Job, device: Device, updates: int) -> None:
     """Fine-tune, export, evaluate from one checkpoint of the pretraining."""
-    _run_step(job, device, "finetune", finetune_command(job, visible, updates))
+    _run_step(job, device, "finetune", finetune_command(job, device.visible, updates))
     if not _marker(job, "convert").is_file():
         shutil.rmtree(job.exported, ignore_errors=True)
     _run_step(job, device, "convert", convert_command(job))
     if job.plan.score_limit is not None:
-        _run_step(job, device, "score", score_command(job, visible))
-    _run_step(job, device, "evaluate", evaluate_command(job, visible))
+        _run_step(job, device, "score", score_command(job, device.visible))
+    _run_step(job, device, "evaluate", evaluate_command(job, device.visible))
 
 
-def _run_step(job: Job, device: str, name: str, command: list[str], more: dict[str, Any] | None = None) -> None:
+def _run_step(job: Job, device: Device, name: str, command: list[str], more: dict[str, Any] | None = None) -> None:
     marker = _marker(job, name)
     if marker.is_file():
         return
     marker.parent.mkdir(parents=True, exist_ok=True)
     log = marker.parent / f"{name}.log"
-    print(f"{job.name}: {name} on {device}", flush=True)
+    print(f"{job.name}: {name} on {device.name}", flush=True)
     start = time.monotonic()
     with open(log, "ab") as stream:
-        status = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, env=_environment(device)).returncode
+        status = device.subprocesses.run(command, stream, _environment(device.name))
     if status:
         raise StepFailed(f"{name} ended with status {status}: {_last_line(log)} (see {log})")
     write_json(marker, {"seconds": time.monotonic() - start, "command": command, **(more or {})})
@@ -135,13 +185,12 @@ def _last_line(log: Path) -> str:
     return lines[-1][:300] if lines else "no output"
 
 
-def _updates_in_hours(job: Job, device: str) -> int:
+def _updates_in_hours(job: Job, device: Device) -> int:
     """How many updates fit the wall time: measured once per job with a short run, and remembered."""
     remembered = job.directory / "calibration.json"
     if not remembered.is_file():
         trial = Job(job.plan, job.variant, job.seed, job.directory / "calibration")
-        visible = "cuda" if device.startswith("cuda") else device
-        command = pretrain_command(trial, visible, CALIBRATION_UPDATES)
+        command = pretrain_command(trial, device.visible, CALIBRATION_UPDATES)
         _run_step(trial, device, "trial", [*command, "--no-save", "--disable-validation", "--log-interval", "1"])
         records = [r for r in read_log(trial.directory / "trial.log") if r["updates"] > WARM_UP_UPDATES]
         # fairseq logs wall time in whole seconds; tokens per update and per second give a finer one.

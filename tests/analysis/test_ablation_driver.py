@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import statistics
 import sys
 from pathlib import Path
@@ -144,6 +146,30 @@ def test_finished_steps_are_not_repeated_and_failures_stay_alone(
     assert steps["t5, seed 2"] == ["pretrain", "finetune", "finetune", "convert", "evaluate"]
 
 
+def test_an_interrupt_ends_what_runs_and_starts_nothing_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ablation import running
+    from ablation.variants import choose, load_variants
+
+    def interrupting(job: Any, *_: Any) -> list[str]:
+        note = f"open({str(tmp_path / job.variant.name)!r}, 'w').write(str(os.getpid()))"
+        program = f"import os, signal, time; {note}; os.kill(os.getppid(), signal.SIGINT); time.sleep(30)"
+        return [sys.executable, "-c", program]
+
+    monkeypatch.setattr(running, "pretrain_command", interrupting)
+    monkeypatch.setattr(running, "devices", lambda: ["cpu"])
+    jobs = running.make_jobs(make_plan(tmp_path), choose(load_variants(), ["metro", "t5"]), 1, tmp_path / "out")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell started with &
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            running.run_jobs(jobs)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not (tmp_path / "t5").exists()
+    assert not (tmp_path / "out/metro/seed1/pretrain.done.json").exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "metro").read_text()), 0)
+
+
 def test_random_weights_are_not_pretrained_and_parts_are_evaluated_on_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -216,9 +242,10 @@ def test_wall_time_becomes_updates_by_a_trial(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(running, "pretrain_command", lambda job, device, updates: [sys.executable, "-c", program])
     plan = make_plan(tmp_path, updates=None, hours=1.0)
     (job,) = running.make_jobs(plan, choose(load_variants(), ["t5"]), 1, tmp_path / "out")
-    assert running._updates_in_hours(job, "cpu") == 1800
+    device = running.Device("cpu", running.Subprocesses())
+    assert running._updates_in_hours(job, device) == 1800
     monkeypatch.setattr(running, "pretrain_command", lambda job, device, updates: ["false"])
-    assert running._updates_in_hours(job, "cpu") == 1800  # remembered
+    assert running._updates_in_hours(job, device) == 1800  # remembered
 
 
 def test_a_directory_belongs_to_one_experiment(tmp_path: Path) -> None:
