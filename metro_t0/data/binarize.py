@@ -20,7 +20,7 @@ from typing import Any
 
 from metro_t0.claims import check_owner, claimed
 from metro_t0.data.documents import BadLines
-from metro_t0.data.hub import HubFailed
+from metro_t0.data.hub import HubFailed, local_state
 from metro_t0.data.record import DICT_NAME, INFO_NAME
 from metro_t0.data.shares import Share, check_no_share_is_running, share_of_work
 from metro_t0.data.sources import MAX_DOCUMENT_BYTES, PIECES, UNIT_BYTES, Input, Section, Unit, pinned
@@ -35,6 +35,7 @@ from metro_t0.tokenization.tokenizer import TOKENIZER_NAME
 
 WORK_NAME = ".binarize"
 PLAN_NAME = "plan.json"
+LOCAL_INPUTS = "local_inputs"
 FILES_NAME = "files.json"
 """Files of this data set and of those that it replaces, while it is merged."""
 WORTH = [f"{WORK_NAME}/{names}" for names in ("unit-*.npy", "section-*.json")]
@@ -66,6 +67,14 @@ class BinarizeSettings:
             "tokenizer": [tokenizer.fingerprint, len(tokenizer), tokenizer.rules_fingerprint],
         }
 
+    def local_inputs(self) -> dict[str, str]:
+        """States of data sets that are local directories, by spec. A finished result is of one state.
+
+        An interrupted run goes on with another, so that a damaged file can be replaced.
+        """
+        states = {each.spec: local_state(each.spec) for each in self.inputs + self.valid_inputs if each.is_on_hub}
+        return {spec: state for spec, state in states.items() if state}
+
     def at_one_commit(self, work: Path, digest: str) -> BinarizeSettings:
         """The settings with the commits of the hub that the first run of them found, which `work` keeps."""
         pins = pinned(self.inputs + self.valid_inputs, work / f"hub-{digest[:16]}.json")
@@ -88,13 +97,13 @@ def binarize(settings: BinarizeSettings, tokenizer: Tokenizer, processes: int) -
     already, nothing is done.
     """
     plan = settings.plan(tokenizer)
-    output, overwrite = settings.output, settings.overwrite
-    if (finished := _finished(output, plan, overwrite)) is not None:
+    output = settings.output
+    if (finished := _finished(settings, plan)) is not None:
         return finished
     check_no_share_is_running(output / WORK_NAME)
-    with claimed(output, plan, f"{WORK_NAME}/{PLAN_NAME}", WORTH, REMEDY, overwrite):
+    with claimed(output, plan, f"{WORK_NAME}/{PLAN_NAME}", WORTH, REMEDY, settings.overwrite):
         # Another run may have finished it just before.
-        return _finished(output, plan, overwrite) or _binarize(settings, tokenizer, processes, plan)
+        return _finished(settings, plan) or _binarize(settings, tokenizer, processes, plan)
 
 
 def encode_share(settings: BinarizeSettings, tokenizer: Tokenizer, processes: int, share: Share) -> int:
@@ -105,7 +114,7 @@ def encode_share(settings: BinarizeSettings, tokenizer: Tokenizer, processes: in
     if settings.overwrite:
         raise UserError("--part goes on with what is there, so it does not go with --overwrite; remove the directory")
     plan, work = settings.plan(tokenizer), settings.output / WORK_NAME
-    if _finished(settings.output, plan, overwrite=False) is not None:
+    if _finished(settings, plan) is not None:
         return 0
     with share_of_work(settings.output, work, plan, PLAN_NAME, share):
         settings = settings.at_one_commit(work, _digest(plan))
@@ -114,7 +123,7 @@ def encode_share(settings: BinarizeSettings, tokenizer: Tokenizer, processes: in
 
 
 def _binarize(settings: BinarizeSettings, tokenizer: Tokenizer, processes: int, plan: dict[str, Any]) -> dict[str, Any]:
-    work = settings.output / WORK_NAME
+    work, local_inputs = settings.output / WORK_NAME, settings.local_inputs()
     try:
         bad = BadLines()
         totals: dict[str, Counts] = {}
@@ -127,7 +136,7 @@ def _binarize(settings: BinarizeSettings, tokenizer: Tokenizer, processes: int, 
             for name, counts in head.parts.items():
                 totals.setdefault(name, Counts()).add(counts)
         _check_sets(settings, totals, bad)
-        info = _merge(settings, tokenizer, units, totals, bad, plan)
+        info = _merge(settings, tokenizer, units, totals, bad, plan, local_inputs)
     except (WorkerDied, HubFailed):
         raise  # the finished units are kept for the next run
     except UserError:
@@ -137,16 +146,19 @@ def _binarize(settings: BinarizeSettings, tokenizer: Tokenizer, processes: int, 
     return info
 
 
-def _finished(output: Path, plan: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
+def _finished(settings: BinarizeSettings, plan: dict[str, Any]) -> dict[str, Any] | None:
     """info.json of a finished data set with this plan; None where there is none yet or it may be replaced."""
+    output = settings.output
     if output.exists() and not output.is_dir():
         raise UserError(f"{output}: is a file; --output names a directory")
     path = output / INFO_NAME
-    if not path.is_file() or overwrite:
+    if not path.is_file() or settings.overwrite:
         return None
     info: dict[str, Any] = read_json(path, dict[str, Any])
-    before = info.get("plan")
-    check_owner(output, before if isinstance(before, dict) else {"format": info.get("format")}, plan, REMEDY)
+    before, state = info.get("plan"), settings.local_inputs()
+    found = before if isinstance(before, dict) else {"format": info.get("format")}
+    found = {**found, LOCAL_INPUTS: info.get(LOCAL_INPUTS, state)}
+    check_owner(output, found, {**plan, LOCAL_INPUTS: state}, REMEDY)
     return info
 
 
@@ -306,6 +318,7 @@ def _merge(
     totals: dict[str, Counts],
     bad: BadLines,
     plan: dict[str, Any],
+    local_inputs: dict[str, str],
 ) -> dict[str, Any]:
     """Join the units, in order, into the final files; info.json comes last and marks the directory as finished."""
     output, names = settings.output, _set_names(settings)
@@ -342,6 +355,8 @@ def _merge(
     }
     if revisions := {i.spec: i.found.revision for i in settings.valid_inputs + settings.inputs if i.found}:
         info["hub_revisions"] = revisions
+    if local_inputs:
+        info[LOCAL_INPUTS] = local_inputs
     write_json(output / INFO_NAME, info)
     return info
 

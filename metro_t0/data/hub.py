@@ -54,14 +54,14 @@ def failures_named(spec: str) -> Iterator[None]:
         raise HubFailed(f"{spec}: cannot be read ({line})") from None
 
 
-def local_state(spec: str) -> tuple[str, str] | None:
-    """Of a data set that is a local directory: what it is, wherever it is named from, and a digest of its files."""
-    name, _, split = spec.removeprefix(PREFIX).partition(":")
-    if not os.path.isdir(name):
+def local_state(spec: str) -> str | None:
+    """A digest of names, sizes and times of the files of a data set that is a local directory; None for another."""
+    directory = Path(spec.removeprefix(PREFIX).partition(":")[0])
+    if not directory.is_dir():
         return None
-    files = sorted(path for path in Path(name).rglob("*") if path.is_file())
-    state = [[str(path.relative_to(name)), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
-    return f"{PREFIX}{os.path.abspath(name)}:{split}", hashlib.sha256(json.dumps(state).encode()).hexdigest()
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    state = [[str(path.relative_to(directory)), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+    return hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
 
 def find(spec: str, default_split: str = "train") -> HubData:

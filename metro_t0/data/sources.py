@@ -90,8 +90,6 @@ class Input:
 
     def identity(self) -> list[Any]:
         """What tells whether an input changed between runs."""
-        if self.is_on_hub and (state := hub.local_state(self.spec)):
-            return [state[0], self.field, state[1]]
         if self.spec.startswith((hub.PREFIX, BUILTIN_PREFIX)):
             return [self.spec, self.field]
         status = os.stat(self.spec)

@@ -379,8 +379,10 @@ def test_two_runs_into_one_directory_do_not_mix(corpus: list[list[str]], vocabul
     while not list(tmp_path.glob("out/.binarize/unit-*.npy")):
         assert first.poll() is None
         time.sleep(0.005)
+    first.send_signal(signal.SIGSTOP)  # it may be faster than the second starts
     second = start(large, vocabulary, tmp_path / "out", "--valid-fraction", "0.2", "--overwrite")
     _, error = second.communicate()
+    first.send_signal(signal.SIGCONT)
     assert (second.returncode, "in use by process" in error) == (2, True), error
     first.communicate()
     assert first.returncode == 0

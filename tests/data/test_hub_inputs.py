@@ -82,7 +82,7 @@ def test_a_local_data_set_that_changed_is_not_taken_for_finished(
     write_file(local, 1)
     capsys.readouterr()
     assert main(arguments(local, vocabulary, output)) == 2
-    assert "belongs to other settings (inputs" in capsys.readouterr().err
+    assert "belongs to other settings (local_inputs" in capsys.readouterr().err
     assert main([*arguments(local, vocabulary, output), "--overwrite"]) == 0
     documents = json.loads((output / "info.json").read_text())["sets"].values()
     assert sum(each["documents"] for each in documents) == 2 * 149
