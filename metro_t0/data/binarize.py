@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -38,6 +39,7 @@ PLAN_NAME = "plan.json"
 LOCAL_INPUTS = "local_inputs"
 FILES_NAME = "files.json"
 """Files of this data set and of those that it replaces, while it is merged."""
+OF_DATA_SET = re.compile(r"(shard\d+/)?(train\.(bin|idx)|valid\.(bin|idx)|dict\.txt|tokenizer\.json)")
 WORTH = [f"{WORK_NAME}/{names}" for names in ("unit-*.npy", "section-*.json")]
 REMEDY = "name another directory or add --overwrite"
 TRAIN = "train"
@@ -371,6 +373,7 @@ def _begin_files(output: Path, written: list[Path]) -> set[Path]:
     names = {str(path.relative_to(output)) for path in written}
     names |= {*(read_json(note, list[str]) if note.is_file() else ())}
     names |= {*(read_json(info, dict[str, Any]).get("sha256", ()) if info.is_file() else ())}
+    names = {name for name in names if OF_DATA_SET.fullmatch(name)}  # earlier versions wrote down whatever was there
     write_json(note, sorted(names))
     info.unlink(missing_ok=True)
     return {output / name for name in names}
