@@ -193,6 +193,7 @@ def main() -> None:
             run.save()
     if args.export:
         run.export(args.export)
+    dist.barrier()  # nobody leaves before the first process has written its files
     dist.destroy_process_group()
 
 

@@ -2,6 +2,7 @@
 
 - `--bf16` on the command line implies `--tpu`, although GPUs and CPUs have bfloat16 too.
 - Several processes under torchrun must each own a GPU; here they may share a CPU (`--cpu --distributed-backend gloo`).
+- Nobody destroys the process group: torch warns of it (NCCL), or a thread of gloo ends a finished run with SIGABRT.
 """
 
 import os
@@ -24,7 +25,7 @@ def install() -> None:
     """Mend fairseq once."""
     if getattr(distributed_utils.call_main, "patched", False):
         return
-    distributed_utils.call_main = _call_main_without_tpu(distributed_utils.call_main)
+    distributed_utils.call_main = _call_main(distributed_utils.call_main)
     distributed_utils._infer_torch_distributed_launch_init = _launch_with_or_without_gpus(
         distributed_utils._infer_torch_distributed_launch_init
     )
@@ -32,18 +33,20 @@ def install() -> None:
     distributed_utils.distributed_init = _init_of_this_attempt(distributed_utils.distributed_init)
 
 
-def _call_main_without_tpu(original: Callable[..., Any]) -> Callable[..., Any]:
-    def call_main(cfg: Any, main: Callable[..., Any], **settings: Any) -> Any:
+def _call_main(original: Callable[..., Any]) -> Callable[..., Any]:
+    def call_main(cfg: Any, main: Callable[..., Any], **settings: Any) -> None:
         if cfg.common.bf16 and cfg.common.tpu and find_spec("torch_xla") is None:
             cfg.common.tpu = False
             if cfg.optimizer is not None and "tpu" in cfg.optimizer:
                 cfg.optimizer.tpu = False
         try:
-            return original(cfg, main, **settings)
+            original(cfg, main, **settings)
         except ProcessExitedException as error:
             if error.exit_code != STATUS:
                 raise
             raise SystemExit(STATUS) from None  # the process for one of the GPUs has said why
+        if distributed.is_initialized():  # after an error the others may be waiting in a collective: not then
+            distributed.destroy_process_group()
 
     call_main.patched = True  # type: ignore[attr-defined]
     return call_main

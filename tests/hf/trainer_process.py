@@ -32,3 +32,6 @@ if __name__ == "__main__":
     )  # fmt: skip
     trainer.train()
     trainer.save_model(output)
+    # A process that leaves while gloo's threads hold tensors may end by SIGABRT.
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
