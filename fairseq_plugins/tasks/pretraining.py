@@ -164,14 +164,6 @@ class BlockDataset(WholeDataset):
         # Sorting 16-bit sizes is a radix sort, linear in their number.
         return shuffled[np.argsort(self._sizes[shuffled], kind="stable")].astype(np.int64)
 
-    def filter_indices_by_size(self, indices: np.ndarray, max_sizes: Any) -> tuple[np.ndarray, list[int]]:
-        """Blocks that fit `max_sizes` (a number, or one for source and one for target), and those that do not.
-
-        fairseq's own asks every block in Python.
-        """
-        fits = self._sizes[indices] <= np.min(max_sizes)
-        return (indices, []) if fits.all() else (indices[fits], indices[~fits].tolist())
-
     @property
     def can_reuse_epoch_itr_across_epochs(self) -> bool:
         """The batches stay the same; the masks are drawn when they are collated."""

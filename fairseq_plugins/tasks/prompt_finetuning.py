@@ -91,10 +91,6 @@ class PromptedDataset(WholeDataset):
         """Tokens of source and target."""
         return int(self.sizes[index, 0]), int(self.sizes[index, 1])
 
-    def filter_indices_by_size(self, indices: np.ndarray, max_sizes: Any) -> tuple[np.ndarray, list[int]]:
-        """Nothing is left out: loading has checked that all fit."""
-        return indices, []
-
     def ordered_indices(self) -> np.ndarray:
         """This epoch's examples, lengths rounded up to 8 side by side, shuffled within equal lengths.
 

@@ -120,14 +120,25 @@ class WholeDataset(FairseqDataset):
     """A data set that loses nothing when fairseq makes batches of it.
 
     fairseq leaves out the last batch where its size is no multiple of --required-batch-size-multiple, 8 by default:
-    up to 7 examples of every epoch and validation, or all of a small one.
+    up to 7 examples of every epoch and validation, or all of a small one. Examples longer than --max-tokens it leaves
+    out of training (saying so in the log file alone), and ends validation with a traceback.
     """
 
-    def batch_by_size(self, indices: np.ndarray, *arguments: Any, **settings: Any) -> list[np.ndarray]:
-        """fairseq's batches, and what it left out as the last."""
+    def filter_indices_by_size(self, indices: np.ndarray, max_sizes: Any) -> tuple[np.ndarray, list[int]]:
+        """Nothing is left out: loading sees to it that all fit the model."""
+        return indices, []
+
+    def batch_by_size(
+        self, indices: np.ndarray, max_tokens: int | None = None, *arguments: Any, **settings: Any
+    ) -> list[np.ndarray]:
+        """fairseq's batches, and what it left out as the last. An example longer than `max_tokens` ends the run."""
         if not len(indices):
             return []
-        batches = list(super().batch_by_size(indices, *arguments, **settings))
+        longest = int(self.num_tokens_vec(indices).max())
+        if max_tokens and longest > max_tokens:
+            limit = f"a batch has at most {max_tokens} tokens, but examples have up to {longest}"
+            refuse(f"{limit}: raise --max-tokens (--max-tokens-valid for validation)")
+        batches = list(super().batch_by_size(indices, max_tokens, *arguments, **settings))
         used = sum(map(len, batches))
         return batches if used == len(indices) else [*batches, np.asarray(indices[used:])]
 

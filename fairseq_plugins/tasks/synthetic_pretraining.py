@@ -96,10 +96,6 @@ class SyntheticDataset(WholeDataset):
         """The same bound."""
         return self.longest
 
-    def filter_indices_by_size(self, indices: np.ndarray, max_sizes: Any) -> tuple[np.ndarray, list[int]]:
-        """Nothing is left out."""
-        return indices, []
-
     def ordered_indices(self) -> np.ndarray:
         """The order of the stream."""
         return np.arange(self.size_of_epoch)

@@ -281,6 +281,17 @@ def test_another_dictionary_than_the_checkpoints_is_refused(
     assert "dict.txt is not the one the checkpoint was trained with" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["--max-tokens", "--max-tokens-valid"])
+def test_batches_too_small_for_an_example_are_refused(
+    option: str, train: Train, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """fairseq trains without the long examples, and validation ends in a traceback."""
+    with pytest.raises(SystemExit) as exit_:
+        train(f"--save-dir {tmp_path} --max-update 1 {option} 20", log="valid")
+    assert exit_.value.code == 2
+    assert "a batch has at most 20 tokens, but examples have up to 31" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("damage", ["truncated", "beginning", "garbage", "flipped bit"])
 def test_a_damaged_checkpoint_names_the_way_on(
     damage: str, train: Train, tmp_path: Path, capfd: pytest.CaptureFixture[str]

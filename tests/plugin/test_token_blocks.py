@@ -142,15 +142,6 @@ def test_order_sorts_by_size_and_shuffles_ties(data: Any) -> None:
     assert data.ordered_indices().dtype == np.int64
 
 
-@pytest.mark.parametrize("limits", [25, (40, 25), (40, 40)])
-def test_filter_by_size_agrees_with_fairseq(data: Any, limits: int | tuple[int, int]) -> None:
-    order = data.ordered_indices()
-    kept, ignored = data_utils._filter_by_size_dynamic(order, data.size, limits)
-    ours, ours_ignored = data.filter_indices_by_size(order, limits)
-    assert ours.tolist() == kept.tolist()
-    assert ours_ignored == ignored
-
-
 def test_batches_by_tokens_are_those_of_one_call_per_block(data: Any) -> None:
     order = data.ordered_indices()
     ours = data.batch_by_size(order, max_tokens=300)
