@@ -25,6 +25,7 @@ from metro_t0.files import read_json, write_json
 
 LOCK_NAME = ".lock"
 REMEDY = "choose another --output"
+OR_OVERWRITE = "name another directory or add --overwrite"
 LEFTOVER = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")  # what `atomic_path` makes
 LEFTOVER_DEPTHS = (".*.tmp", "*/.*.tmp", "*/*/.*.tmp")
 

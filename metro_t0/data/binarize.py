@@ -19,7 +19,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from metro_t0.claims import check_owner, claimed
+from metro_t0.claims import OR_OVERWRITE, check_owner, claimed
 from metro_t0.data.documents import BadLines
 from metro_t0.data.hub import HubFailed, local_state
 from metro_t0.data.record import DICT_NAME, INFO_NAME
@@ -41,7 +41,6 @@ FILES_NAME = "files.json"
 """Files of this data set and of those that it replaces, while it is merged."""
 OF_DATA_SET = re.compile(r"(shard\d+/)?(train\.(bin|idx)|valid\.(bin|idx)|dict\.txt|tokenizer\.json)")
 WORTH = [f"{WORK_NAME}/{names}" for names in ("unit-*.npy", "section-*.json")]
-REMEDY = "name another directory or add --overwrite"
 TRAIN = "train"
 FORMAT_VERSION = 2
 
@@ -103,7 +102,7 @@ def binarize(settings: BinarizeSettings, tokenizer: Tokenizer, processes: int) -
     if (finished := _finished(settings, plan)) is not None:
         return finished
     check_no_share_is_running(output / WORK_NAME)
-    with claimed(output, plan, f"{WORK_NAME}/{PLAN_NAME}", WORTH, REMEDY, settings.overwrite):
+    with claimed(output, plan, f"{WORK_NAME}/{PLAN_NAME}", WORTH, OR_OVERWRITE, settings.overwrite):
         # Another run may have finished it just before.
         return _finished(settings, plan) or _binarize(settings, tokenizer, processes, plan)
 
@@ -160,7 +159,7 @@ def _finished(settings: BinarizeSettings, plan: dict[str, Any]) -> dict[str, Any
     before, state = info.get("plan"), settings.local_inputs()
     found = before if isinstance(before, dict) else {"format": info.get("format")}
     found = {**found, LOCAL_INPUTS: info.get(LOCAL_INPUTS, state)}
-    check_owner(output, found, {**plan, LOCAL_INPUTS: state}, REMEDY)
+    check_owner(output, found, {**plan, LOCAL_INPUTS: state}, OR_OVERWRITE)
     return info
 
 

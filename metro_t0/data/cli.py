@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from metro_t0.command import Command, Program
 from metro_t0.common_options import MOST_EXAMPLES, output_option, tokenizer_option, workers_option
-from metro_t0.errors import printable
+from metro_t0.errors import UserError, printable
 from metro_t0.options import option
 from metro_t0.tokenization.settings import BpeSettings
+
+RECORD_NAME = "vocabulary.json"
+"""What a vocabulary was trained on and to be."""
 
 
 class Text(Command):
@@ -38,21 +42,34 @@ class Tokenizer(Text):
 
     vocabulary: BpeSettings
     max_mb: int = option(1000, "train on the first MB of the inputs' text", at_least=1, at_most=10**8, metavar="MB")
+    overwrite: bool = option(False, "replace another vocabulary in the directory")
     output: Path = output_option()
 
     def run(self) -> None:
-        from metro_t0.claims import lock
+        from metro_t0.claims import OR_OVERWRITE, check_owner, lock
         from metro_t0.data.inspection import print_bad_lines
         from metro_t0.data.sources import resolve_inputs
         from metro_t0.data.training_text import words_of
+        from metro_t0.files import read_json, write_json
+        from metro_t0.tokenization import Tokenizer
+        from metro_t0.tokenization.tokenizer import DICT_NAME
         from metro_t0.tokenization.training import train_bpe
 
         inputs = resolve_inputs(self.inputs, self.field)
+        plan = {"inputs": [each.identity() for each in inputs], "max_mb": self.max_mb, **asdict(self.vocabulary)}
+        record = self.output / RECORD_NAME
         with lock(self.output):
-            words, skipped = words_of(inputs, self.max_mb, self.workers)
-            print_bad_lines(skipped.counts, skipped.examples)
-            tokenizer = train_bpe(words, self.vocabulary, self.output)
-        print(f"{self.output}: vocabulary of {len(tokenizer)} ids (dict.txt, tokenizer.json)")
+            if (self.output / DICT_NAME).is_file() and not self.overwrite:
+                if not record.is_file():
+                    raise UserError(f"{self.output}: holds a vocabulary of another origin; {OR_OVERWRITE}")
+                check_owner(self.output, read_json(record, dict[str, Any]), plan, OR_OVERWRITE)
+            else:
+                words, skipped = words_of(inputs, self.max_mb, self.workers)
+                print_bad_lines(skipped.counts, skipped.examples)
+                train_bpe(words, self.vocabulary, self.output)
+                write_json(record, plan)
+            size = len(Tokenizer.load(self.output))
+        print(f"{self.output}: vocabulary of {size} ids (dict.txt, tokenizer.json)")
 
 
 class Binarize(Text):
