@@ -18,7 +18,7 @@ from metro_t0.shapes import expect, json_value
 UMASK = os.umask(0)
 os.umask(UMASK)
 LONGEST_PREFIX = 100
-"""Of a temporary name, so that it is no longer than a file system allows where the final one is not."""
+"""Bytes of a temporary name, so that it is no longer than a file system allows where the final one is not."""
 
 
 @contextmanager
@@ -32,7 +32,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     final.parent.mkdir(parents=True, exist_ok=True)
     if final.is_dir():
         raise UserError(f"{final}: is a directory; name a file")
-    handle, name = tempfile.mkstemp(prefix=f".{final.name[:LONGEST_PREFIX]}.", suffix=".tmp", dir=final.parent)
+    prefix = os.fsencode(final.name)[:LONGEST_PREFIX].decode("utf-8", "ignore")
+    handle, name = tempfile.mkstemp(prefix=f".{prefix}.", suffix=".tmp", dir=final.parent)
     os.close(handle)
     os.chmod(name, 0o666 & ~UMASK)  # mkstemp makes files private; outputs are shared like any other file
     temporary = Path(name)

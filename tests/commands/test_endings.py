@@ -153,6 +153,12 @@ def test_files_have_the_users_permissions_and_names_as_long_as_the_system_allows
         write_text(tmp_path / "d", "x")
 
 
+@pytest.mark.parametrize("name", ["n" * 255, "\u6587" * 85], ids=["Latin", "Chinese"])
+def test_the_longest_name_can_be_written(name: str, tmp_path: Path) -> None:
+    write_text(tmp_path / name, "text")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_an_error_of_writing_names_the_file_that_was_to_be(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"out\.bin") as raised, atomic_path(tmp_path / "out.bin"):
         raise OSError(errno.ENOSPC, "No space left on device")
