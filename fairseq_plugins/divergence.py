@@ -57,6 +57,18 @@ def install() -> None:
         check_loss(self, log or {}, self.get_num_updates())
         return log
 
+    original_valid_step = fairseq_trainer.Trainer.valid_step
+
+    @functools.wraps(original_valid_step)
+    def valid_step(self: Any, sample: Any, raise_oom: bool = False) -> Any:
+        self.too_large = False
+        try:
+            return original_valid_step(self, sample, raise_oom)
+        except RuntimeError:
+            if self.too_large:
+                refuse(f"validation: {out_of_memory([sample or {}], 'batch_size_valid', 'max_tokens_valid')}")
+            raise
+
     log_oom = fairseq_trainer.Trainer._log_oom
 
     @functools.wraps(log_oom)
@@ -66,6 +78,7 @@ def install() -> None:
 
     train_step.patched = True  # type: ignore[attr-defined]
     fairseq_trainer.Trainer.train_step, fairseq_trainer.Trainer._log_oom = train_step, note_oom
+    fairseq_trainer.Trainer.valid_step = valid_step
     fairseq_trainer.NanDetector = FirstNoNumber
 
 
@@ -76,14 +89,16 @@ def skip_too_large(samples: list[Any], in_a_row: int) -> None:
     logger.warning("skipped: %s", out_of_memory(samples))
 
 
-def out_of_memory(samples: list[Any]) -> str:
-    """What did not fit, and what helps."""
+def out_of_memory(samples: list[Any], rows: str = "batch_size", tokens: str = "max_tokens") -> str:
+    """What did not fit, and what helps; rows, tokens: fields of fairseq's `dataset` that bound a batch."""
     run = runs.current
     assert run is not None
-    rows = max(sample.get("nsentences", 0) for sample in samples)
-    batch, tokens = run.option("dataset", "batch_size"), run.option("dataset", "max_tokens")
-    recompute, freq = run.option("model", "activation_checkpointing"), run.option("optimization", "update_freq")
-    return f"out of memory with {rows} rows at a time; lower {batch} or {tokens} (and raise {freq}), or set {recompute}"
+    most = max(sample.get("nsentences", 0) for sample in samples)
+    smaller = f"{run.option('dataset', rows)} or {run.option('dataset', tokens)}"
+    if rows == "batch_size":
+        recompute, freq = run.option("model", "activation_checkpointing"), run.option("optimization", "update_freq")
+        smaller += f" (and raise {freq}), or set {recompute}"
+    return f"out of memory with {most} rows at a time; lower {smaller}"
 
 
 def check_loss(trainer: Any, log: dict[str, Any], update: int) -> None:

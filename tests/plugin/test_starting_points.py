@@ -177,6 +177,21 @@ def test_what_does_not_fit_into_memory_is_said(
     assert all(warning.startswith(f"skipped: {remedy}") for warning in warnings)
 
 
+def test_a_validation_that_does_not_fit_into_memory_is_said(
+    refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = MetroT5.forward
+
+    def forward(self: Any, batch: Any) -> Any:
+        if self.training:
+            return trained(self, batch)
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(MetroT5, "forward", forward)
+    error = refused(f"--save-dir {tmp_path} --max-update 1 --batch-size-valid 3", log="valid")
+    assert "validation: out of memory with 3 rows at a time; lower --batch-size-valid or --max-tokens-valid" in error
+
+
 def test_an_unknown_metric_of_the_best_checkpoint_loses_nothing(refused: Callable[..., str], tmp_path: Path) -> None:
     error = refused(f"--save-dir {tmp_path} --max-update 1 --best-checkpoint-metric rtd_acu", log="valid")
     assert "--best-checkpoint-metric rtd_acu: validation has no such number" in error
