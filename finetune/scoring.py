@@ -113,7 +113,8 @@ class Scorer:
 def score_mixture(settings: ScoreSettings) -> list[TaskScore]:
     """Score a model on every task of a built mixture that has held-out examples, or on those named by `only`."""
     held_out = load_task_examples(settings.prompted, VALID)
-    chosen = [task for name in settings.only for task in choose_tasks(held_out, name)] or held_out
+    named = {task.name: task for name in settings.only for task in choose_tasks(held_out, name)}  # each once
+    chosen = list(named.values()) or held_out
     training = {task.name: task for task in load_task_examples(settings.prompted, TRAIN)}
     scorer = Scorer(settings.model, settings.prompted, settings.device)
     return [

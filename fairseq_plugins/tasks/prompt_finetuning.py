@@ -39,7 +39,7 @@ class PromptFinetuningConfig(FairseqDataclass):
         'of lines {"source": ..., "target": ...}',
     )
     tokens_per_sample: int = option(
-        512, "sentinels after the dictionary: as many as the pretraining had", at_least=4, at_most=65_536
+        512, "sentinels after the dictionary: as many as the pretraining had", at_least=0, at_most=65_536
     )
     max_source_positions: int = option(512, "longest source, <s> and </s> included", at_least=2, at_most=1_048_576)
     max_target_positions: int = option(256, "longest target, </s> included", at_least=1, at_most=1_048_576)

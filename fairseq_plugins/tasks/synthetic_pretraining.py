@@ -78,7 +78,7 @@ class SyntheticDataset(WholeDataset):
         """Samples -> source `x </s>` (with `<s>` in front where the vocabulary has it), target `y </s>`, padded."""
         if not samples:
             return {}
-        front = [] if self.vocabulary.bos is None else [self.vocabulary.bos]
+        front = self.vocabulary.source_start
         sources = [np.concatenate([front, sample["source"]]).astype(np.int64) for sample in samples]
         targets = [sample["target"].astype(np.int64) for sample in samples]
         examples = [sample["id"] for sample in samples]
@@ -121,7 +121,7 @@ class SyntheticPretrainingTask(SourceTargetTask):
         self.dict_path = self._dict_path()
         self.dictionary = self._dictionary()
         self.decoder_start = vocabulary.decoder_start
-        self.source_start = [] if vocabulary.bos is None else [vocabulary.bos]
+        self.source_start = vocabulary.source_start
         if Path(cfg.vocabulary).is_dir():
             self.add_sentinels()
         self._updates = 0

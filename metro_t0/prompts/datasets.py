@@ -130,7 +130,7 @@ def is_local(dataset: DatasetName, data_dir: Path | None) -> bool:
 def local_datasets(data_dir: Path) -> list[DatasetName]:
     """Every data set of a local directory, sorted."""
     found = {path.parent.relative_to(data_dir) for suffix in SUFFIXES for path in data_dir.rglob(f"*{suffix}")}
-    return sorted((DatasetName(p.parts[0], "/".join(p.parts[1:]) or None) for p in found if p.parts), key=str)
+    return sorted((DatasetName.parse(path.as_posix()) for path in found if path.parts), key=str)
 
 
 def _split_files(dataset: DatasetName, data_dir: Path) -> dict[str, Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from metro_t0.randomness import keyed_generator
 from metro_t0.tokenization import Tokenizer
 from metro_t0.tokenization.vocabulary import Vocabulary
 
+logger = logging.getLogger(__name__)
 Tokens = Sequence[NDArray[np.integer]]
 
 
@@ -112,7 +114,8 @@ def choose_tasks(tasks: Sequence[TaskExamples], name: str) -> list[TaskExamples]
 
     Raises `UserError` with the nearest names.
     """
-    chosen = [task for task in tasks if name.replace("/", "_") in (task.dataset, task.name)]
+    wanted = name.replace("/", "_")
+    chosen = [task for task in tasks if wanted in (task.dataset.replace("/", "_"), task.name)]
     if not chosen:
         known = {task.dataset for task in tasks} | {task.name for task in tasks}
         raise UserError(f"no held-out examples of {name!r}{nearest(name, known)}")
@@ -122,19 +125,24 @@ def choose_tasks(tasks: Sequence[TaskExamples], name: str) -> list[TaskExamples]
 def load_pairs(path: Path, tokenizer: Tokenizer, max_source: int, max_target: int) -> TaskExamples:
     """A file of source/target text pairs (`metro_t0.data.pairs`), tokenized; of several references the first.
 
-    max_source, max_target: longest sequences as in `metro-t0-prompts build`. Raises `UserError` for a bad line, since
-    the whole file is meant to be trained on.
+    max_source, max_target: longest sequences as in `metro-t0-prompts build`; how many are cut is logged. Raises
+    `UserError` for a bad line, since the whole file is meant to be trained on.
     """
     pairs = read_pairs(path)
-    sources = _encode(tokenizer, [pair.source for pair in pairs], max_source - 1)
-    targets = _encode(tokenizer, [pair.references[0] for pair in pairs], max_target)
+    sources, cut_sources = _encode(tokenizer, [pair.source for pair in pairs], max_source - 1)
+    targets, cut_targets = _encode(tokenizer, [pair.references[0] for pair in pairs], max_target)
+    if cut_sources or cut_targets:
+        limits = f"sources are cut to {max_source} tokens, {cut_targets} targets to {max_target}"
+        logger.warning("%s: of %d examples %d %s", path, len(pairs), cut_sources, limits)
     name = path.name.split(".")[0]
     return TaskExamples(name, name, sources, targets, _sizes(sources), _sizes(targets))
 
 
-def _encode(tokenizer: Tokenizer, texts: list[str], max_tokens: int) -> list[NDArray[np.integer]]:
-    end = tokenizer.eos_id
-    return [np.array([*ids[: max_tokens - 1], end], dtype=np.int32) for ids in tokenizer.encode_batch(texts)]
+def _encode(tokenizer: Tokenizer, texts: list[str], max_tokens: int) -> tuple[list[NDArray[np.integer]], int]:
+    """Token ids of every text with its end token, and how many texts were cut."""
+    end, encoded = tokenizer.eos_id, tokenizer.encode_batch(texts)
+    rows: list[NDArray[np.integer]] = [np.array([*ids[: max_tokens - 1], end], dtype=np.int32) for ids in encoded]
+    return rows, sum(len(ids) >= max_tokens for ids in encoded)
 
 
 def _sizes(sequences: Iterable[NDArray[np.integer]]) -> NDArray[np.int32]:

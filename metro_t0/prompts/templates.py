@@ -98,8 +98,7 @@ def templated_datasets(templates_dir: Path | None = None) -> list[DatasetName]:
     found = set()
     for directory in _directories(templates_dir):
         for path in directory.rglob(FILE_NAME):
-            name, *rest = path.parent.relative_to(directory).parts
-            found.add(DatasetName(name, "/".join(rest) or None))
+            found.add(DatasetName.parse(path.parent.relative_to(directory).as_posix()))
     return sorted(found, key=str)
 
 

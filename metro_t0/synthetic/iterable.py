@@ -26,8 +26,10 @@ class SyntheticIterableDataset(IterableDataset[dict[str, torch.Tensor]]):
 
     With `batch_size` every item is a batch {input_ids, attention_mask, labels} of int64 tensors (batch, longest),
     labels padded with -100; batch k holds examples k * batch_size onwards. Without it every item is one example.
+    Sources begin with `<s>` where the vocabulary has it, as models of its conventions read them (T5's have none).
     Items are dealt to `rank`s in turn and, within a rank, to `DataLoader` workers in turn, which is how a
     `DataLoader(dataset, batch_size=None)` collects them: the order is the same for any number of workers.
+    Take one iterator for the whole training: where workers draw, each new one begins again.
     """
 
     mixture: TaskMixture
@@ -62,14 +64,16 @@ class SyntheticIterableDataset(IterableDataset[dict[str, torch.Tensor]]):
             step += turns
 
     def _example(self, one: Examples) -> dict[str, torch.Tensor]:
-        end = self.mixture.vocabulary.eos
-        sides = (np.append(side.values.astype(np.int64), end) for side in (one.sources, one.targets))
-        return dict(zip(("input_ids", "labels"), map(torch.from_numpy, sides), strict=True))
+        vocabulary = self.mixture.vocabulary
+        source = np.array([*vocabulary.source_start, *one.sources.values, vocabulary.eos], dtype=np.int64)
+        target = np.append(one.targets.values.astype(np.int64), vocabulary.eos)
+        return {"input_ids": torch.from_numpy(source), "labels": torch.from_numpy(target)}
 
     def _batch(self, examples: Examples) -> dict[str, torch.Tensor]:
         vocabulary = self.mixture.vocabulary
-        sources = torch.from_numpy(examples.sources.padded(vocabulary.pad, vocabulary.eos))
-        lengths = torch.from_numpy(examples.sources.lengths + 1)
+        first = torch.tensor(vocabulary.source_start, dtype=torch.int64).expand(len(examples), -1)
+        sources = torch.cat([first, torch.from_numpy(examples.sources.padded(vocabulary.pad, vocabulary.eos))], dim=1)
+        lengths = torch.from_numpy(examples.sources.lengths + first.shape[1] + 1)
         return {
             "input_ids": sources,
             "attention_mask": (torch.arange(sources.shape[1]) < lengths[:, None]).long(),
@@ -78,22 +82,34 @@ class SyntheticIterableDataset(IterableDataset[dict[str, torch.Tensor]]):
 
     def state_dict(self) -> dict[str, Any]:
         """Where to go on: after the last item that this object (or this copy in a worker) has given."""
-        return {"step": self._step, "stream": self.mixture.describe()}
+        place = {"step": self._step, "examples_per_step": self._per_step}
+        return {**place, "split": self.split, "stream": self.mixture.describe()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken. Raises `UserError` where it belongs to another stream."""
+        """Go on where `state` was taken, with another batch size or number of ranks, too.
+
+        The first step may then begin with examples of the last one. Raises `UserError` where the state belongs to
+        another stream.
+        """
         if state["stream"] != self.mixture.describe():
             raise UserError("the saved state belongs to a stream of other tasks, seed, lengths or vocabulary")
-        self._step = int(state["step"])
+        if state.get("split", self.split) != self.split:
+            raise UserError(f"the saved state belongs to split {state['split']}, this is {self.split}")
+        self._step = int(state["step"]) * int(state.get("examples_per_step", self._per_step)) // self._per_step
+
+    @property
+    def _per_step(self) -> int:
+        """Examples that all ranks take together in a step."""
+        return self.world_size * (self.batch_size or 1)
 
 
 def _generate(blocks: list[int], mixture: TaskMixture, split: Split) -> Iterator[dict[str, Any]]:
-    end = mixture.vocabulary.eos
+    front, end = mixture.vocabulary.source_start, mixture.vocabulary.eos
     for number in blocks:
         examples, labels = mixture.labeled_block(split, number)
         for source, target, label in zip(examples.sources.lists(), examples.targets.lists(), labels, strict=True):
             yield {
-                "input_ids": [*source, end],
+                "input_ids": [*front, *source, end],
                 "labels": [*target, end],
                 "task": mixture.streams[label].task.name,
             }

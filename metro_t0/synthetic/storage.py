@@ -57,14 +57,29 @@ def generate(
         write_json(directory / MANIFEST, manifest)
         if kind == "fairseq" and mixture.vocabulary.bos is not None:
             # What the fairseq task `prompt_finetuning` reads. With T5's ids it would take its </s> for padding.
-            shared = {"dataset": "synthetic", **dict.fromkeys(("examples", "cap"), counts["train"])}
-            tasks = [{"name": name, "subset": name, "template": name, **shared} for name in dropped]
-            write_json(directory / MIXTURE_FILE, {"tasks": tasks})
+            write_json(directory / MIXTURE_FILE, {"tasks": _task_entries(mixture, counts["train"])})
     return dropped
 
 
+def _task_entries(mixture: TaskMixture, examples: int) -> list[dict[str, Any]]:
+    """What mixture.json says of the tasks: of each an epoch takes as many examples as its rate says, at most all."""
+    highest = max(mixture.rates)
+    return [
+        {
+            "name": (name := stream.task.name),
+            "dataset": "synthetic",
+            **dict.fromkeys(("subset", "template"), name),
+            "examples": examples,
+            "cap": max(int(examples * rate / highest), 1),
+        }
+        for stream, rate in zip(mixture.streams, mixture.rates, strict=True)
+    ]
+
+
 def dict_text(vocabulary: SyntheticVocabulary) -> str:
-    """A dict.txt of placeholder pieces: line k is id 4 + k, as fairseq counts (T5: line k is id 3 + k)."""
+    """The tokenizer's dict.txt, or one of placeholder pieces: line k is id 4 + k, as fairseq counts (T5: 3 + k)."""
+    if vocabulary.dictionary is not None:  # checkpoints know their dictionary by its bytes
+        return vocabulary.dictionary
     first = 4 if vocabulary.pad == 1 else 3
     return "".join(f"<id{token}> 1\n" for token in range(first, vocabulary.size))
 

@@ -40,6 +40,7 @@ class SyntheticVocabulary:
     encode: text to ids, where a tokenizer is at hand (numbers and Nonsense Summary need one).
     word_ids: whole words of generated text get one id of the universe each (a vocabulary without text).
     bos: first token of every source of a model with fairseq's conventions; T5 has none.
+    dictionary: dict.txt of the tokenizer, where there is one.
     fingerprint: what a manifest records to tell two vocabularies apart.
     """
 
@@ -57,6 +58,7 @@ class SyntheticVocabulary:
     encode: Encode | None = None
     word_ids: bool = False
     added: int = 0
+    dictionary: str | None = None
 
     def __post_init__(self) -> None:
         if self.size > LARGEST_SIZE:
@@ -86,6 +88,11 @@ class SyntheticVocabulary:
     @property
     def empty(self) -> int:
         return self.extra(3)
+
+    @property
+    def source_start(self) -> list[int]:
+        """What a model reads before every source. Files do not hold it."""
+        return [] if self.bos is None else [self.bos]
 
     @property
     def decoder_start(self) -> int:
@@ -231,6 +238,7 @@ def tokenizer_vocabulary(directory: Path, names: Iterable[str]) -> SyntheticVoca
         no=known("no"),
         names={name: ids for name in names if (ids := known(name.replace("_", " ")))},
         encode=encode,
+        dictionary=(directory / "dict.txt").read_bytes().decode(),
     )
 
 

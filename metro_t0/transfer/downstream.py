@@ -79,7 +79,7 @@ def get_downstream(name: str) -> Downstream:
 
 
 def pairs(task: Downstream, rows: Iterable[Row]) -> Iterable[Pair]:
-    """Source and references of every row. Raises `UserError` naming the row and what is missing in it."""
+    """Source and references of every row. Raises `UserError` naming the row and what is missing or wrong in it."""
     for number, row in enumerate(rows, 1):
         missing = [field for field in task.fields if field not in row]
         if missing:
@@ -87,7 +87,16 @@ def pairs(task: Downstream, rows: Iterable[Row]) -> Iterable[Pair]:
                 f"{task.dataset}: row {number} has no column {missing[0]} (it has {', '.join(row)}); "
                 f"this task needs {', '.join(task.fields)}"
             )
-        pair = task.convert(row)
+        empty = [field for field in task.fields if row[field] is None]
+        if empty:
+            raise UserError(f"{task.dataset}: row {number} has nothing in column {empty[0]}; leave such rows out")
+        try:
+            pair = task.convert(row)
+        except (AttributeError, KeyError, TypeError):
+            raise UserError(
+                f"{task.dataset}: row {number} is not of the data set's form; columns {', '.join(task.fields)} must "
+                'hold texts (answers of squad: {"text": [texts]})'
+            ) from None
         if not pair.references:
             raise UserError(f"{task.dataset}: row {number} has no answer; leave out rows whose answers are hidden")
         yield pair

@@ -36,7 +36,8 @@ class Downstream(Command):
         for name in ("dict.txt", "tokenizer.json"):
             if not (self.tokenizer / name).is_file():
                 raise UserError(f"{self.tokenizer}: no {name}; give a directory of metro-t0-data tokenizer")
-            shutil.copy2(self.tokenizer / name, self.output / name)
+            if self.output.resolve() != self.tokenizer.resolve():
+                shutil.copy2(self.tokenizer / name, self.output / name)
         for split in self.splits:
             count = write_split(self.task, split, self.data_dir, self.output, SPLITS[split])
             print(f"{self.output / SPLITS[split]}.jsonl: {count} examples")

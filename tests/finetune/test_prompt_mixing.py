@@ -85,7 +85,13 @@ def test_damaged_mixtures_are_one_line(tmp_path: Path) -> None:
         load_task_examples(tmp_path, "train")
 
 
-def test_pairs_are_tokenized_and_cut(tmp_path: Path, vocabulary: Path) -> None:
+def test_data_sets_of_three_part_names_are_chosen_by_them() -> None:
+    nothing = np.zeros(0, dtype=np.int32)
+    hub = TaskExamples("o_n_c_t", "o/n_c", [], [], nothing, nothing)
+    assert choose_tasks([hub], "o/n/c") == choose_tasks([hub], "o/n_c") == [hub]
+
+
+def test_pairs_are_tokenized_and_cut(tmp_path: Path, vocabulary: Path, caplog: pytest.LogCaptureFixture) -> None:
     tokenizer = Tokenizer.load(vocabulary)
     path = tmp_path / "train.jsonl"
     path.write_text('{"source": "what is red", "target": "yes"}\n\n{"source": "very very very", "target": "no no"}\n')
@@ -100,6 +106,11 @@ def test_pairs_are_tokenized_and_cut(tmp_path: Path, vocabulary: Path) -> None:
             [*tokenizer.encode("no no")[: target - 1], 2],
         ]
         assert pairs.target_sizes.tolist() == [len(item) for item in pairs.targets]
+        cut = [sum(len(tokenizer.encode(text)) > kept for text in texts) for texts, kept in (
+            (("what is red", "very very very"), source - 2), (("yes", "no no"), target - 1),
+        )]  # fmt: skip
+        said = f"of 2 examples {cut[0]} sources are cut to {source} tokens, {cut[1]} targets to {target}"
+        assert (said in caplog.text) is any(cut)
 
 
 @pytest.mark.parametrize("line", ['{"source": "a"}', "no json", '{"source": "a", "target": ""}', "[1]"])

@@ -107,6 +107,8 @@ def test_the_command_prints_a_table(
     assert main(["score", "--model", str(directory), "--prompted", str(data), "--output", str(output)]) == 0
     assert "mean of 2 tasks" in capsys.readouterr().out
     assert output.stat().st_size > 100
+    assert main(["score", "--model", str(directory), "--prompted", str(data), "--only", "colors,colors_which"]) == 0
+    assert "mean of 2 tasks" in capsys.readouterr().out
     assert main(["score", "--model", str(directory), "--prompted", str(data), "--only", "colros"]) == 2
     assert "did you mean colors" in capsys.readouterr().err
 

@@ -173,6 +173,9 @@ def test_a_users_own_directory_of_templates(tmp_path: Path) -> None:
     template = load_templates("mine", "sub", tmp_path)["one"]
     assert (template.original_task, template.metrics, template.dataset) == (True, ("Accuracy",), "mine/sub")
     assert template.render({"a": 1, "b": 2}) == ("1", "2", None)
+    (tmp_path / "owner/name").mkdir(parents=True)
+    folder.rename(tmp_path / "owner/name/configuration")
+    assert DatasetName.parse("owner/name/configuration") in templated_datasets(tmp_path)
 
 
 @pytest.mark.parametrize(

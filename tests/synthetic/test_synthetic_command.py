@@ -49,6 +49,17 @@ def test_fairseq_files_are_what_the_prompt_stage_reads(tmp_path):
     task = load_task_examples(tmp_path / "a", "train")[0]
     assert len(task) == 1500
     assert task.sources[0][-1] == 2
+    shares = {task.name: len(task.epoch_indices(1, 1)) for task in load_task_examples(tmp_path / "a", "train")}
+    assert shares == {"set": 1500, "count": 1500, **dict.fromkeys(("lime_induct", "lime_deduct", "lime_abduct"), 500)}
+
+
+def test_files_of_a_tokenizer_have_its_dictionary(tmp_path):
+    """A checkpoint of that dictionary would be refused with another."""
+    words = Counter("".join(letters) for letters in itertools.product("acgt", repeat=4))
+    train_bpe(words, BpeSettings(300), tmp_path)
+    options = ["--vocabulary", str(tmp_path), "--no-task-prefix", "--train", "8", "--valid", "8", "--length-max", "12"]
+    assert main(["generate", "identity", *options, "--output", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out/dict.txt").read_bytes() == (tmp_path / "dict.txt").read_bytes()
 
 
 def test_the_prompt_stage_reads_no_ids_of_t5(tmp_path):
@@ -157,6 +168,10 @@ def test_downstream_rows():
         convert("webqsp", {"question": "x"})
     with pytest.raises(UserError, match="row 1 has no answer"):  # SQuAD 2, and test splits
         convert("squad", {**squad, "answers": {"text": []}})
+    with pytest.raises(UserError, match="row 1 is not of the data set's form"):  # SQuAD's own JSON
+        convert("squad", {**squad, "answers": [{"text": "she"}]})
+    with pytest.raises(UserError, match="row 1 has nothing in column knowledge"):
+        convert("mtop", {**parse, "knowledge": None})
 
 
 def test_downstream_command_on_real_data(real_data, tmp_path):

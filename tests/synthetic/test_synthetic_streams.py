@@ -17,7 +17,7 @@ from metro_t0.synthetic.iterable import SyntheticIterableDataset, hugging_face_d
 from metro_t0.synthetic.settings import BLOCK, VALID_BLOCKS, StreamSettings
 from metro_t0.synthetic.stream import parse_rates
 from metro_t0.synthetic.tasks import SYNTHETIC_TASKS, FunctionTask
-from metro_t0.synthetic.vocabulary import compact_vocabulary
+from metro_t0.synthetic.vocabulary import compact_vocabulary, t5_vocabulary
 
 FULL = compact_vocabulary(31_998, SYNTHETIC_TASKS)
 GOLDEN = Path(__file__).parent / "golden_streams.json"
@@ -253,6 +253,32 @@ def test_workers_ranks_and_resume_do_not_change_the_stream():
     other = SyntheticIterableDataset(stream("set", SMALL, length_min=2, length_max=12))
     with pytest.raises(UserError, match="a stream of other"):
         other.load_state_dict(first.state_dict())
+
+
+def test_a_state_is_a_place_in_the_stream_whatever_the_batches():
+    mixture = stream("set,reverse", SMALL, length_min=2, length_max=12)
+    rows = items(SyntheticIterableDataset(mixture, examples=100), 100)
+    first = SyntheticIterableDataset(mixture, batch_size=10)
+    for _ in zip(range(6), first, strict=False):
+        pass
+    for settings, begin in (({"batch_size": 5}, 60), ({"batch_size": 7, "rank": 1, "world_size": 4}, 56 + 7), ({}, 60)):
+        second = SyntheticIterableDataset(mixture, **settings)
+        second.load_state_dict(first.state_dict())
+        found = next(iter(second))["input_ids"].reshape(settings.get("batch_size", 1), -1)[0].tolist()
+        assert found[: len(rows[begin])] == rows[begin]
+    with pytest.raises(UserError, match="belongs to split train, this is valid"):
+        SyntheticIterableDataset(mixture, "valid", batch_size=10).load_state_dict(first.state_dict())
+
+
+def test_sources_begin_as_models_of_the_vocabulary_read_them():
+    for vocabulary, front in ((SMALL, [0]), (t5_vocabulary(), [])):
+        mixture = stream("set", vocabulary, length_min=2, length_max=12)
+        source = [*front, *next(iter(mixture.block("train", 0).sources)).tolist(), vocabulary.eos]
+        one, batch = (next(iter(SyntheticIterableDataset(mixture, batch_size=size))) for size in (None, 4))
+        assert one["input_ids"].tolist() == source
+        assert batch["input_ids"][0].tolist()[: len(source)] == source
+        assert batch["attention_mask"][0].sum() == len(source)
+        assert next(iter(hugging_face_dataset(mixture, "train", 1)))["input_ids"] == source
 
 
 def test_validation_ends_and_examples_are_closed():
