@@ -23,7 +23,7 @@ from finetune.planning import PlannedDataset, PlannedTask, held_out_split, plan_
 from finetune.records import DatasetRecord
 from finetune.settings import BuildSettings
 from finetune.task_files import BUILT, FAILED, TaskWriter, remove_task
-from metro_t0.claims import claimed
+from metro_t0.claims import check_dictionary, claimed
 from metro_t0.data.mixture_files import MIXTURE_FILE, SETTINGS_FILE, TRAIN, VALID, is_written, task_prefix
 from metro_t0.errors import UserError
 from metro_t0.files import read_json, sha256_of, write_json
@@ -68,6 +68,8 @@ class Builder:
         settings = {**self.settings.as_json(), "tokenizer_fingerprint": self.tokenizer.fingerprint}
         settings.pop("tokenizer")  # only what it holds matters, and the fingerprint says that
         settings["mixture"] = self.mixture.name
+        if not (self.output / SETTINGS_FILE).is_file():  # else it is compared with the settings
+            check_dictionary(self.output, self.tokenizer.fingerprint)
         with claimed(self.output, settings, SETTINGS_FILE, [f"{RECORDS}/*.json", MIXTURE_FILE]):
             self.tokenizer.save(self.output)
             return self._build(datasets)
@@ -151,6 +153,8 @@ class Builder:
     def _build_row_source(
         self, planned: PlannedDataset, rows: DatasetName, tasks: list[PlannedTask]
     ) -> list[dict[str, Any]]:
+        for task in tasks:  # of an earlier build, when there was such a split or the task was validated
+            remove_task(task_prefix(self.output, VALID, task.name))
         num_rows, outcomes = self._build_split(rows, TRAIN, TRAIN, tasks, self.settings.limit)
         cap = cap_per_task(self.settings.cap, num_rows, planned.num_templates)
         built = {

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from metro_t0.errors import UserError
-from metro_t0.files import read_json, write_json
+from metro_t0.files import read_json, sha256_of, write_json
 
 LOCK_NAME = ".lock"
 REMEDY = "choose another --output"
@@ -106,6 +106,13 @@ def remove_leftovers(directory: Path) -> None:
         for path in directory.glob(depth):
             if LEFTOVER.fullmatch(path.name) and path.is_file():
                 path.unlink(missing_ok=True)
+
+
+def check_dictionary(directory: Path, sha256: str, remedy: str = REMEDY) -> None:
+    """Raises `UserError` where a dict.txt of another vocabulary is there, which models and data may need."""
+    path = directory / "dict.txt"
+    if path.is_file() and sha256_of(path) != sha256:
+        raise UserError(f"{path}: is of another vocabulary and would be replaced; {remedy}")
 
 
 @contextmanager

@@ -167,11 +167,14 @@ class PromptFinetuningTask(SourceTargetTask):
         logger.info("%s: %d examples of %d tasks", split, len(self.datasets[split]), len(tasks))
 
     def _load_tasks(self, split: str) -> list[TaskExamples]:
-        for suffix in SUFFIXES:
-            path = self.directory / f"{split}{suffix}"
-            if path.is_file():
-                tokenizer = Tokenizer.load(self.directory)
-                return [load_pairs(path, tokenizer, self.cfg.max_source_positions, self.cfg.max_target_positions)]
+        files = [path for suffix in SUFFIXES if (path := self.directory / f"{split}{suffix}").is_file()]
+        if len(files) > 1:
+            raise UserError(
+                f"{self.directory}: {' and '.join(f.name for f in files)} are one split; remove all but one"
+            )
+        if files:
+            tokenizer = Tokenizer.load(self.directory)
+            return [load_pairs(files[0], tokenizer, self.cfg.max_source_positions, self.cfg.max_target_positions)]
         if split in (TRAIN, VALID):
             return load_task_examples(self.directory, split)
         if split.startswith("valid_"):

@@ -19,7 +19,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from metro_t0.claims import OR_OVERWRITE, check_owner, claimed
+from metro_t0.claims import OR_OVERWRITE, check_dictionary, check_owner, claimed
 from metro_t0.data.documents import BadLines
 from metro_t0.data.hub import HubFailed, local_state
 from metro_t0.data.record import DICT_NAME, INFO_NAME
@@ -101,6 +101,8 @@ def binarize(settings: BinarizeSettings, tokenizer: Tokenizer, processes: int) -
     output = settings.output
     if (finished := _finished(settings, plan)) is not None:
         return finished
+    if not settings.overwrite:
+        check_dictionary(output, tokenizer.fingerprint, OR_OVERWRITE)
     check_no_share_is_running(output / WORK_NAME)
     with claimed(output, plan, f"{WORK_NAME}/{PLAN_NAME}", WORTH, OR_OVERWRITE, settings.overwrite):
         # Another run may have finished it just before.

@@ -138,11 +138,13 @@ def _split_files(dataset: DatasetName, data_dir: Path) -> dict[str, Path]:
     if not data_dir.is_dir():
         raise UserError(f"{data_dir}: no such directory (--data-dir)")
     folder = data_dir / str(dataset)
-    return {
-        path.name.removesuffix(suffix): path
-        for suffix in SUFFIXES
-        for path in (folder.glob(f"*{suffix}") if folder.is_dir() else ())
-    }
+    found: dict[str, Path] = {}
+    for suffix in SUFFIXES:
+        for path in folder.glob(f"*{suffix}") if folder.is_dir() else ():
+            other = found.setdefault(path.name.removesuffix(suffix), path)
+            if other != path:
+                raise UserError(f"{folder}: {other.name} and {path.name} are one split; remove one of them")
+    return found
 
 
 def _check_split(dataset: DatasetName, split: str, splits: Sequence[str], place: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import re
@@ -11,8 +12,8 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from metro_t0.claims import check_owner, lock
-from metro_t0.data.mixture_files import MIXTURE_FILE, side_prefixes
+from metro_t0.claims import REMEDY, check_dictionary, check_owner, lock
+from metro_t0.data.mixture_files import MIXTURE_FILE, SETTINGS_FILE, side_prefixes
 from metro_t0.errors import UserError
 from metro_t0.files import atomic_path, read_json, write_json, write_text
 from metro_t0.progress import progress
@@ -44,16 +45,21 @@ def generate(
     manifest |= {"deduplicate": deduplicate, "vocabulary_name": mixture.vocabulary.fingerprint}
     write = {"fairseq": _write_fairseq, "tsv": _write_tsv, "parquet": _write_parquet}[kind]
     dropped = {stream.task.name: 0 for stream in mixture.streams}
+    dictionary = dict_text(mixture.vocabulary)
     with lock(directory):
         if (directory / MANIFEST).is_file():
             check_owner(directory, read_json(directory / MANIFEST), manifest)
-        write_text(directory / "dict.txt", dict_text(mixture.vocabulary))
+        elif (directory / SETTINGS_FILE).is_file():
+            raise UserError(f"{directory}: holds a mixture of metro-t0-prompts build; {REMEDY}")
+        else:
+            check_dictionary(directory, hashlib.sha256(dictionary.encode()).hexdigest())
         for stream, (split, count) in itertools.product(mixture.streams, counts.items()):
             blocks = _selected(stream, split, count, deduplicate, dropped)
             blocks = progress(blocks, f"{stream.task.name} {split}", -(-count // BLOCK), "blocks")
             path = path_of(directory, kind, split, stream.task.name)
             path.parent.mkdir(parents=True, exist_ok=True)
             write(path, blocks, mixture.vocabulary.eos)
+        write_text(directory / "dict.txt", dictionary)
         write_json(directory / MANIFEST, manifest)
         if kind == "fairseq" and mixture.vocabulary.bos is not None:
             # What the fairseq task `prompt_finetuning` reads. With T5's ids it would take its </s> for padding.

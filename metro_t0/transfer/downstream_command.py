@@ -29,15 +29,19 @@ class Downstream(Command):
     output: Path = output_option()
 
     def run(self) -> None:
+        from metro_t0.claims import check_dictionary
+        from metro_t0.files import sha256_of
         from metro_t0.transfer.downstream import get_downstream, write_split
 
         get_downstream(self.task)
-        self.output.mkdir(parents=True, exist_ok=True)
-        for name in ("dict.txt", "tokenizer.json"):
+        names = ("dict.txt", "tokenizer.json")
+        for name in names:
             if not (self.tokenizer / name).is_file():
                 raise UserError(f"{self.tokenizer}: no {name}; give a directory of metro-t0-data tokenizer")
-            if self.output.resolve() != self.tokenizer.resolve():
-                shutil.copy2(self.tokenizer / name, self.output / name)
+        check_dictionary(self.output, sha256_of(self.tokenizer / "dict.txt"))
+        self.output.mkdir(parents=True, exist_ok=True)
+        for name in names if self.output.resolve() != self.tokenizer.resolve() else ():
+            shutil.copy2(self.tokenizer / name, self.output / name)
         for split in self.splits:
             count = write_split(self.task, split, self.data_dir, self.output, SPLITS[split])
             print(f"{self.output / SPLITS[split]}.jsonl: {count} examples")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from metro_t0.data.cli import main
+from metro_t0.synthetic.cli import main as synthetic
 
 
 @pytest.fixture
@@ -49,3 +50,14 @@ def test_a_vocabulary_from_elsewhere_is_kept(text: Path, capsys: pytest.CaptureF
     assert run(text) == 2
     assert "holds a vocabulary of another origin" in capsys.readouterr().err
     assert contents(text.parent / "v") == before
+
+
+def test_other_commands_replace_no_vocabulary(text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(text) == run(text, "--vocab-size", "35", "--output", str(text.parent / "w")) == 0
+    before = contents(text.parent / "w")
+    binarize = ["binarize", str(text), "--tokenizer", str(text.parent / "v"), "--valid-fraction", "0", "--workers", "1"]
+    generate = ["generate", "set", "--vocabulary", "compact:100", "--train", "8", "--valid", "8", "--length-max", "12"]
+    for command, options in ((main, binarize), (synthetic, generate)):
+        assert command([*options, "--output", str(text.parent / "w")]) == 2
+        assert "w/dict.txt: is of another vocabulary and would be replaced; " in capsys.readouterr().err
+        assert contents(text.parent / "w") == before

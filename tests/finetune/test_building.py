@@ -256,6 +256,23 @@ def test_changed_rows_are_built_again(tmp_path: Path, data_dir: Path, vocabulary
     assert read_mixture(tmp_path / "out")["colors_which"]["examples"] == 7
 
 
+def test_held_out_examples_go_with_their_split(tmp_path: Path, data_dir: Path, vocabulary: Path) -> None:
+    assert main(arguments(tmp_path, vocabulary, only="colors")) == 0
+    (data_dir / "colors/validation.jsonl").unlink()
+    assert main(arguments(tmp_path, vocabulary, only="colors")) == 0
+    assert not list((tmp_path / "out/valid").iterdir())
+
+
+def test_another_vocabulary_is_not_replaced(
+    tmp_path: Path, data_dir: Path, vocabulary: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/dict.txt").write_text("a 1\n")
+    assert main(arguments(tmp_path, vocabulary)) == 2
+    assert "out/dict.txt: is of another vocabulary and would be replaced" in capsys.readouterr().err
+    assert (tmp_path / "out/dict.txt").read_text() == "a 1\n"
+
+
 def test_a_killed_build_continues_to_the_same_result(tmp_path: Path, data_dir: Path, vocabulary: Path) -> None:
     write_dataset(data_dir, "colors", train=color_rows(20_000))
     (tmp_path / "both.yaml").write_text("train: [shapes, colors]\n")

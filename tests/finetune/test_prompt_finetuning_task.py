@@ -187,7 +187,7 @@ def test_bad_input_is_one_line_and_status_2(
     assert error.count("\n") == 1
 
 
-def test_plain_pairs_of_a_jsonl_file(prompted: Path, tmp_path: Path) -> None:
+def test_plain_pairs_of_a_jsonl_file(prompted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("dict.txt", "tokenizer.json"):
         shutil.copy(prompted / name, tmp_path / name)
     lines = [json.dumps({"source": f"what is red {i % 3}", "target": "yes" if i % 2 else "no"}) for i in range(11)]
@@ -195,6 +195,10 @@ def test_plain_pairs_of_a_jsonl_file(prompted: Path, tmp_path: Path) -> None:
     (tmp_path / "valid.jsonl").write_text("\n".join(lines[:4]))
     assert len(load(tmp_path)) == 11
     assert len(load(tmp_path, "valid")) == 4
+    (tmp_path / "train.tsv").write_text("what\tyes\n")
+    with pytest.raises(SystemExit):
+        load(tmp_path)
+    assert "train.jsonl and train.tsv are one split" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("smoothing", "z_loss"), [(0.0, 0.0), (0.1, 0.0), (0.0, 1e-4), (0.1, 0.02)])

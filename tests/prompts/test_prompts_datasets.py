@@ -57,6 +57,9 @@ def test_a_directory_is_searched_before_the_hub(local: Path) -> None:
 def test_names_and_splits_of_a_directory(local: Path) -> None:
     assert local_datasets(local) == [DatasetName("glue", "mrpc")]
     assert available_splits("glue", "mrpc", local) == ["test", "train", "validation"]
+    (local / "glue/mrpc/train.jsonl.zst").touch()
+    with pytest.raises(UserError, match=r"train\.jsonl.* and train\.jsonl\.zst are one split"):
+        available_splits("glue", "mrpc", local)
 
 
 def test_bad_lines_are_left_out_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -60,6 +60,9 @@ def test_files_of_a_tokenizer_have_its_dictionary(tmp_path):
     options = ["--vocabulary", str(tmp_path), "--no-task-prefix", "--train", "8", "--valid", "8", "--length-max", "12"]
     assert main(["generate", "identity", *options, "--output", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out/dict.txt").read_bytes() == (tmp_path / "dict.txt").read_bytes()
+    (tmp_path / "build.json").write_text("{}")  # a mixture of metro-t0-prompts build
+    assert main(["generate", "identity", *options, "--output", str(tmp_path)]) == 2
+    assert not (tmp_path / "manifest.json").exists()
 
 
 def test_the_prompt_stage_reads_no_ids_of_t5(tmp_path):
