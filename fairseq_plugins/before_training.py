@@ -78,6 +78,8 @@ def begin(cfg: Any) -> None:
         hold_save_dir(run)
 
     agree(question)
+    start = starting_point(run)
+    run.resumes = start is not None and start[1]
 
 
 def hold_save_dir(run: Run) -> None:
@@ -135,6 +137,9 @@ def starting_point(run: Run) -> tuple[Path, bool] | None:
         raise UserError(f"{pretrained} resets all of them: leave out {flags}")
     if last.exists():
         return last, True
+    if options.finetune_from_model and run.cfg.model.get("init_from"):
+        other = run.option("model", "init_from")
+        raise UserError(f"{pretrained} and {other} say two things about what to start from; give one of them")
     return (existing(Path(options.finetune_from_model), pretrained), False) if options.finetune_from_model else None
 
 

@@ -21,6 +21,8 @@ class Run:
     cfg: Any
     by_keys: bool
     """True where options are hydra keys, False where they are flags."""
+    resumes: bool = False
+    """Whether it goes on from a checkpoint of its own."""
     trainer: Any = None
     """fairseq's, once there is one."""
     shown: str = ""

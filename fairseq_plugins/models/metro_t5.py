@@ -13,6 +13,7 @@ import torch
 from fairseq.models import BaseFairseqModel, register_model
 from torch import Tensor
 
+from fairseq_plugins import run as runs
 from fairseq_plugins.errors import clear_errors
 from fairseq_plugins.generation import DecoderView, EncoderView
 from fairseq_plugins.optim.muon import HIDDEN_MATRICES
@@ -68,7 +69,8 @@ class MetroT5Model(BaseFairseqModel):
                     "raise --max-positions, or lower --tokens-per-sample (or the source and target lengths)"
                 )
             model = cls(config, task.source_dictionary.pad(), fingerprint(task.dict_path))
-            start(model.metro, cfg, task.cfg.seed)
+            if runs.current is None or not runs.current.resumes:  # else the checkpoint has the weights
+                start(model.metro, cfg, task.cfg.seed)
             return model
 
     @clear_errors()

@@ -1,5 +1,6 @@
 """What the tasks share: one dictionary for both sides, and the batch of sources and targets that fine-tuning reads."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -43,6 +44,13 @@ class OneDictionaryTask(FairseqTask):
         """`tokens_per_sample` sentinels after the dictionary's pieces."""
         for number in range(self.cfg.tokens_per_sample):
             self.dictionary.add_symbol(sentinel(number))
+
+    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
+        """fairseq's. Weights of a checkpoint need no starting point, which may be gone by now."""
+        if from_checkpoint and getattr(cfg, "init_from", ""):
+            cfg = copy.deepcopy(cfg)
+            cfg.init_from = ""
+        return super().build_model(cfg, from_checkpoint)
 
     def get_batch_iterator(self, dataset: FairseqDataset, *arguments: Any, **settings: Any) -> EpochBatchIterator:
         """fairseq's batches, with loader processes that begin anew in every epoch.

@@ -125,6 +125,8 @@ def test_a_resumed_run_is_the_run_without_a_stop(train, tmp_path):
 
 
 def test_starts_from_statistics(train, tmp_path, capsys):
+    from fairseq import checkpoint_utils
+
     from metro_t0.hf.checkpoints import read_checkpoint
     from metro_t0.synthetic.cli import main
 
@@ -150,6 +152,14 @@ def test_starts_from_statistics(train, tmp_path, capsys):
     group = json.loads(statistics.read_text())["groups"]["decoder.final_norm"]
     assert not torch.all(start == 1)
     assert abs(float(start.mean()) - group["mean"]) < 5 * group["sd"] / len(start) ** 0.5
+    gone = statistics.rename(tmp_path / "moved.json")  # the checkpoint has all weights
+    train(*common, *more, "--max-update", 2)
+    models, *_ = checkpoint_utils.load_model_ensemble_and_task([str(tmp_path / "second" / "checkpoint_last.pt")])
+    assert torch.allclose(models[0].metro.main.decoder.last_norm.weight, start, atol=1e-6)
+    gone.rename(statistics)
+    with pytest.raises(SystemExit):
+        train(*common, "--init-from", statistics, "--save-dir", tmp_path / "both", "--finetune-from-model", checkpoint)
+    assert "--finetune-from-model and --init-from say two things" in capsys.readouterr().err
     with pytest.raises(SystemExit) as ended:
         train(*common, "--init-from", statistics, "--save-dir", tmp_path / "third", "--encoder-layers", 2)
     assert ended.value.code == 2
