@@ -47,7 +47,7 @@ class OneDictionaryTask(FairseqTask):
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
         """fairseq's. Weights of a checkpoint need no starting point, which may be gone by now."""
-        if from_checkpoint and getattr(cfg, "init_from", ""):
+        if from_checkpoint and getattr(cfg, "init_from", None):
             cfg = copy.deepcopy(cfg)
             cfg.init_from = ""
         return super().build_model(cfg, from_checkpoint)
