@@ -26,9 +26,11 @@ class Pair:
 def read_pairs(path: str | os.PathLike[str]) -> list[Pair]:
     """The pairs of a file: lines `SOURCE<tab>TARGET`, or {"source": text, "target": text} ("references": a list).
 
-    Every line counts: raises `UserError` with the place of the first that is no pair of texts that are not empty.
+    Where a line has both, the target is the first reference. Every line counts: raises `UserError` with the place of
+    the first that is no pair of texts that are not empty.
     """
-    parse = _tsv_pair if ".tsv" in Path(path).suffixes else _json_pair
+    kinds = [suffix for suffix in Path(path).suffixes if suffix in FORMATS]
+    parse = _tsv_pair if kinds[-1:] == [".tsv"] else _json_pair
     pairs = [parse(text, place) for place, text in read_lines(path)]
     if not pairs:
         raise UserError(f"{os.fspath(path)}: no examples")
@@ -44,8 +46,11 @@ def _tsv_pair(line: str, place: str) -> Pair:
 
 def _json_pair(line: str, place: str) -> Pair:
     row = expect(json_value(line, place), dict[str, Any], place)
-    references = field(row, "references", list[str], place, None)
-    return _checked(field(row, "source", str, place), references or [field(row, "target", str, place)], place)
+    references = field(row, "references", list[str], place, None) or []
+    if row.get("target") is not None or not references:
+        target = field(row, "target", str, place)
+        references = references if references[:1] == [target] else [target, *references]
+    return _checked(field(row, "source", str, place), references, place)
 
 
 def _checked(source: str, references: list[str], place: str) -> Pair:

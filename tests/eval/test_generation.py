@@ -141,6 +141,13 @@ def test_bad_files(tmp_path, name, text, message):
     assert read_pairs(tmp_path / "good.tsv") == [Pair("a b", ("c",))]
 
 
+def test_the_target_is_the_first_reference(tmp_path):
+    path = tmp_path / "from.tsv.jsonl"
+    rows = [{"target": "b", "references": ["c"]}, {"target": "c", "references": ["c", "c"]}, {"references": ["d", "b"]}]
+    path.write_text("".join(json.dumps({"source": "a", **row}) + "\n" for row in rows))
+    assert [pair.references for pair in read_pairs(path)] == [("b", "c"), ("c", "c"), ("d", "b")]
+
+
 def test_definitions():
     assert token_f1("[IN:A x ]", "[IN:A y ]") == pytest.approx(100 * 2 / 3)
     assert token_f1("a a", "a b") == 50
