@@ -124,7 +124,8 @@ def score_mixture(settings: ScoreSettings) -> list[TaskScore]:
 
 
 def most_frequent_target(task: TaskExamples) -> NDArray[np.integer]:
-    """The target that most training examples have (of the first 20,000; the first one of equals)."""
-    counts = Counter(task.targets[i].tobytes() for i in range(min(len(task), TRAINING_TARGETS_COUNTED)))
+    """The target that most training examples have (of 20,000 by chance, as some files are sorted by their classes)."""
+    counted = sample_indices(len(task), TRAINING_TARGETS_COUNTED, "majority", task.name)
+    counts = Counter(task.targets[i].tobytes() for i in counted)
     best = counts.most_common(1)[0][0]
     return np.frombuffer(best, dtype=task.targets[0].dtype)

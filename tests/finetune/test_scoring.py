@@ -89,6 +89,13 @@ def test_the_majority_baseline(scored: tuple[Path, Path]) -> None:
         assert scorer.score(held_out[name], None, most_frequent_target(training[name])).majority == share
 
 
+def test_the_majority_of_a_sorted_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("finetune.scoring.TRAINING_TARGETS_COUNTED", 50)
+    targets = [np.array([4 if place < 100 else 5, 2]) for place in range(1000)]
+    sizes = np.full(1000, 2, dtype=np.int32)
+    assert most_frequent_target(TaskExamples("t", "d", targets, targets, sizes, sizes)).tolist() == [5, 2]
+
+
 def test_nan_logits_are_no_score(scored: tuple[Path, Path]) -> None:
     data, directory = scored
     scorer = Scorer(str(directory), data)
