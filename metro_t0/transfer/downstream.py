@@ -7,15 +7,22 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from metro_t0.data.pairs import Pair
 from metro_t0.errors import UserError, unknown
 from metro_t0.files import atomic_path
 from metro_t0.prompts.datasets import load_rows
+from metro_t0.shapes import expect
 
 Row = Mapping[str, Any]
 NON_WORD = re.compile(r"([^\w\s])")
+
+
+class Answers(TypedDict):
+    """SQuAD's column `answers`, as `datasets` has it."""
+
+    text: list[str]
 
 
 def summarization(row: Row) -> Pair:
@@ -87,16 +94,9 @@ def pairs(task: Downstream, rows: Iterable[Row]) -> Iterable[Pair]:
                 f"{task.dataset}: row {number} has no column {missing[0]} (it has {', '.join(row)}); "
                 f"this task needs {', '.join(task.fields)}"
             )
-        empty = [field for field in task.fields if row[field] is None]
-        if empty:
-            raise UserError(f"{task.dataset}: row {number} has nothing in column {empty[0]}; leave such rows out")
-        try:
-            pair = task.convert(row)
-        except (AttributeError, KeyError, TypeError):
-            raise UserError(
-                f"{task.dataset}: row {number} is not of the data set's form; columns {', '.join(task.fields)} must "
-                'hold texts (answers of squad: {"text": [texts]})'
-            ) from None
+        for field in task.fields:
+            expect(row[field], Answers if field == "answers" else str, f"{task.dataset}: row {number}: {field}")
+        pair = task.convert(row)
         if not pair.references:
             raise UserError(f"{task.dataset}: row {number} has no answer; leave out rows whose answers are hidden")
         yield pair

@@ -171,9 +171,11 @@ def test_downstream_rows():
         convert("webqsp", {"question": "x"})
     with pytest.raises(UserError, match="row 1 has no answer"):  # SQuAD 2, and test splits
         convert("squad", {**squad, "answers": {"text": []}})
-    with pytest.raises(UserError, match="row 1 is not of the data set's form"):  # SQuAD's own JSON
+    with pytest.raises(UserError, match="row 1: answers: must be a mapping"):  # SQuAD's own JSON
         convert("squad", {**squad, "answers": [{"text": "she"}]})
-    with pytest.raises(UserError, match="row 1 has nothing in column knowledge"):
+    with pytest.raises(UserError, match="row 1: answers: text: must be a list, is 'she'"):
+        convert("squad", {**squad, "answers": {"text": "she"}})
+    with pytest.raises(UserError, match="row 1: knowledge: must be text, is nothing"):
         convert("mtop", {**parse, "knowledge": None})
 
 
