@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from hf_helpers import randomized
 from transformers import T5Config, T5ForConditionalGeneration
 from transformers.activations import ACT2FN
 
+from metro_t0.hf.export import to_hugging_face
 from metro_t0.hf.stock_t5 import FEED_FORWARD, from_stock_t5, is_stock_t5, to_stock_t5
 from metro_t0.modeling import PRESETS, MetroT5, ModelConfig, preset
 from metro_t0.modeling.layers import ACTIVATIONS
@@ -47,6 +49,42 @@ def test_same_logits(activation: str, gated: bool, tied: bool, tmp_path: Path) -
     assert config_back.replace(attention_dropout=config.attention_dropout) == config
     assert state_back.keys() == state.keys()
     assert all(torch.equal(state_back[name], tensor) for name, tensor in state.items())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"num_beams": 4, "num_return_sequences": 3, "length_penalty": 2.0, "early_stopping": True},
+        {"num_beams": 2, "no_repeat_ngram_size": 2, "use_cache": False},
+        {"do_sample": True, "top_k": 10, "temperature": 0.7, "num_return_sequences": 2},
+        {"do_sample": True, "num_beams": 3},
+        {"decoder_input_ids": torch.tensor([[2, 7, 8]] * 3)},
+        {"min_new_tokens": 5, "repetition_penalty": 1.5},
+        {"forced_bos_token_id": 9, "prefix_allowed_tokens_fn": lambda row, ids: [5, 6, 7, 2], "num_beams": 2},
+        {"prompt_lookup_num_tokens": 3},
+    ],
+    ids=lambda options: "-".join(options) or "greedy",
+)
+def test_every_way_of_generating_gives_the_same(options: dict[str, Any], tmp_path: Path) -> None:
+    """Also with padding on either side. (transformers' own T5 generates with equal depths only.)"""
+    config = preset("t5_tiny", **SIZES | {"encoder_layers": 3}, activation="relu", gated_ffn=False)
+    model = randomized(MetroT5(config, pad_id=1), deviation=0.35)
+    to_stock_t5(config, {f"main.{name}": tensor for name, tensor in model.main.state_dict().items()}).save_pretrained(
+        tmp_path
+    )
+    source = torch.randint(4, 60, (3, 20), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(source)
+    mask[1, 12:] = mask[2, :5] = 0
+    if "prompt_lookup_num_tokens" in options:  # of one text
+        source, mask = source[:1], mask[:1]
+    batch = {"input_ids": source.masked_fill(mask == 0, 1), "attention_mask": mask, "max_new_tokens": 12}
+    special = {"decoder_start_token_id": 2, "eos_token_id": 2, "pad_token_id": 1}
+    found = []
+    for each in (to_hugging_face(model).eval(), T5ForConditionalGeneration.from_pretrained(tmp_path)):
+        torch.manual_seed(0)
+        found.append(each.generate(**batch, **special, **options).tolist())
+    assert found[0] == found[1]
 
 
 @torch.no_grad()
