@@ -13,7 +13,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from metro_t0.claims import REMEDY, check_dictionary, check_owner, lock
-from metro_t0.data.mixture_files import MIXTURE_FILE, SETTINGS_FILE, side_prefixes
+from metro_t0.data.mixture_files import MIXTURE_FILE, SETTINGS_FILE, is_written, side_prefixes
 from metro_t0.errors import UserError
 from metro_t0.files import atomic_path, read_json, write_json, write_text
 from metro_t0.progress import progress
@@ -23,6 +23,8 @@ from metro_t0.synthetic.stream import SPLITS, Split, TaskMixture, TaskStream
 from metro_t0.synthetic.vocabulary import SyntheticVocabulary, load_vocabulary
 
 MANIFEST = "manifest.json"
+DUPLICATES = "duplicates"
+"""In the manifest, written last: how many examples of each task were left out."""
 FRUITLESS_BLOCKS = 100
 LINE = re.compile(r"^\[(\d+(?:, \d+)*)?\]\t\[(\d+(?:, \d+)*)?\]$")
 Row = tuple[list[int], list[int]]
@@ -38,6 +40,7 @@ def generate(
 ) -> dict[str, int]:
     """Write every task of a mixture; return duplicates left out per task. Files appear whole or not at all.
 
+    Where all of them are there already, nothing is done.
     counts: examples per task of each split. deduplicate: of examples with one source the first is kept, and drawing
     goes on until there are enough.
     """
@@ -46,25 +49,36 @@ def generate(
     write = {"fairseq": _write_fairseq, "tsv": _write_tsv, "parquet": _write_parquet}[kind]
     dropped = {stream.task.name: 0 for stream in mixture.streams}
     dictionary = dict_text(mixture.vocabulary)
+    parts = [
+        (stream, split, path_of(directory, kind, split, stream.task.name))
+        for stream, split in itertools.product(mixture.streams, counts)
+    ]
     with lock(directory):
         if (directory / MANIFEST).is_file():
-            check_owner(directory, read_json(directory / MANIFEST), manifest)
+            before = read_json(directory / MANIFEST, dict[str, Any])
+            duplicates: dict[str, int] | None = before.pop(DUPLICATES, None)
+            check_owner(directory, before, manifest)
+            if duplicates is not None and all(_is_there(path, kind) for _, _, path in parts):
+                return duplicates
         elif (directory / SETTINGS_FILE).is_file():
             raise UserError(f"{directory}: holds a mixture of metro-t0-prompts build; {REMEDY}")
         else:
             check_dictionary(directory, hashlib.sha256(dictionary.encode()).hexdigest())
-        for stream, (split, count) in itertools.product(mixture.streams, counts.items()):
-            blocks = _selected(stream, split, count, deduplicate, dropped)
-            blocks = progress(blocks, f"{stream.task.name} {split}", -(-count // BLOCK), "blocks")
-            path = path_of(directory, kind, split, stream.task.name)
+        for stream, split, path in parts:
+            blocks = _selected(stream, split, counts[split], deduplicate, dropped)
+            blocks = progress(blocks, f"{stream.task.name} {split}", -(-counts[split] // BLOCK), "blocks")
             path.parent.mkdir(parents=True, exist_ok=True)
             write(path, blocks, mixture.vocabulary.eos)
         write_text(directory / "dict.txt", dictionary)
-        write_json(directory / MANIFEST, manifest)
         if kind == "fairseq" and mixture.vocabulary.bos is not None:
             # What the fairseq task `prompt_finetuning` reads. With T5's ids it would take its </s> for padding.
             write_json(directory / MIXTURE_FILE, {"tasks": _task_entries(mixture, counts["train"])})
+        write_json(directory / MANIFEST, {**manifest, DUPLICATES: dropped})
     return dropped
+
+
+def _is_there(path: Path, kind: Format) -> bool:
+    return is_written(path) if kind == "fairseq" else path.is_file()
 
 
 def _task_entries(mixture: TaskMixture, examples: int) -> list[dict[str, Any]]:

@@ -42,6 +42,21 @@ def test_generate_and_verify(tmp_path, capsys, kind):
             assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()
 
 
+@pytest.mark.parametrize("kind", ["fairseq", "tsv"])
+def test_the_finished_command_does_nothing_and_a_missing_file_is_made_again(tmp_path, capsys, kind):
+    def files():
+        return {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+
+    assert generate(tmp_path, "--format", kind, "--deduplicate") == 0
+    before, printed = files(), capsys.readouterr().out
+    assert "duplicate sources left out" in printed
+    assert generate(tmp_path, "--format", kind, "--deduplicate") == 0
+    assert (files(), capsys.readouterr().out) == (before, printed)
+    next((tmp_path / "train").glob("set.*")).unlink()
+    assert generate(tmp_path, "--format", kind, "--deduplicate") == 0
+    assert files().keys() == before.keys()
+
+
 def test_fairseq_files_are_what_the_prompt_stage_reads(tmp_path):
     from metro_t0.prompts.mixing import load_task_examples
 
