@@ -181,9 +181,8 @@ def main() -> None:
     args.model["compile_layers"] = args.compile
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-    alone = None if "RANK" in os.environ else dist.TCPStore("localhost", 0, 1, is_master=True)
-    place = {"store": alone, "rank": 0, "world_size": 1} if alone else {}
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", **place)
+    join = {} if "RANK" in os.environ else {"store": dist.TCPStore("localhost", 0, 1, True), "rank": 0, "world_size": 1}
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", **join)
     (run := Run(args)).resume()
     while run.update < (end := args.stop_at or args.updates):
         losses = run.step()
