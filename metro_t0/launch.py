@@ -9,6 +9,7 @@ The process becomes fairseq's (`exec`), so signals, exit status and torchrun's e
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -114,7 +115,7 @@ def train_command(config: str, overrides: Sequence[str]) -> list[str]:
     return [
         # -P: the user's folder is not searched for modules, so a folder named like an installed package is harmless.
         sys.executable, "-P", "-m", main_module, "--config-dir", str(directory), "--config-name", name,
-        _search_path(), f"common.user_dir={plugin_directory()}", *overrides,
+        _search_path(), f"common.user_dir={_quoted(str(plugin_directory()))}", *overrides,
     ]  # fmt: skip
 
 
@@ -124,6 +125,8 @@ def find_config(config: str) -> tuple[Path, str]:
         path = Path(config).resolve()
         if not path.is_file():
             raise UserError(f"{config}: no such file")
+        if path.suffix != ".yaml":
+            raise UserError(f"{config}: call it {path.stem}.yaml; hydra reads no other ending")
         return path.parent, path.stem
     names = list(shipped_configs())
     found = [name for name in names if config in (name, name.partition("/")[2])]
@@ -166,7 +169,13 @@ def check_required(name: str, composed: DictConfig, overrides: Sequence[str]) ->
 
 def _search_path() -> str:
     """Own configs may name shipped ones in their defaults list."""
-    return f"hydra.searchpath=[file://{config_directory()}]"
+    return f"hydra.searchpath=[{_quoted(f'file://{config_directory()}')}]"
+
+
+def _quoted(path: str) -> str:
+    """A path in the quotes of hydra's grammar of overrides: outside of them, brackets and commas mean something."""
+    escaped = re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + found[2].replace("'", r"\'"), path)
+    return f"'{escaped}'"
 
 
 if __name__ == "__main__":

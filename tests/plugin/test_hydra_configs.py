@@ -13,6 +13,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from metro_t0 import launch
+from metro_t0.errors import UserError
 from metro_t0.launch import DEFAULTS, config_directory, find_config, shipped_configs, train_command
 
 SHRINK = [
@@ -102,6 +104,22 @@ def test_an_own_file_changes_only_what_it_says(tmp_path: Path) -> None:
     assert mine.optimization.max_update == 7
     shipped.optimization.max_update = shipped.criterion.max_update = 7  # the criterion reads it from there
     assert mine == shipped
+
+
+def test_an_own_file_ends_in_yaml(tmp_path: Path) -> None:
+    (tmp_path / "mine.yml").write_text("defaults: [/pretraining/metro_t5_demo@_global_, _self_]\n")
+    with pytest.raises(UserError, match=r"mine.yml: call it mine.yaml"):
+        find_config(str(tmp_path / "mine.yml"))
+
+
+def test_the_plugin_may_lie_in_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hydra's overrides have a grammar of their own."""
+    place = tmp_path / "it's {one} [copy] (2), b \\"
+    place.symlink_to(launch.plugin_directory())
+    monkeypatch.setattr(launch, "plugin_directory", lambda: place)
+    made = composed("metro_t5_demo", ["task.data=nowhere"])
+    assert made.common.user_dir == str(place)
+    assert made.model._name == "metro_t5_demo"
 
 
 @pytest.fixture
