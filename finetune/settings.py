@@ -71,7 +71,7 @@ class ScoreSettings:
 class BuildSettings(PromptSettings):
     """How rows become token files."""
 
-    tokenizer: Path = tokenizer_option(help="directory of the tokenizer (dict.txt and tokenizer.json or sp.model)")
+    tokenizer: Path = tokenizer_option()
     source: PromptSource = option(
         "promptsource", "render templates over rows, or take the ready-rendered examples of bigscience/P3"
     )

@@ -34,7 +34,7 @@ def only_option(of: str) -> Any:
 DATA_HELP = "local data sets as NAME[/SUBSET]/SPLIT.{jsonl,jsonl.gz,parquet}, searched before the hub"
 TEMPLATES_HELP = "template files as NAME[/SUBSET]/templates.yaml, searched before promptsource's"
 MODEL_HELP = "directory or hub id of a Hugging Face sequence-to-sequence model"
-VOCABULARY_HELP = "directory of the vocabulary (dict.txt, tokenizer.json)"
+VOCABULARY_HELP = "directory of the vocabulary (dict.txt with tokenizer.json or sp.model)"
 MOST_WORKERS = max(64, 4 * (os.cpu_count() or 1))
 """More processes than this only fight for the cores and the memory."""
 

@@ -17,6 +17,7 @@ from metro_t0.synthetic import storage
 from metro_t0.synthetic import tasks as synthetic_tasks
 from metro_t0.synthetic.cli import main
 from metro_t0.synthetic.vocabulary import compact_vocabulary
+from metro_t0.tokenization import Tokenizer
 from metro_t0.tokenization.settings import BpeSettings
 from metro_t0.tokenization.training import train_bpe
 from metro_t0.transfer.downstream import DOWNSTREAM_TASKS, pairs
@@ -195,14 +196,13 @@ def test_downstream_rows():
 
 
 def test_downstream_command_on_real_data(real_data, tmp_path):
-    (tmp_path / "vocab").mkdir()
-    for name in ("dict.txt", "tokenizer.json"):
-        (tmp_path / "vocab" / name).write_text("")
-    where = ["--data-dir", str(real_data / "tasks"), "--tokenizer", str(tmp_path / "vocab")]
+    where = ["--data-dir", str(real_data / "tasks"), "--tokenizer", str(real_data / "vocab" / "vocab_32k")]  # sp.model
     assert main(["downstream", "code_translation", *where, "--splits", "test", "--output", str(tmp_path / "out")]) == 0
     rows = [json.loads(line) for line in (tmp_path / "out" / "test.jsonl").read_text().splitlines()]
     assert len(rows) == 1000
     assert rows[0]["references"] == [rows[0]["target"]]
+    assert len(Tokenizer.load(tmp_path / "out")) == 32_768
+    assert (tmp_path / "out" / "tokenizer.json").is_file()
 
 
 def test_norm_figure(tmp_path):
