@@ -4,8 +4,8 @@
 #   mkdir -p runs    # where the log goes; Slurm does not make it
 #   sbatch --nodes 8 scripts/cluster/slurm.sh metro_t5_base DATA [hydra overrides]
 #
-# The job asks to be requeued and continues from checkpoint_last.pt, so a time limit or a lost node costs at most
-# `checkpoint.save_interval_updates` updates.
+# After a lost node Slurm starts the job again, after a time limit submit it again: it continues from checkpoint_last.pt,
+# so that at most `checkpoint.save_interval_updates` updates are lost.
 #SBATCH --job-name metro-t0
 #SBATCH --nodes 1
 #SBATCH --ntasks-per-node 1
