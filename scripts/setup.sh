@@ -18,7 +18,9 @@ esac
 fits() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; }
 
 find_python() {
-    for candidate in ${PYTHON:-python3.12 python3.11 python3}; do
+    local candidate candidates=(python3.12 python3.11 python3)
+    [ -z "${PYTHON:-}" ] || candidates=("$PYTHON")
+    for candidate in "${candidates[@]}"; do
         if fits "$candidate"; then echo "$candidate"; return; fi
     done
     echo "setup: Python 3.11 or 3.12 is needed; set PYTHON to its path" >&2
@@ -30,7 +32,7 @@ stamp() {
     local file=".venv/.installed-$1"; shift
     current=$(cat "$@" | sha256sum | cut -d' ' -f1)
     stamp_file=$file
-    [ -f "$file" ] && [ "$(cat "$file")" = "$current" ]
+    [ -f "$file" ] && [ "$(cat "$file")" = "$current" ] || { rm -f "$file"; return 1; }
 }
 
 # pip's own progress bars on a terminal; in a log the packages as they come, and the time.
@@ -44,7 +46,7 @@ install() {
     echo "setup: done in $((SECONDS - begin)) s"
 }
 
-if [ ! -x .venv/bin/python ]; then
+if ! .venv/bin/python -c 'import pip' 2>/dev/null; then  # a killed run may have left a Python without it
     python=$(find_python)
     echo "setup: making .venv with $("$python" --version)"
     "$python" -m venv .venv
