@@ -1,7 +1,7 @@
 """Pretrain METRO-T5 with torch alone: model, masks, batches, losses and schedule of `metro-t0-train`, without fairseq.
 
   torchrun --nproc_per_node 8 examples/plain_torch.py data-bin --preset base --save runs/plain --bf16 --compile --shard
-  python examples/plain_torch.py data-bin --preset tiny --save runs/tiny --updates 1000 --model dropout=0.0
+  python examples/plain_torch.py data-bin --preset tiny --save runs/tiny --updates 1000 --warmup 100 --model dropout=0.0
 
 data-bin is a directory of `metro-t0-data binarize`. Without --shard every process holds the whole model (DDP), with it
 a share (FSDP2, `fully_shard`). The same command again continues from the newest checkpoint in --save, to the bit on one

@@ -3,7 +3,7 @@
 - A damaged checkpoint is reported in one line that says what to do, instead of a traceback out of the unpickler.
 - With several processes rank 0 reads and sends; fairseq sends a pickle of its config's classes, which torch refuses to
   load. Here plain values and tensors travel, and nothing else is loaded.
-- A Hugging Face directory stands for the checkpoint that `metro-t0-convert hf` would make of it.
+- A Hugging Face directory stands for the checkpoint that `metro-t0-convert to-fairseq` would make of it.
 - The copy checkpoint_last.pt of a new checkpoint gets its name once it is whole, so that a kill cannot cut it.
 """
 
