@@ -17,11 +17,13 @@ from metro_t0.files import read_json, write_json, write_text
 
 DISTRIBUTION = "metro-t0"
 MODEL_MODULE = "metro_t0.hf.modeling"
+CONFIG_MODULE = "metro_t0.hf.configuration"
 PIPELINE_MODULE = "metro_t0.hf.pipeline"
 HEADS_MODULE = "metro_t0.hf.task_heads"
+ROOTS = (MODEL_MODULE, PIPELINE_MODULE, HEADS_MODULE)
 IMPORT = re.compile(r"^from (metro_t0[\w.]*) import ", flags=re.MULTILINE)
 AUTO_CLASSES = {
-    "AutoConfig": ("metro_t0.hf.configuration", "MetroT5Config"),
+    "AutoConfig": (CONFIG_MODULE, "MetroT5Config"),
     "AutoModel": (MODEL_MODULE, "MetroT5Model"),
     "AutoModelForSeq2SeqLM": (MODEL_MODULE, "MetroT5ForConditionalGeneration"),
     "AutoModelForTextEncoding": (MODEL_MODULE, "MetroT5EncoderModel"),
@@ -38,7 +40,8 @@ def write_code(directory: Path) -> list[str]:
     for module, source in module_sources().items():
         names.append(f"{flat_name(module)}.py")
         header = f"# Copied from {module} of metro-t0 {version(DISTRIBUTION)}; change it there.\n"
-        write_text(directory / names[-1], header + IMPORT.sub(_relative, source))
+        footer = _pointers() if module == CONFIG_MODULE else ""
+        write_text(directory / names[-1], header + IMPORT.sub(_relative, source) + footer)
     config = read_json(directory / "config.json")
     config["auto_map"] = {auto: f"{flat_name(module)}.{name}" for auto, (module, name) in AUTO_CLASSES.items()}
     config["custom_pipelines"] = {
@@ -49,10 +52,18 @@ def write_code(directory: Path) -> list[str]:
     return names
 
 
+def _pointers() -> str:
+    """Imports that never run: transformers saves a model with the files that its class's module imports, no others.
+
+    Every class imports the configuration, so that from there all files are found that config.json points to.
+    """
+    return "\n\nif False:\n" + "".join(f"    from .{flat_name(module)} import *  # noqa\n" for module in ROOTS)
+
+
 def module_sources() -> dict[str, str]:
     """Model, pipeline and all modules of this package that they import, directly or not: name -> source."""
     sources: dict[str, str] = {}
-    waiting = [MODEL_MODULE, PIPELINE_MODULE, HEADS_MODULE]
+    waiting = [*ROOTS]
     while waiting:
         name = waiting.pop()
         if name not in sources:

@@ -73,6 +73,9 @@ def test_loads_and_computes_the_same_without_the_package(directory: Path, tmp_pa
     assert [line for line in done.stderr.splitlines() if "torchao" not in line and "_pytree" not in line] == []
     found = json.loads(done.stdout)
     assert found["own"] == []
+    saved = json.loads((tmp_path / "again" / "config.json").read_text(encoding="utf-8"))
+    pointers = [*saved["auto_map"].values(), *(made["impl"] for made in saved["custom_pipelines"].values())]
+    assert {f"{pointer.partition('.')[0]}.py" for pointer in pointers} <= set(os.listdir(tmp_path / "again"))
     assert found["classes"] == ["MetroT5ForConditionalGeneration", "MetroT5Model", "MetroT5ForConditionalGeneration"]
 
     model = AutoModelForSeq2SeqLM.from_pretrained(directory)
