@@ -5,6 +5,7 @@ Shapes: B batch, S source length, T target length, D model width, V vocabulary.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -146,6 +147,16 @@ class MetroT5PreTrainedModel(PreTrainedModel):
         for module in self.modules():
             if isinstance(module, Attention):
                 module.backend = "eager" if name == "eager" else "sdpa"
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *arguments: Any, **settings: Any) -> None:
+        """As in transformers. Raises ValueError where the stacks have token tables that differ: loading keeps one."""
+        first, *others = [module.tokens.weight for module in self.modules() if isinstance(module, Embeddings)]
+        if any(other is not first and not torch.equal(other, first) for other in others):
+            raise ValueError(
+                "encoder and decoder have token tables of their own now, which a directory does not keep; to train "
+                "tokens with PEFT use trainable_token_indices=[ids] instead of modules_to_save"
+            )
+        super().save_pretrained(save_directory, *arguments, **settings)
 
     @property
     def encoder(self) -> EncoderInterface:

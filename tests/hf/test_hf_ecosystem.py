@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -101,6 +103,28 @@ def test_lora(model: MetroT5ForConditionalGeneration, batch: dict[str, torch.Ten
     changed = {name for name, tensor in merged.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed
     assert all(name.endswith((".q.weight", ".v.weight")) for name in changed)
+
+
+def test_token_tables_that_an_adapter_trained_apart_are_not_saved_as_one(
+    model: MetroT5ForConditionalGeneration, batch: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    peft = pytest.importorskip("peft")
+    decoder = {"decoder_input_ids": torch.tensor([[2, 40], [2, 7]])}
+
+    def trained(**settings: Any) -> Any:
+        lora = peft.LoraConfig(task_type="SEQ_2_SEQ_LM", target_modules=["q"], r=2, **settings)
+        adapted = peft.get_peft_model(copy.deepcopy(model), lora)
+        adapted(**batch, labels=torch.tensor([[40, 9, 2], [7, 8, 2]])).loss.backward()
+        torch.optim.SGD([p for p in adapted.parameters() if p.requires_grad], lr=1.0).step()
+        return adapted.merge_and_unload().eval()
+
+    with pytest.raises(ValueError, match="token tables of their own"):
+        trained(modules_to_save=["tokens"]).save_pretrained(tmp_path / "apart")
+    merged = trained(trainable_token_indices=[7, 9, 40])
+    merged.save_pretrained(tmp_path / "one")
+    again = MetroT5ForConditionalGeneration.from_pretrained(tmp_path / "one")
+    assert not torch.equal(again(**batch, **decoder).logits, model.eval()(**batch, **decoder).logits)
+    assert torch.equal(again(**batch, **decoder).logits, merged(**batch, **decoder).logits)
 
 
 @pytest.mark.parametrize(
