@@ -7,18 +7,21 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ablation.plan import Plan
 from ablation.steps import Job, finetune_command, pretrain_command, save_interval
+from metro_t0.claims import check_owner
 from metro_t0.data.mixture_files import MIXTURE_FILE
 from metro_t0.errors import UserError
-from metro_t0.files import sha256_of
+from metro_t0.files import read_json, sha256_of
 
 FIRST_ARGUMENT = 3  # after python -m fairseq_cli.train
 
 
 def check_plan(plan: Plan, jobs: Sequence[Job]) -> None:
     """Compare files, dictionaries, options of fairseq and evaluation tasks. Raises `UserError` at the first defect."""
+    _check_variants(jobs)
     _check_files(plan)
     _check_dictionaries(plan)
     if not plan.pretraining_only:
@@ -26,6 +29,14 @@ def check_plan(plan: Plan, jobs: Sequence[Job]) -> None:
         _check_tasks(plan)
     _check_parts(jobs)
     _check_training_options(jobs)
+
+
+def _check_variants(jobs: Sequence[Job]) -> None:
+    """Finished steps are of the variant as it was; one whose options were edited since is another variant."""
+    for job in jobs:
+        if job.variant_file.is_file():
+            before = read_json(job.variant_file, dict[str, Any])
+            check_owner(job.directory, before, job.variant.as_json(), "give the changed variant another name")
 
 
 def _check_files(plan: Plan) -> None:

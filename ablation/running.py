@@ -134,8 +134,10 @@ def run_jobs(jobs: Sequence[Job], per_device: int = 1) -> dict[str, str]:
 def run_job(job: Job, device: Device) -> None:
     """All steps of a job that are not done. fairseq itself resumes a step from its last checkpoint."""
     updates = 0
+    write_json(job.variant_file, job.variant.as_json())
     if job.variant.pretraining:
-        updates = round(job.variant.budget * (job.plan.updates or _updates_in_hours(job, device)))
+        # At least one: fairseq takes 0 for no limit.
+        updates = max(1, round(job.variant.budget * (job.plan.updates or _updates_in_hours(job, device))))
         _run_step(job, device, "pretrain", pretrain_command(job, device.visible, updates), {"updates": updates})
     if job.plan.pretraining_only:
         return

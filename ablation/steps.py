@@ -39,6 +39,11 @@ class Job:
         return self.directory if self.part == 1 else self.directory / f"after_{100 * self.part:g}"
 
     @property
+    def variant_file(self) -> Path:
+        """The variant's options that the job's steps were run with."""
+        return self.directory / "variant.json"
+
+    @property
     def pretraining_log(self) -> Path:
         """Output of pretraining."""
         return self.directory / "pretrain.log"

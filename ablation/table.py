@@ -11,6 +11,7 @@ from typing import Any
 from ablation.steps import Job
 from ablation.variants import MIXTURES, Variant
 from metro_t0.analysis.figures import write_csv
+from metro_t0.errors import UserError
 from metro_t0.files import read_json, write_text
 from metro_t0.tables import markdown_table, print_table
 
@@ -49,9 +50,11 @@ def collect(jobs: Sequence[Job]) -> tuple[list[Row], dict[str, dict[str, float]]
     """Rows of the variants that have at least one finished seed, and the trivial predictors (percent by task)."""
     rows = []
     trivial: dict[str, dict[str, float]] = {}
+    finished = [job for job in jobs if (job.work / "evaluate.done.json").is_file()]
+    _check_tasks(finished)
     for variant in dict.fromkeys(job.variant.name for job in jobs):
         mine = [job for job in jobs if job.variant.name == variant]
-        done = [job for job in mine if (job.work / "evaluate.done.json").is_file()]
+        done = [job for job in mine if job in finished]
         summaries = [read_json(job.results / "summary.json") for job in done]
         if not summaries:
             continue
@@ -65,6 +68,17 @@ def collect(jobs: Sequence[Job]) -> tuple[list[Row], dict[str, dict[str, float]]
             found = {name: 100 * task[key] for name, task in summaries[0]["tasks"].items() if key in task}
             trivial |= {title: found} if found else {}
     return rows, trivial
+
+
+def _check_tasks(jobs: Sequence[Job]) -> None:
+    """Averages over different tasks compare nothing. Raises `UserError`: data were added between two evaluations."""
+    tasks = {job.work: set(read_json(job.results / "summary.json")["tasks"]) for job in jobs}
+    for work, own in tasks.items():
+        if lacking := set[str]().union(*tasks.values()) - own:
+            raise UserError(
+                f"{work}/eval: lacks task {min(lacking)}, which other variants or seeds have; remove it and "
+                "evaluate.done.json beside it, and give the same command again"
+            )
 
 
 def updates_of(job: Job) -> int:

@@ -29,6 +29,10 @@ class Variant:
     budget: float = 1.0
     """Pretraining updates as a multiple of the plan's: a cheaper objective gets more for equal time."""
 
+    def as_json(self) -> dict[str, Any]:
+        """What the results depend on: all but how the table shows them."""
+        return {"options": self.options, "pretraining": self.pretraining, "budget": self.budget}
+
     @property
     def arguments(self) -> list[str]:
         """The options as command-line arguments."""

@@ -261,6 +261,34 @@ def test_a_directory_belongs_to_one_experiment(tmp_path: Path) -> None:
             make_plan(tmp_path, **budget)
 
 
+def test_a_variant_that_was_edited_since_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ablation.checks import check_plan
+    from ablation.running import make_jobs, run_jobs
+    from ablation.variants import choose, load_variants
+
+    path = tmp_path / "mine.yaml"
+    made = []
+    for ratio, title in ((0.3, "thirty"), (0.3, "30%"), (0.4, "30%")):
+        path.write_text(f"mine: {{title: {title}, options: {{task: metro_pretraining, mask-ratio: {ratio}}}}}")
+        made.append(make_jobs(make_plan(tmp_path), choose(load_variants(path), ["mine"]), 1, tmp_path / "out"))
+    replace_commands(monkeypatch, set())
+    assert run_jobs(made[0]) == {}
+    with pytest.raises(UserError, match=r"train\.bin: no such"):  # another title is none of its settings
+        check_plan(make_plan(tmp_path), made[1])
+    with pytest.raises(UserError, match="give the changed variant another name"):
+        check_plan(make_plan(tmp_path), made[2])
+
+
+def test_a_budget_is_one_update_at_least(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ablation.running import make_jobs, run_jobs
+    from ablation.variants import Variant
+
+    replace_commands(monkeypatch, set())
+    (job,) = make_jobs(make_plan(tmp_path, updates=1), [Variant("less", "less", {}, budget=0.4)], 1, tmp_path / "out")
+    assert run_jobs([job]) == {}
+    assert json.loads((job.directory / "pretrain.done.json").read_text())["updates"] == 1
+
+
 def finish(job: Any, copa: float, rte: float) -> None:
     job.results.mkdir(parents=True)
     tasks = {
@@ -296,6 +324,12 @@ def test_table_has_means_and_deviations_over_seeds_and_the_paper_beside(tmp_path
     assert "copy" not in markdown.read_text()
     assert "Average over 2 tasks; the paper's is over 11." in lines[0]
     assert data.read_text().startswith("variant,seeds,average,copa,rte,paper T0,paper T0+,paper T0++\n")
+    summary = jobs[0].results / "summary.json"
+    fewer = json.loads(summary.read_text())
+    del fewer["tasks"]["rte"]
+    summary.write_text(json.dumps(fewer))
+    with pytest.raises(UserError, match="metro/seed1/eval: lacks task rte"):
+        write_table(jobs, tmp_path / "out")
 
 
 @pytest.fixture(scope="module")
