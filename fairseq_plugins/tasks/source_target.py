@@ -142,8 +142,7 @@ class WholeDataset(FairseqDataset):
         """fairseq's batches, and what it left out as the last. An example longer than `max_tokens` ends the run."""
         if not len(indices):
             return []
-        longest = int(self.num_tokens_vec(indices).max())
-        if max_tokens and longest > max_tokens:
+        if max_tokens and (longest := int(self.num_tokens_vec(indices).max())) > max_tokens:
             limit = f"a batch has at most {max_tokens} tokens, but examples have up to {longest}"
             refuse(f"{limit}: raise --max-tokens (--max-tokens-valid for validation)")
         batches = list(super().batch_by_size(indices, max_tokens, *arguments, **settings))
