@@ -9,9 +9,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from metro_t0.analysis.figures import BASELINE_COLOR, STYLE, look, new_figure, number_layers
+from metro_t0.analysis.figures import BASELINE_COLOR, STYLE, look, new_figure, number_layers, save
 from metro_t0.errors import UserError
-from metro_t0.files import atomic_path, write_text
 from metro_t0.transfer.roles import roles_of
 from metro_t0.transfer.weight_files import read_weights
 
@@ -31,8 +30,8 @@ def norm_means(tensors: Mapping[str, Tensor]) -> dict[tuple[str, str], list[floa
     return {place: [mean for _, mean in sorted(means)] for place, means in found.items()}
 
 
-def plot_norms(models: Mapping[str, Path], output: Path) -> None:
-    """Write the figure as PNG and its numbers as CSV (model, stack, site, layer, mean)."""
+def plot_norms(models: Mapping[str, Path], output: Path) -> list[Path]:
+    """Write the figure as PNG and SVG and its numbers as CSV (model, stack, site, layer, mean)."""
     means = {label: norm_means(read_weights(path)) for label, path in models.items()}
     for label, path in models.items():
         if not means[label]:
@@ -42,15 +41,13 @@ def plot_norms(models: Mapping[str, Path], output: Path) -> None:
         for (place, title), axes in zip(PANELS, figure.subplots(len(PANELS), 1), strict=True):
             _draw(axes, title, {label: found[place] for label, found in means.items()})
         figure.axes[0].legend()
-        with atomic_path(output) as temporary:
-            figure.savefig(temporary, format="png")
-    rows = [
-        f"{label},{stack},{site},{layer},{mean:.6f}"
-        for label, found in means.items()
-        for (stack, site), values in found.items()
-        for layer, mean in enumerate(values)
-    ]
-    write_text(output.with_suffix(".csv"), "\n".join(["model,stack,site,layer,mean", *rows]) + "\n")
+        rows = [
+            {"model": label, "stack": stack, "site": site, "layer": layer, "mean": f"{mean:.6f}"}
+            for label, found in means.items()
+            for (stack, site), values in found.items()
+            for layer, mean in enumerate(values)
+        ]
+        return save(figure, output, rows)
 
 
 def _draw(axes: Axes, title: str, means: Mapping[str, list[float]]) -> None:

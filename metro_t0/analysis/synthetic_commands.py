@@ -21,7 +21,7 @@ class PlotNorms(Command):
     models: tuple[str, ...] = option(
         help="fairseq checkpoint or Hugging Face directory", positional=True, metavar="LABEL=MODEL"
     )
-    output: Path = output_option(help="PNG to write; the CSV lies beside it", metavar="FILE")
+    output: Path = output_option(help="PNG to write; SVG and CSV lie beside it", metavar="FILE")
 
     def run(self) -> None:
         from metro_t0.analysis.norm_figure import plot_norms
@@ -29,8 +29,7 @@ class PlotNorms(Command):
         named = dict(item.split("=", 1) for item in self.models if "=" in item)
         if len(named) != len(self.models):
             raise UserError("give every model as LABEL=MODEL, with labels that differ")
-        plot_norms({label: Path(path) for label, path in named.items()}, self.output)
-        print(f"{self.output} and {self.output.with_suffix('.csv')}")
+        print(" and ".join(map(str, plot_norms({label: Path(path) for label, path in named.items()}, self.output))))
 
 
 class PlotSchemes(Command):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 
+MOST_TASK_BYTES = 180
+"""A task's name is the beginning of file names, which end at 255 bytes."""
 EMBEDDED_NAME = "embedded"
 """The name under which the data sets made from the embedded documentation corpus go (`embedded/SUBSET`)."""
 
@@ -32,5 +35,11 @@ class DatasetName:
 
 
 def task_name(dataset: DatasetName, template: str) -> str:
-    """T0's name of one template of one data set: whatever is no word character, digit or dot becomes `_`."""
-    return re.sub(r"[^\w.]+", "_", f"{dataset.task_prefix}_{template}")
+    """T0's name of one template of one data set: whatever is no word character, digit or dot becomes `_`.
+
+    What is too long for a file's name ends in a hash instead.
+    """
+    name = re.sub(r"[^\w.]+", "_", f"{dataset.task_prefix}_{template}")
+    if len(name.encode()) <= MOST_TASK_BYTES:
+        return name
+    return f"{name.encode()[:MOST_TASK_BYTES].decode(errors='ignore')}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"

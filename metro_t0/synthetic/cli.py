@@ -120,6 +120,8 @@ class Verify(Command):
             raise UserError(f"{self.path}: no such file or directory")
         if self.task is None or self.vocabulary is None:
             raise UserError(f"{self.path}: to check a single file, give --task and --vocabulary")
+        if len(parse_rates(self.task)) > 1:
+            raise UserError(f"--task {self.task}: a file holds the examples of one task")
         stream = StreamSettings(self.task, profile=self.profile, order=self.order, task_prefix=self.task_prefix)
         mixture = stream.mixture(load_vocabulary(self.vocabulary, parse_rates(self.task)))
         return verify_rows(self.path, read_tsv(self.path), mixture.streams[0])

@@ -124,6 +124,7 @@ synthetic verify nowhere
 synthetic verify text.txt
 synthetic verify tasks
 synthetic verify set.tsv --task set
+synthetic verify set.tsv --task set,lime --vocabulary t5
 synthetic init-stats metro --scheme nothing --output out
 synthetic init-stats nowhere --scheme per_param_scale --output out
 synthetic init-apply metro --output out

@@ -212,3 +212,11 @@ def test_task_names_are_t0s() -> None:
     assert task_name(DatasetName("super_glue", "wsc.fixed"), "Who or what is/are") == (
         "super_glue_wsc.fixed_Who_or_what_is_are"
     )
+
+
+def test_task_names_of_long_templates_fit_a_file_name_and_stay_apart() -> None:
+    names = [task_name(DatasetName("ag_news"), 100 * "\u984c" + end) for end in "ab"]
+    assert len(set(names)) == 2
+    for name in names:
+        assert name.startswith("ag_news_\u984c")
+        assert len(f"{name}.source.bin".encode()) < 210

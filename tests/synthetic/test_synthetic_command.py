@@ -213,7 +213,7 @@ def test_norm_figure(tmp_path):
         model.main.decoder.layers[2].cross_attention_norm.weight.fill_(0.25)
     (tmp_path / "dict.txt").write_text("a 1\n")
     write_checkpoint(tmp_path / "m.pt", model.config, model.state_dict(), tmp_path / "dict.txt")
-    assert main(["plot-norms", f"mine={tmp_path / 'm.pt'}", "--output", str(tmp_path / "norms.png")]) == 0
+    assert main(["plot-norms", f"mine={tmp_path / 'm.pt'}", "--output", str(tmp_path / "norms.csv")]) == 0
     rows = list(csv.DictReader((tmp_path / "norms.csv").open()))
     assert len(rows) == 12
     low = [row for row in rows if float(row["mean"]) != 1.0]
