@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from metro_t0.errors import UserError
+from metro_t0.errors import UserError, first_line
 
 
 def load_plain(path: Path, device: str = "cpu") -> Any:
@@ -44,8 +44,7 @@ def _load(path: Path, device: str, mmap: bool) -> Any:
         message = f"{path}: holds more than tensors and plain values ({wanted[1]}), so it is not loaded"
         raise UserError(message) from None
     except Exception as error:  # what damaged bytes make the reader raise is no fixed list
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path}: truncated or not a checkpoint ({reason})") from None
+        raise UserError(f"{path}: truncated or not a checkpoint ({first_line(error)})") from None
 
 
 BESIDE = "the newest intact one beside it is"

@@ -7,7 +7,7 @@ import re
 
 import torch
 
-from metro_t0.errors import UserError
+from metro_t0.errors import UserError, first_line
 
 NAME = re.compile(r"cpu|mps|cuda(:\d{1,3})?")
 
@@ -21,7 +21,7 @@ def choose_device(name: str | None) -> str:
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {name}: not usable here ({str(error).splitlines()[0]})") from None
+        raise UserError(f"--device {name}: not usable here ({first_line(error)})") from None
     return name
 
 

@@ -31,6 +31,11 @@ def one_line(text: str) -> str:
     return printable(" ".join(text.split()))
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what a library says, for a message of ours; the error's type where it says nothing."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """How an error message about an unknown name ends: the nearest known ones, or all where they are few, or nothing.
 

@@ -151,7 +151,7 @@ def trivial_baselines(
 
 def _piece_counts(dict_path: Path) -> list[int]:
     try:
-        lines = dict_path.read_text(encoding="utf-8").splitlines()
+        lines = dict_path.read_text(encoding="utf-8").split("\n")
         counts = [int(line.rsplit(" ", 1)[1]) for line in lines if line and not line.endswith("#fairseq:overwrite")]
     except FileNotFoundError:
         raise UserError(f"{dict_path}: no such file") from None

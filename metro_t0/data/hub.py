@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metro_t0.errors import UserError
+from metro_t0.errors import UserError, first_line
 
 PREFIX = "hf:"
 
@@ -50,8 +50,7 @@ def failures_named(spec: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # network, permission, damaged files: many types of several libraries
-        line = str(error).splitlines()[0] if str(error) else repr(error)
-        raise HubFailed(f"{spec}: cannot be read ({line})") from None
+        raise HubFailed(f"{spec}: cannot be read ({first_line(error)})") from None
 
 
 def local_state(spec: str) -> str | None:

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Literal
 
 from metro_t0.data import hub, python_docs
 from metro_t0.data.hub import HubData
-from metro_t0.errors import UserError
+from metro_t0.errors import UserError, first_line
 from metro_t0.files import read_json, write_json
 from metro_t0.text_files import COMPRESSIONS, open_bytes, open_text
 
@@ -224,7 +224,7 @@ def _parquet_rows(path: str, field: str) -> Iterator[Any]:
         try:
             table = parquet.ParquetFile(plain)
         except (pyarrow.ArrowException, OSError) as error:
-            raise UserError(f"{path}: not a parquet file ({error})") from None
+            raise UserError(f"{path}: not a parquet file ({first_line(error)})") from None
         if field not in table.schema_arrow.names:
             names = ", ".join(table.schema_arrow.names)
             raise UserError(f"{path}: no column {field!r}; --field is one of {names}")
@@ -232,4 +232,4 @@ def _parquet_rows(path: str, field: str) -> Iterator[Any]:
             for batch in table.iter_batches(batch_size=256, columns=[field]):
                 yield from batch.column(0).to_pylist()
         except (pyarrow.ArrowException, OSError) as error:
-            raise UserError(f"{path}: damaged ({str(error).splitlines()[0]}); fetch the file again") from None
+            raise UserError(f"{path}: damaged ({first_line(error)}); fetch the file again") from None

@@ -22,7 +22,7 @@ from transformers.utils import logging as transformers_logging
 
 import metro_t0.hf  # noqa: F401  registers the model type of this project with the Auto classes
 from metro_t0.checkpoint_files import load_plain
-from metro_t0.errors import UserError
+from metro_t0.errors import UserError, first_line
 from metro_t0.files import read_json
 from metro_t0.shapes import field
 
@@ -135,7 +135,7 @@ def _check_safetensors(file: Path) -> None:
         with safe_open(file, framework="pt") as opened:
             opened.keys()
     except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{file}: truncated or not a safetensors file ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{file}: truncated or not a safetensors file ({first_line(error)})") from None
 
 
 def _check_plain(file: Path) -> None:

@@ -11,10 +11,9 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor
 
-from metro_t0.errors import UserError
+from metro_t0.errors import UserError, first_line
 from metro_t0.files import read_json
 from metro_t0.hf.loading import directory_tensors
 from metro_t0.modeling import ModelConfig
@@ -40,8 +39,8 @@ def fetch(source: str) -> Path:
         raise UserError(f"{source}: neither a directory nor the name of a repository on the hub (OWNER/NAME)")
     try:
         return Path(snapshot_download(source, allow_patterns=list(FILES)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise UserError(f"{source}: not found on the hub, or no connection ({str(error).splitlines()[0]})") from None
+    except Exception as error:  # network, permission, a portal's page: many types of several libraries
+        raise UserError(f"{source}: not found on the hub, or no connection ({first_line(error)})") from None
 
 
 def read_release(directory: Path) -> tuple[ModelConfig, dict[str, Tensor]]:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from metro_t0.errors import UserError, nearest
+from metro_t0.errors import UserError, first_line, nearest
 from metro_t0.prompts.drift import Conversion, DriftError, check_rows, conversion
 from metro_t0.prompts.hub import HubPlace, HubSource, hub_source
 from metro_t0.prompts.names import DatasetName
@@ -230,5 +230,5 @@ def reason_of(error: Exception) -> str:
     """One line for an error of the hub's libraries."""
     if _is_rate_limit(error):
         return "the hub refuses more requests for now (429); wait some minutes, or log in with `hf auth login`"
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")[:300]
+    line = first_line(error)[:300]
     return line if isinstance(error, UserError | ValueError) else f"{type(error).__name__}: {line}"

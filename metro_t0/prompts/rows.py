@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from metro_t0.errors import UserError
+from metro_t0.errors import UserError, first_line
 from metro_t0.text_files import open_text, parse_json
 
 Row = dict[str, Any]
@@ -80,7 +80,7 @@ class ParquetRows(Sequence[Row]):
         try:
             return cls(convert(pq.read_table(path)))
         except (OSError, pa.ArrowInvalid) as error:
-            raise UserError(f"{path}: not a parquet file ({str(error).splitlines()[0]})") from None
+            raise UserError(f"{path}: not a parquet file ({first_line(error)})") from None
 
     def __len__(self) -> int:
         return int(self._table.num_rows)

@@ -14,7 +14,7 @@ import numpy as np
 
 from metro_t0.claims import REMEDY, check_dictionary, check_owner, lock
 from metro_t0.data.mixture_files import MIXTURE_FILE, SETTINGS_FILE, is_written, side_prefixes
-from metro_t0.errors import UserError
+from metro_t0.errors import UserError, first_line
 from metro_t0.files import atomic_path, read_json, write_json, write_text
 from metro_t0.progress import progress
 from metro_t0.synthetic.ragged import Examples
@@ -181,7 +181,7 @@ def read_rows(path: Path, kind: Format, stream: TaskStream) -> Iterator[Row]:
 
 def read_tsv(path: Path) -> Iterator[Row]:
     """Lines `[i1, i2, ...]<TAB>[o1, o2, ...]`, the layout of the authors' data."""
-    with open(path, encoding="utf-8", errors="replace") as stream:
+    with open(path, encoding="utf-8-sig", errors="replace") as stream:
         for number, line in enumerate(stream, 1):
             if not LINE.match(line.rstrip("\n")):
                 raise UserError(f"{path}: line {number} is not two lists of ids with a tab between them")
@@ -198,7 +198,7 @@ def _read_parquet(path: Path) -> Iterator[Row]:
             columns = (batch.column("source").to_pylist(), batch.column("target").to_pylist())
             yield from zip(*columns, strict=True)
     except (pa.ArrowInvalid, KeyError, OSError) as error:
-        raise UserError(f"{path}: not a parquet file of sources and targets ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{path}: not a parquet file of sources and targets ({first_line(error)})") from None
 
 
 def _read_fairseq(path: Path, end: int) -> Iterator[Row]:

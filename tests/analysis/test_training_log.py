@@ -71,7 +71,7 @@ def test_no_records_is_an_error(tmp_path: Path) -> None:
 
 
 def test_baselines_of_a_known_distribution(tmp_path: Path) -> None:
-    (tmp_path / "dict.txt").write_text("a 2\nb 1\nc 1\n")
+    (tmp_path / "dict.txt").write_text("a 2\nb\u2028 1\nc 1\n", encoding="utf-8")
     found = trivial_baselines(tmp_path / "dict.txt", replaced_share=0.25, replacement_rate=0.5)
     assert found["mlm_loss"] == pytest.approx(1.5 * math.log(2))
     assert found["mlm_accuracy"] == 0.5

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 import sentencepiece
 import torch
 from hf_helpers import TEXT
+from huggingface_hub import constants
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
@@ -198,3 +201,25 @@ def test_what_does_not_fit_is_refused(trained: Path, tmp_path: Path, capsys: pyt
     (tmp_path / "other" / "config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
     assert main(["release", str(tmp_path / "other"), "--output", str(tmp_path / "hf")]) == 2
     assert "model_type is 'bert'" in capsys.readouterr().err
+
+
+def test_a_page_in_the_place_of_the_hub_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Portal(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>Please log in to this network</html>")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Portal) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        assert main(["release", "owner/name", "--output", str(tmp_path / "out")]) == 2
+        server.shutdown()
+    assert "error: owner/name: not found on the hub, or no connection (" in capsys.readouterr().err
