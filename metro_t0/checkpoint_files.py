@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import math
 import pickle
 import re
 import zipfile
@@ -47,6 +48,8 @@ def _load(path: Path, device: str, mmap: bool) -> Any:
         raise UserError(f"{path}: truncated or not a checkpoint ({first_line(error)})") from None
 
 
+EPOCH_AND_UPDATE = re.compile(r"checkpoint_?(\d+)(?:_(\d+))?(?!\d)")
+"""fairseq's names within an epoch and at its end: checkpoint_2_500 and checkpoint2."""
 BESIDE = "the newest intact one beside it is"
 
 
@@ -91,10 +94,11 @@ def _is_intact(path: Path, size: int, changed: int) -> bool:
 
 
 def sorted_checkpoints(directory: Path) -> list[Path]:
-    """All checkpoints of a directory, newest first (by update, then epoch, then time)."""
+    """All checkpoints of a directory, newest first: by epoch and update, those named after neither last, by time."""
 
-    def age(path: Path) -> tuple[int, float]:
-        numbers = [int(number) for number in re.findall(r"\d+", path.stem)]
-        return (numbers[-1] if len(numbers) > 1 else 0, path.stat().st_mtime)
+    def age(path: Path) -> tuple[float, float, float]:
+        named = EPOCH_AND_UPDATE.match(path.stem)
+        epoch, update = (float(named[1]), float(named[2] or math.inf)) if named else (0.0, 0.0)
+        return epoch, update, path.stat().st_mtime
 
     return sorted(directory.glob("checkpoint*.pt"), key=age, reverse=True)

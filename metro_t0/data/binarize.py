@@ -150,7 +150,7 @@ def _binarize(settings: BinarizeSettings, tokenizer: Tokenizer, processes: int, 
 
 
 def _finished(settings: BinarizeSettings, plan: dict[str, Any]) -> dict[str, Any] | None:
-    """info.json of a finished data set with this plan; None where there is none yet or it may be replaced."""
+    """info.json of a finished data set with this plan; None where there is none, or not all of it."""
     output = settings.output
     if output.exists() and not output.is_dir():
         raise UserError(f"{output}: is a file; --output names a directory")
@@ -162,7 +162,8 @@ def _finished(settings: BinarizeSettings, plan: dict[str, Any]) -> dict[str, Any
     found = before if isinstance(before, dict) else {"format": info.get("format")}
     found = {**found, LOCAL_INPUTS: info.get(LOCAL_INPUTS, state)}
     check_owner(output, found, {**plan, LOCAL_INPUTS: state}, OR_OVERWRITE)
-    return info
+    files = filter(OF_DATA_SET.fullmatch, info.get("sha256", ()))
+    return info if all((output / name).is_file() for name in files) else None
 
 
 def _digest(plan: dict[str, Any]) -> str:

@@ -162,6 +162,10 @@ def test_result_does_not_depend_on_workers_and_is_not_made_twice(
     before = (tmp_path / "one" / "train.bin").stat().st_mtime_ns
     assert binarize(text_file, vocabulary, tmp_path / "one", *share) == 0
     assert (tmp_path / "one" / "train.bin").stat().st_mtime_ns == before
+    (tmp_path / "one" / "valid.bin").unlink()  # a data set that has lost a file is not finished
+    assert binarize(text_file, vocabulary, tmp_path / "one", *share) == 0
+    assert tree(tmp_path / "one") == tree(tmp_path / "two")
+    before = (tmp_path / "one" / "train.bin").stat().st_mtime_ns
     assert binarize(text_file, vocabulary, tmp_path / "one", *share, "--shards", "2") == 2
     assert "--overwrite" in capsys.readouterr().err
     assert binarize(text_file, vocabulary, tmp_path / "one", "--valid-fraction", "0.3", "--overwrite") == 0
