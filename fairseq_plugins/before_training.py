@@ -109,13 +109,37 @@ def check(run: Run) -> None:
         if path and os.path.lexists(path) and not os.path.isdir(path):
             section = "checkpoint" if option == "save_dir" else "common"
             raise UserError(f"{run.option(section, option)} {path}: is not a directory")
+    check_subsets(run)
     start = starting_point(run)
     if start is None:
         return
     path, belongs = start
-    state = {} if is_model_directory(path) else peek_at(path)
+    if is_model_directory(path):
+        return
+    state = peek_at(path)
     if belongs:
         check_options(state, run, str(path))
+        check_place(state, run, path)
+
+
+def check_subsets(run: Run) -> None:
+    """Raise `UserError` where a run validates on what it trains on: fairseq makes one iterator for both."""
+    data = run.cfg.dataset
+    if not data.disable_validation and data.train_subset in data.valid_subset.split(","):
+        valid, train = run.option("dataset", "valid_subset"), run.option("dataset", "train_subset")
+        raise UserError(
+            f"{valid} {data.valid_subset} names what is trained on ({train}), and every validation would use up an "
+            "epoch; link the files under another name, as in valid_seen, and validate on that"
+        )
+
+
+def check_place(state: dict[str, Any], run: Run, path: Path) -> None:
+    """Raise `UserError` where a checkpoint has no place in the data: fairseq would go on in an epoch 0."""
+    if "train_iterator" not in state.get("extra_state", {}) and not run.cfg.checkpoint.reset_dataloader:
+        raise UserError(
+            f"{path}: does not say where in the data it was, as crash.pt of an update that failed; continue from "
+            f"another checkpoint, or begin the data anew with {run.option('checkpoint', 'reset_dataloader')}"
+        )
 
 
 def starting_point(run: Run) -> tuple[Path, bool] | None:

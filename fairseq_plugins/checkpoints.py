@@ -5,6 +5,7 @@
   load. Here plain values and tensors travel, and nothing else is loaded.
 - A Hugging Face directory stands for the checkpoint that `metro-t0-convert to-fairseq` would make of it.
 - The copy checkpoint_last.pt of a new checkpoint gets its name once it is whole, so that a kill cannot cut it.
+- An optimizer that goes on keeps the options of its own run, of which fairseq takes the learning rate alone.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import torch
 from fairseq import checkpoint_utils
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
+from fairseq.optim import FairseqOptimizer
 from omegaconf import OmegaConf
 
 from fairseq_plugins import run as runs
@@ -30,6 +32,8 @@ from metro_t0.checkpoint_files import check_readable
 
 REMEDY = "continue from the one before with --restore-file"
 MODEL_CONFIG = "config.json"
+TRAINED = ("params", "lr")
+"""What a group of parameters has from the checkpoint; a scheduler may have left the rate there."""
 
 
 def install() -> None:
@@ -49,6 +53,7 @@ def install() -> None:
 
     load_checkpoint_to_cpu.patched = True  # type: ignore[attr-defined]
     checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
+    FairseqOptimizer.load_state_dict = load_with_own_options
     distributed_utils._broadcast_object_slow = broadcast_plain
     is_file, copy = PathManager.isfile, PathManager.copy
     # Asked before a checkpoint is read.
@@ -62,6 +67,14 @@ def with_average(state: Any) -> Any:
     if run is not None and run.cfg.ema.store_ema and "ema" not in state["extra_state"]:
         state["extra_state"]["ema"] = state["model"]
     return state
+
+
+def load_with_own_options(self: Any, state: dict[str, Any], optimizer_overrides: Any = None) -> None:
+    """fairseq's, with the betas, weight decay and so on that the run was given, not those of the checkpoint."""
+    own = [{name: value for name, value in group.items() if name not in TRAINED} for group in self.param_groups]
+    self.optimizer.load_state_dict(state)
+    for group, options in zip(self.param_groups, own, strict=True):
+        group.update({**options, **(optimizer_overrides or {})})
 
 
 def is_model_directory(path: str | Path) -> bool:

@@ -41,6 +41,8 @@ MEANT_BY = {
     "reset_dataloader": ("task", "dataset"),
 }
 """fairseq's option -> sections that may then differ."""
+DATA_FILES = "data_files"
+"""In a checkpoint's state of a task: see `data_files`."""
 
 
 def check_options(state: dict[str, Any], run: Run, path: str) -> None:
@@ -84,7 +86,7 @@ def data_files(paths: str) -> list[list[Any]]:
 def _moved(state: dict[str, Any], paths: str) -> bool:
     """True where a checkpoint was trained on the same data in another place (see `OneDictionaryTask`)."""
     of_tasks = (value for value in state.get("extra_state", {}).values() if isinstance(value, dict))
-    return any(of_task.get("data_files") == data_files(paths) for of_task in of_tasks)
+    return any(of_task.get(DATA_FILES) == data_files(paths) for of_task in of_tasks)
 
 
 def differences(trained: dict[str, Any], cfg: Any) -> Iterator[tuple[str, str, Any, Any]]:

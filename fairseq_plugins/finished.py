@@ -1,7 +1,8 @@
 """A finished run that is started again says so and changes nothing.
 
 fairseq asks whether to stop only after an update, so it would train one more each time, and write checkpoints over
-those of the run. It also forgets at every restart for how many validations --patience has waited.
+those of the run. It also forgets at every restart for how many validations --patience has waited, takes the hours of
+the checkpoint that is fine-tuned for the run's own, and begins at update 0 where a checkpoint has no optimizer state.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from fairseq import checkpoint_utils
 from fairseq_plugins import run as runs
 from fairseq_plugins.before_training import training_modules
 from fairseq_plugins.console import begin_file, say
+from fairseq_plugins.errors import agree
+from metro_t0.errors import UserError
 
 PATIENCE = ("best", "num_runs")
 """What fairseq keeps, as attributes of a function, to stop early."""
@@ -30,7 +33,14 @@ def install() -> None:
     @functools.wraps(original)
     def load_checkpoint(options: Any, trainer: Any, **settings: Any) -> Any:
         state, batches = original(options, trainer, **settings)
+        lost = state is not None and lost_updates(options, trainer)
+        if lost:
+            trainer.set_num_updates(lost)
+        if not trainer.get_num_updates():
+            trainer._previous_training_time = 0
         reason = None if state is None else why_finished(trainer, batches)
+        if lost and not reason:
+            agree(lambda: refuse_without_optimizer(lost))
         trainer.finished = reason is not None
         if runs.current is not None:
             runs.current.trainer = trainer
@@ -43,6 +53,25 @@ def install() -> None:
     checkpoint_utils.load_checkpoint = load_checkpoint
     for module in training_modules():
         module.train = _train_unless_finished(module.train)  # type: ignore[attr-defined]
+
+
+def lost_updates(options: Any, trainer: Any) -> int:
+    """The updates of a checkpoint that fairseq does not count, because it was written without optimizer state."""
+    run = runs.current
+    if run is None or not run.resumes or options.reset_optimizer or trainer.get_num_updates():
+        return 0
+    return int(trainer._optim_history[-1]["num_updates"])
+
+
+def refuse_without_optimizer(updates: int) -> None:
+    """Raise `UserError`: going on is another training than the one that was stopped."""
+    run = runs.current
+    assert run is not None
+    without, reset = (run.option("checkpoint", name) for name in ("no_save_optimizer_state", "reset_optimizer"))
+    raise UserError(
+        f"the checkpoint of {updates} updates has no optimizer state ({without}), so that training cannot go on: "
+        f"begin at update 0 with its weights, {reset}, or choose another {run.option('checkpoint', 'save_dir')}"
+    )
 
 
 def _train_unless_finished(train: Any) -> Any:

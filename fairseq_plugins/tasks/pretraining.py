@@ -16,7 +16,7 @@ from omegaconf import II
 
 from fairseq_plugins.errors import clear_errors
 from fairseq_plugins.options import choices, same
-from fairseq_plugins.tasks.source_target import OneDictionaryTask, WholeDataset
+from fairseq_plugins.tasks.source_target import OneDictionaryTask, WholeDataset, is_trained_on
 from fairseq_plugins.tasks.token_blocks import TokenBlocks, token_files
 from metro_t0.data.record import check_dictionary
 from metro_t0.data.token_files import IdLimit
@@ -250,7 +250,7 @@ class PretrainingTask(OneDictionaryTask):
     def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **settings: Any) -> None:
         """Token blocks of one split, each beginning with <s>."""
         paths = utils.split_paths(self.cfg.data)
-        is_train = split.startswith("train")
+        is_train = is_trained_on(split)
         prefix = Path(paths[(epoch - 1) % len(paths)]) / split
         longest = self.cfg.tokens_per_sample - 1  # <s> comes on top
         with clear_errors():

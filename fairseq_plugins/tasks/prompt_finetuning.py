@@ -14,7 +14,7 @@ from omegaconf import II
 
 from fairseq_plugins.errors import clear_errors
 from fairseq_plugins.generation import Pieces
-from fairseq_plugins.tasks.source_target import SourceTargetTask, WholeDataset, source_target_batch
+from fairseq_plugins.tasks.source_target import SourceTargetTask, WholeDataset, is_trained_on, source_target_batch
 from metro_t0.data.mixture_files import TRAIN, VALID
 from metro_t0.data.pairs import SUFFIXES
 from metro_t0.errors import UserError
@@ -159,7 +159,7 @@ class PromptFinetuningTask(SourceTargetTask):
             tasks = self._load_tasks(split)
             for task in tasks:
                 self._check_lengths(task)
-        training = split == TRAIN
+        training = is_trained_on(split)
         dictionary = self.dictionary
         self.datasets[split] = PromptedDataset(
             tasks, dictionary.bos(), dictionary.pad(), dictionary.eos(), self.cfg.seed, epoch if training else 0

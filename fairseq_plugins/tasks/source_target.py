@@ -13,7 +13,7 @@ from fairseq.tasks import FairseqTask
 
 from fairseq_plugins import run as runs
 from fairseq_plugins.criterions.logging import summed
-from fairseq_plugins.differences import data_files
+from fairseq_plugins.differences import DATA_FILES, data_files
 from fairseq_plugins.errors import clear_errors, refuse
 from fairseq_plugins.finished import patience_so_far, restore_patience
 from fairseq_plugins.generation import Sources
@@ -23,6 +23,11 @@ from metro_t0.modeling import ModelConfig
 from metro_t0.modeling.flops import seq2seq_training_flops
 from metro_t0.rows import pad_rows, shift_right
 from metro_t0.tokenization.vocabulary import sentinel
+
+
+def is_trained_on(split: str) -> bool:
+    """Whether its epochs differ: the --train-subset of a run; `train` where nothing is trained."""
+    return split == ("train" if runs.current is None else runs.current.cfg.dataset.train_subset)
 
 
 class OneDictionaryTask(FairseqTask):
@@ -61,6 +66,7 @@ class OneDictionaryTask(FairseqTask):
         """
         iterator = super().get_batch_iterator(dataset, *arguments, **settings)
         iterator.persistent_workers = iterator.reuse_dataloader = False
+        iterator.seed = self.cfg.seed  # that of --update-ordered-indices-seed depends on the epoch a run was resumed in
         iterator.__class__ = ClearEpochs  # fairseq makes its iterator itself
         return iterator
 
@@ -80,7 +86,7 @@ class OneDictionaryTask(FairseqTask):
     def get_checkpoint_dict(self) -> dict[str, Any]:
         """What fairseq stores of the task in every checkpoint: how long --patience has waited, which data it had."""
         data = getattr(self.cfg, "data", None)
-        return {type(self).__name__: {**patience_so_far(), "data_files": data_files(data) if data else []}}
+        return {type(self).__name__: {**patience_so_far(), DATA_FILES: data_files(data) if data else []}}
 
     def set_checkpoint_dict(self, state: dict[str, Any]) -> None:
         """The inverse."""
@@ -151,7 +157,15 @@ class WholeDataset(FairseqDataset):
 
 
 class ClearEpochs(EpochBatchIterator):
-    """fairseq's batches; a `UserError` in making one, in a loader process too, ends the run in one line."""
+    """fairseq's batches, all of them; a `UserError` in making one, in a loader process or here, ends the run."""
+
+    def ordered_batches(self, epoch: int, fix_batches_to_gpus: bool, shuffle: bool) -> list[Any]:
+        """fairseq's, and under --grouped-shuffling the last ones, too few for all processes, which it leaves out."""
+        batches: list[Any] = super().ordered_batches(epoch, fix_batches_to_gpus, shuffle)
+        rest = len(self.frozen_batches) % self.num_shards
+        if self.grouped_shuffling and shuffle and rest:
+            batches.append(self.frozen_batches[self.shard_id - rest] if self.shard_id < rest else [])
+        return batches
 
     @property
     def first_batch(self) -> Any:

@@ -16,7 +16,7 @@ from omegaconf import II
 
 from fairseq_plugins.errors import clear_errors
 from fairseq_plugins.options import choices, same
-from fairseq_plugins.tasks.source_target import SourceTargetTask, WholeDataset, source_target_batch
+from fairseq_plugins.tasks.source_target import SourceTargetTask, WholeDataset, is_trained_on, source_target_batch
 from metro_t0.files import write_text
 from metro_t0.modeling import ModelConfig
 from metro_t0.options import option
@@ -166,7 +166,7 @@ class SyntheticPretrainingTask(SourceTargetTask):
 
     def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **settings: Any) -> None:
         """`train` (endless, in epochs of `epoch_examples`) or `valid`."""
-        training = split == "train"
+        training = is_trained_on(split)
         size = self.cfg.epoch_examples if training else self.cfg.valid_examples
         self.datasets[split] = SyntheticDataset(
             self.mixture, "train" if training else "valid", size, self.max_positions()[0], epoch if training else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,3 +68,36 @@ def test_training_with_workers_is_training_without(train: Train, tmp_path: Path)
     options = f"--save-dir {tmp_path / 'with'} --num-workers 1"
     begun = train(f"{options} --max-update 8")
     assert [r["loss"] for r in begun + train(f"{options} --max-update 15")] == [r["loss"] for r in without]
+
+
+def test_grouped_shuffling_leaves_no_batch_out(token_directory: Path) -> None:
+    """And the order of an epoch is the same wherever a run was resumed, whose epoch fairseq may add to the seed."""
+    make = make_task(*PRETRAINING["metro"], data=str(token_directory), tokens_per_sample=32)
+
+    def order(rank: int, seed: int) -> list[int]:
+        task = make()
+        task.load_dataset("train", epoch=2)
+        settings = {"max_sentences": 8, "required_batch_size_multiple": 1, "epoch": 2, "grouped_shuffling": True}
+        batches = task.get_batch_iterator(
+            task.dataset("train"), **settings, seed=seed, num_shards=2, shard_id=rank
+        ).next_epoch_itr()
+        return [int(number) for batch in batches if batch for number in batch["id"]]
+
+    assert sorted(order(0, 1) + order(1, 1)) == list(range(24))  # three batches
+    assert order(0, 3) == order(0, 1)
+
+
+@pytest.mark.parametrize("subset", ["train", "corpus"])
+def test_masks_of_any_subset_that_is_trained_on_change(
+    subset: str, token_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fairseq_plugins import run as runs
+
+    shutil.copytree(token_directory, tmp_path / "data")
+    for suffix in (".bin", ".idx"):
+        shutil.copyfile(token_directory / f"train{suffix}", tmp_path / "data" / f"corpus{suffix}")
+    monkeypatch.setattr(runs, "current", runs.Run(OmegaConf.create({"dataset": {"train_subset": subset}}), False))
+    task = make_task(*PRETRAINING["metro"], data=str(tmp_path / "data"), tokens_per_sample=32)()
+    for name, epoch in {subset: 2, "valid": 0}.items():
+        task.load_dataset(name, epoch=2)
+        assert task.dataset(name).stream.epoch == epoch

@@ -118,6 +118,15 @@ def test_both_rates_follow_the_scheduler_and_checkpoints_keep_both_states() -> N
         assert all(torch.equal(one[key], two[key]) for key in one)
 
 
+def test_a_run_that_goes_on_has_its_own_options() -> None:
+    """fairseq would take those of the checkpoint, whatever --accept-changed-options says."""
+    before, after = (Muon(settings(**changes), parameters()) for changes in ({}, {"weight_decay": 0.5, "lr": [0.004]}))
+    after.load_state_dict(before.state_dict(), {"eps": 0.5})
+    rest, matrices = after.param_groups
+    assert (rest["weight_decay"], rest["eps"], matrices["momentum"]) == (0.5, 0.5, 0.95)
+    assert rest["lr"] == 0.001, "a scheduler may have left it there"
+
+
 def test_the_hidden_matrices_are_the_linear_maps_of_the_layers() -> None:
     config = preset("demo").replace(encoder_layers=1, decoder_layers=1, auxiliary_layers=1)
     model = MetroT5Model(config, 1, torch.zeros(32, dtype=torch.uint8))

@@ -86,6 +86,65 @@ def test_what_is_no_difference_or_is_meant_trains_on(
     assert len(train(f"--save-dir {tmp_path} {options}")) == 1
 
 
+Edit = Callable[[Callable[[dict[str, Any]], Any]], Path]
+
+
+@pytest.fixture
+def edited(pretrained: Path, tmp_path: Path) -> Edit:
+    """`edited(change)`: the checkpoint of three updates after a change, as the last one of another run."""
+
+    def write(change: Callable[[dict[str, Any]], Any]) -> Path:
+        state = torch.load(pretrained / "checkpoint_last.pt", weights_only=True)
+        change(state)
+        torch.save(state, tmp_path / "checkpoint_last.pt")
+        return tmp_path
+
+    return write
+
+
+def test_a_checkpoint_without_optimizer_does_not_begin_again(
+    train: Train, refused: Callable[..., str], edited: Edit
+) -> None:
+    directory = edited(lambda state: state.pop("last_optimizer_state"))
+    error = refused(f"--save-dir {directory} --max-update 4")
+    assert "the checkpoint of 3 updates has no optimizer state (--no-save-optimizer-state)" in error
+    assert train(f"--save-dir {directory} --max-update 3") == []  # it is finished
+
+
+def test_a_checkpoint_without_a_place_in_the_data_is_refused(refused: Callable[..., str], edited: Edit) -> None:
+    """As fairseq's crash.pt. It would go on in an epoch 0, whose masks are those of validation and never change."""
+    directory = edited(lambda state: state["extra_state"].pop("train_iterator"))
+    assert "does not say where in the data it was" in refused(f"--save-dir {directory} --max-update 4")
+
+
+def test_the_hours_of_a_pretrained_model_are_not_those_of_a_run(train: Train, edited: Edit, tmp_path: Path) -> None:
+    model = edited(lambda state: state["extra_state"].update(previous_training_time=1e6)) / "checkpoint_last.pt"
+    given = f"--save-dir {tmp_path / 'run'} --max-update 1 --stop-time-hours 2 --finetune-from-model {model}"
+    assert len(train(given)) == 1
+
+
+def test_the_best_value_of_another_metric_is_forgotten(train: Train, edited: Edit) -> None:
+    directory = edited(lambda state: state["extra_state"].update(best=50.0))
+    given = f"--save-dir {directory} --max-update 4 --best-checkpoint-metric rtd_auc --maximize-best-checkpoint-metric"
+    train(given, log="valid")
+    best = torch.load(directory / "checkpoint_best.pt", weights_only=True)
+    assert 0 < best["extra_state"]["best"] <= 1
+
+
+def test_patience_begins_again_where_the_best_value_does(train: Train, edited: Edit) -> None:
+    def waited(state: dict[str, Any]) -> None:
+        state["extra_state"]["MetroPretrainingTask"].update(best=0.0, num_runs=2)
+
+    given = f"--save-dir {edited(waited)} --max-update 4 --patience 2"
+    assert train(given) == []
+    assert len(train(f"{given} --reset-meters")) == 1
+
+
+def test_what_is_trained_on_is_not_validated_on(refused: Callable[..., str], tmp_path: Path) -> None:
+    error = refused(f"--save-dir {tmp_path} --max-update 1 --valid-subset valid,train", log="valid")
+    assert "--valid-subset valid,train names what is trained on (--train-subset)" in error
+
+
 def test_data_may_move(train: Train, token_directory: Path, pretrained: Path, tmp_path: Path) -> None:
     shutil.copyfile(pretrained / "checkpoint_last.pt", tmp_path / "checkpoint_last.pt")
     shutil.copytree(token_directory, tmp_path / "moved")
