@@ -9,7 +9,6 @@ kind of machine; --export writes the result as a Hugging Face directory.
 """
 
 import argparse
-import ast
 import json
 import os
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from omegaconf import OmegaConf
 from torch.distributed.checkpoint import state_dict as dsd
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -176,8 +176,7 @@ def main() -> None:
     parser.add_argument("--save", required=True)
     parser.add_argument("--export", type=Path)
     args = parser.parse_args()
-    pairs = (field.split("=", 1) for field in args.model)
-    args.model = {name: ast.literal_eval(value) if value[:1].isdigit() else value for name, value in pairs}
+    args.model = dict(OmegaConf.from_dotlist(args.model))
     args.model["compile_layers"] = args.compile
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))

@@ -48,7 +48,7 @@ def example(data: Path) -> Callable[..., list[dict[str, float]]]:
         fixed = [
             str(EXAMPLE), str(data), "--preset", "demo", "--tokens-per-sample", "32", "--batch-size", "4",
             "--warmup", "5", "--updates", str(UPDATES), "--lr", "0.001", "--clip-norm", "2.0", "--log-every", "1",
-            "--model", *(f"{name}={value}" for name, value in FIELDS.items()),
+            "--model", "gated_ffn=false", *(f"{name}={value}" for name, value in FIELDS.items()),
         ]  # fmt: skip
         done = subprocess.run([*launch, *fixed, *options], capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
