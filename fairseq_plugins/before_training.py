@@ -20,6 +20,7 @@ from hydra.types import RunMode
 from omegaconf import open_dict
 
 from fairseq_plugins import run as runs
+from fairseq_plugins.averaging import keep_precise
 from fairseq_plugins.checkpoints import REMEDY, is_model_directory
 from fairseq_plugins.console import divide, wait_for_file
 from fairseq_plugins.differences import check_options
@@ -71,6 +72,7 @@ def begin(cfg: Any) -> None:
     # Else fairseq would have hydra's handlers print everything again.
     with open_dict(cfg):
         cfg.pop("job_logging_cfg", None)
+    keep_precise(cfg)
     _held.close()  # by an earlier run in this process
 
     def question() -> None:

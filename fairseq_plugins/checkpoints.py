@@ -5,6 +5,7 @@
   load. Here plain values and tensors travel, and nothing else is loaded.
 - A Hugging Face directory stands for the checkpoint that `metro-t0-convert to-fairseq` would make of it.
 - The copy checkpoint_last.pt of a new checkpoint gets its name once it is whole, so that a kill cannot cut it.
+- Where writing fails, as on a full disk, the next attempt begins the file anew; fairseq writes after what is there.
 - An optimizer that goes on keeps the options of its own run, of which fairseq takes the learning rate alone.
 """
 
@@ -15,6 +16,7 @@ import functools
 import io
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,11 +29,14 @@ from fairseq.optim import FairseqOptimizer
 from omegaconf import OmegaConf
 
 from fairseq_plugins import run as runs
-from fairseq_plugins.errors import clear_errors
+from fairseq_plugins.errors import clear_errors, refuse
 from metro_t0.checkpoint_files import check_readable
+from metro_t0.files import describe
 
 REMEDY = "continue from the one before with --restore-file"
 MODEL_CONFIG = "config.json"
+ATTEMPTS, PAUSE = 3, 2.5
+"""To write a checkpoint, and seconds between them, as fairseq has it."""
 TRAINED = ("params", "lr")
 """What a group of parameters has from the checkpoint; a scheduler may have left the rate there."""
 
@@ -53,6 +58,7 @@ def install() -> None:
 
     load_checkpoint_to_cpu.patched = True  # type: ignore[attr-defined]
     checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
+    checkpoint_utils._torch_persistent_save = write_whole
     FairseqOptimizer.load_state_dict = load_with_own_options
     distributed_utils._broadcast_object_slow = broadcast_plain
     is_file, copy = PathManager.isfile, PathManager.copy
@@ -94,9 +100,29 @@ def copy_whole(copy: Callable[..., Any], source: str, destination: str, overwrit
     if not os.path.isfile(source) or not Path(destination).parent.is_dir():
         return copy(source, destination, overwrite=overwrite)
     temporary = f"{destination}.tmp"
-    shutil.copyfile(source, temporary)
-    os.replace(temporary, destination)
+    try:
+        shutil.copyfile(source, temporary)
+        os.replace(temporary, destination)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        refuse(f"{destination}: cannot be written ({describe(error)}); {source} is whole")
     return True
+
+
+def write_whole(state: Any, file: Any) -> None:
+    """Write a checkpoint into a file that was just opened; after three attempts the run ends in one line."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            torch.save(state, file)
+            file.flush()
+            return
+        except (OSError, RuntimeError) as error:  # torch has words of its own for some errors of the system
+            file.seek(0)
+            file.truncate()
+            if attempt == ATTEMPTS:
+                why = describe(error) if isinstance(error, OSError) else str(error).splitlines()[0]
+                refuse(f"{file.name}: cannot be written ({why}); the checkpoints before it are whole")
+            time.sleep(PAUSE)
 
 
 def broadcast_plain(value: Any, src_rank: int, group: Any, dist_device: torch.device) -> Any:

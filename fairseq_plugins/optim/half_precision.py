@@ -2,7 +2,8 @@
 
 fairseq copies and clears the copies one by one in Python: under --bf16 some 600 small kernels for each of three loops
 at base size, by estimate a tenth of a step on a fast GPU. The same is done here in a few. (Under --fp16 fairseq keeps
-one flat copy.) It also leaves them out of its checkpoints, so that every restart would round the weights to 16 bits.
+one flat copy.) It also leaves them out of its checkpoints, so that every restart would round the weights to 16 bits,
+and the loss scale of --amp, so that small gradients would be lost until it has grown again.
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from fairseq.optim import FairseqOptimizer
 from fairseq.optim.amp_optimizer import AMPOptimizer
 from fairseq.optim.fp16_optimizer import FP16Optimizer, _FP16OptimizerMixin
 from torch import Tensor
 
 COPIES = "fp32_params"
 """The fp32 copies in an optimizer's state, in the order of the weights."""
+SCALER = "loss_scaler"
+"""The state of --amp's loss scaler there."""
 
 
 def install() -> None:
@@ -25,6 +29,7 @@ def install() -> None:
     FP16Optimizer.zero_grad = zero_grad
     FP16Optimizer.state_dict, FP16Optimizer.load_state_dict = state_with_copies, load_with_copies
     AMPOptimizer.step = step_unscaled
+    AMPOptimizer.state_dict, AMPOptimizer.load_state_dict = state_with_scale, load_with_scale
 
 
 def state_with_copies(self: Any) -> dict[str, Any]:
@@ -56,6 +61,18 @@ def step_unscaled(self: Any) -> None:
     """
     self.scaler.step(self.optimizer)
     self.scaler.update()
+
+
+def state_with_scale(self: Any) -> dict[str, Any]:
+    """fairseq's state of the optimizer under --amp, and the scaler's."""
+    return {**FairseqOptimizer.state_dict(self), SCALER: self.scaler.state_dict()}
+
+
+def load_with_scale(self: Any, state: dict[str, Any], optimizer_overrides: Any = None) -> None:
+    """The inverse."""
+    FairseqOptimizer.load_state_dict(self, state, optimizer_overrides)
+    if scaler := state.get(SCALER):
+        self.scaler.load_state_dict(scaler)
 
 
 def gradients_to_fp32(self: Any) -> None:

@@ -119,6 +119,10 @@ def test_amp_unscales_gradients_once(name: str, monkeypatch: pytest.MonkeyPatch)
         made.append((matrix, vector))
     for plain, scaled in zip(*made, strict=True):
         torch.testing.assert_close(scaled, plain, rtol=1e-5, atol=1e-6)
+    optimizer.scaler.update(2.0**9)
+    again = AMPOptimizer.build_optimizer(config, list(made[1]))
+    again.load_state_dict(optimizer.state_dict())
+    assert again.scaler.get_scale() == 2.0**9
 
 
 @pytest.mark.parametrize("scale", [4.0, torch.tensor(4.0)])

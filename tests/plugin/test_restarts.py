@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -197,3 +198,35 @@ def test_a_run_that_patience_ended_stays_as_it_is(options: Options, tmp_path: Pa
     run(1, given, tmp_path / "log")
     assert contents(tmp_path) == before
     assert "2 validations without a better one, as --patience says" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize("failures", [1, 3])
+def test_a_checkpoint_is_whole_or_is_not_written(
+    failures: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """fairseq writes again after what the failed attempt has left in the file: torch cannot read that."""
+    from fairseq import checkpoint_utils
+
+    from fairseq_plugins import checkpoints
+
+    checkpoints.install()
+    save, attempts = torch.save, iter(range(1, 9))
+
+    def full_at_first(state: Any, file: Any) -> None:
+        if next(attempts) <= failures:
+            file.write(b"x" * 1000)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(state, file)
+
+    monkeypatch.setattr(checkpoints, "PAUSE", 0)
+    monkeypatch.setattr(torch, "save", full_at_first)
+    path = tmp_path / "checkpoint_last.pt"
+    save({"model": 1}, path)
+    if failures == 1:
+        checkpoint_utils.torch_persistent_save({"model": 2}, str(path))
+    else:
+        with pytest.raises(SystemExit):
+            checkpoint_utils.torch_persistent_save({"model": 2}, str(path))
+        error = f"metro-t0: error: {path}.tmp: cannot be written (no space left on device)"
+        assert capfd.readouterr().err.startswith(error)
+    assert torch.load(path) == {"model": 2 if failures == 1 else 1}
