@@ -22,7 +22,7 @@ from omegaconf import open_dict
 from fairseq_plugins import run as runs
 from fairseq_plugins.averaging import keep_precise
 from fairseq_plugins.checkpoints import REMEDY, is_model_directory
-from fairseq_plugins.console import divide, wait_for_file
+from fairseq_plugins.console import divide, say, wait_for_file
 from fairseq_plugins.differences import check_options
 from fairseq_plugins.errors import agree
 from fairseq_plugins.ranges import check_numbers
@@ -82,6 +82,8 @@ def begin(cfg: Any) -> None:
     agree(question)
     start = starting_point(run)
     run.resumes = start is not None and start[1]
+    if start is not None:
+        warn_of_progress(run, start[0])
 
 
 def hold_save_dir(run: Run) -> None:
@@ -167,6 +169,14 @@ def starting_point(run: Run) -> tuple[Path, bool] | None:
         other = run.option("model", "init_from")
         raise UserError(f"{pretrained} and {other} say two things about what to start from; give one of them")
     return (existing(Path(options.finetune_from_model), pretrained), False) if options.finetune_from_model else None
+
+
+def warn_of_progress(run: Run, start: Path) -> None:
+    """Say that a run begins again elsewhere, although it has a checkpoint of its own: as after a restart of the job."""
+    last = Path(run.cfg.checkpoint.save_dir) / LAST
+    if run.cfg.checkpoint.restore_file != LAST and last.exists() and start.resolve().parent != last.resolve().parent:
+        restore = run.option("checkpoint", "restore_file")
+        say(f"warning: {restore} starts from {start} again and will replace {last}; to go on from that leave it out")
 
 
 def existing(path: Path, option: str) -> Path:

@@ -137,8 +137,8 @@ class BlockDataset(WholeDataset):
         }
 
     def num_tokens(self, index: int) -> int:
-        """Tokens of one block."""
-        return int(self._sizes[index])
+        """What one block costs in a batch by tokens: its columns, with those that it is padded to."""
+        return int(self.num_tokens_vec(np.array([index]))[0])
 
     def size(self, index: int) -> int:
         """The same, for filtering by length."""
@@ -150,8 +150,9 @@ class BlockDataset(WholeDataset):
         return self._sizes
 
     def num_tokens_vec(self, indices: np.ndarray) -> np.ndarray:
-        """Tokens of many blocks: with it fairseq makes batches without a Python call per block."""
-        return np.asarray(self._sizes[indices])
+        """The same of many: with it fairseq makes batches without a Python call per block."""
+        columns = -(-self._sizes[indices].astype(np.int64) // self.column_multiple)
+        return np.asarray(columns * self.column_multiple)
 
     def ordered_indices(self) -> np.ndarray:
         """Blocks of similar length side by side, ties shuffled: batches then carry little padding."""

@@ -101,3 +101,12 @@ def test_masks_of_any_subset_that_is_trained_on_change(
     for name, epoch in {subset: 2, "valid": 0}.items():
         task.load_dataset(name, epoch=2)
         assert task.dataset(name).stream.epoch == epoch
+
+
+@pytest.mark.parametrize(("padding", "most"), [({"pad_multiple": 64}, 4), ({"pad_blocks": True}, 2)])
+def test_padding_counts_in_batches_by_tokens(padding: dict[str, Any], most: int, token_directory: Path) -> None:
+    task = make_task(*PRETRAINING["metro"], data=str(token_directory), tokens_per_sample=128, **padding)()
+    task.load_dataset("train")
+    blocks = task.dataset("train")
+    batches = blocks.batch_by_size(blocks.ordered_indices(), max_tokens=256, required_batch_size_multiple=1)
+    assert max(map(len, batches)) == most

@@ -140,6 +140,14 @@ def test_patience_begins_again_where_the_best_value_does(train: Train, edited: E
     assert len(train(f"{given} --reset-meters")) == 1
 
 
+def test_progress_that_restore_file_leaves_behind_is_named(
+    train: Train, pretrained: Path, edited: Edit, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model, directory = pretrained / "checkpoint_last.pt", edited(lambda state: None)
+    train(f"--save-dir {directory} --max-update 3 --restore-file {model}")
+    assert f"--restore-file starts from {model} again and will replace {directory}" in capfd.readouterr().err
+
+
 def test_what_is_trained_on_is_not_validated_on(refused: Callable[..., str], tmp_path: Path) -> None:
     error = refused(f"--save-dir {tmp_path} --max-update 1 --valid-subset valid,train", log="valid")
     assert "--valid-subset valid,train names what is trained on (--train-subset)" in error
