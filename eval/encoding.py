@@ -18,7 +18,8 @@ class QuestionEncoder:
     """Encodes prompts and choices; every distinct choice text is tokenized once in a run.
 
     A choice is its tokens and the end token. A start token that the tokenizer puts before it is taken off: what
-    the decoder reads first is the model's matter (`eval.loading.decoder_start_ids`).
+    the decoder reads first is the model's matter (`eval.loading.decoder_start_ids`). So is a language before it
+    (mBART-50, NLLB) where generation is forced to begin with one.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -26,6 +27,8 @@ class QuestionEncoder:
     """Most tokens of a prompt, special tokens included; the rest is cut off at the right."""
     max_choice_tokens: int = 256
     """Most tokens of a choice, end token included."""
+    begins_by_force: bool = False
+    """Whether the model reads a first token that generation is forced to write."""
     _choice_ids: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def encode(self, sources: Sequence[str], choices: Sequence[Sequence[str]]) -> list[Question]:
@@ -53,8 +56,9 @@ class QuestionEncoder:
                 self._choice_ids[text] = self._frame(ids)
 
     def _frame(self, ids: list[int]) -> tuple[int, ...]:
-        start, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
-        if ids and ids[0] == start and start != end:
+        end = self.tokenizer.eos_token_id
+        starts = {self.tokenizer.bos_token_id, *(self.tokenizer.all_special_ids if self.begins_by_force else ())}
+        if ids and ids[0] in starts - {end, self.tokenizer.unk_token_id}:
             ids = ids[1:]
         if end in ids[-2:]:  # mBART writes the language behind the end
             ids = ids[: len(ids) - 1 - ids[::-1].index(end)]

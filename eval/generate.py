@@ -144,7 +144,7 @@ def reference_text(loaded: LoadedModel, text: str, settings: GenerationSettings)
     """The reference as it is, or as the model could have written it within `max_target_tokens` tokens."""
     if settings.reference == "raw":
         return text
-    ids = loaded.tokenizer(text, truncation=True, max_length=settings.max_target_tokens)["input_ids"]
+    ids = loaded.tokenizer(text_target=text, truncation=True, max_length=settings.max_target_tokens)["input_ids"]
     return str(loaded.tokenizer.decode(ids, skip_special_tokens=True))
 
 

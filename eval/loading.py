@@ -45,6 +45,11 @@ class LoadedModel:
     identity: dict[str, str]
     """What tells this model from any other: name, revision, fingerprint of its weights, class, dtype."""
 
+    def __post_init__(self) -> None:
+        """Let targets have the language of sources where the tokenizer names none: M2M100's fails then."""
+        if getattr(self.tokenizer, "tgt_lang", "") is None:
+            self.tokenizer.tgt_lang = self.tokenizer.src_lang
+
 
 @dataclass(frozen=True)
 class ModelFiles:

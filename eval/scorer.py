@@ -20,8 +20,13 @@ class ChoiceScorer:
     def __init__(self, loaded: LoadedModel, settings: ScoringSettings, max_tokens: int | None = None) -> None:
         """max_tokens: default by device. Raises `UserError` for a model that cannot be scored (see `eval.methods`)."""
         self.model = loaded.model
-        self.encoder = QuestionEncoder(loaded.tokenizer, settings.max_source_tokens, settings.max_choice_tokens)
         self.decoder_start = decoder_start_ids(loaded.model)
+        self.encoder = QuestionEncoder(
+            loaded.tokenizer,
+            settings.max_source_tokens,
+            settings.max_choice_tokens,
+            begins_by_force=len(self.decoder_start) > 1,
+        )
         end, pad = int(loaded.tokenizer.eos_token_id), loaded.tokenizer.pad_token_id
         self.pad_id = int(pad if pad is not None else end)
         self.max_tokens = max_tokens or MAX_TOKENS[self.model.device.type]

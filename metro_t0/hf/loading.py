@@ -17,7 +17,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
+from transformers import AutoModelForSeq2SeqLM, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 import metro_t0.hf  # noqa: F401  registers the model type of this project with the Auto classes
@@ -58,6 +58,11 @@ def load_seq2seq(name: str | Path, *, exact: bool = False, **options: Any) -> Pr
         raise UserError(
             f"{name}: tensor {surplus[0]} has no place in the model that config.json describes ({len(surplus)} of them)"
         )
+    if model.config.model_type == "umt5":
+        # transformers 5 takes every umT5 for tied and scales what goes into its head: right for tied ones alone.
+        where = {key: options[key] for key in ("revision", "local_files_only") if key in options}
+        written, _ = PretrainedConfig.get_config_dict(name, **where)
+        model.config.tie_word_embeddings = written.get("tie_word_embeddings", True)
     return model
 
 

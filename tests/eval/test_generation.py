@@ -18,6 +18,9 @@ from transformers import (
 )
 
 from eval.cli import main
+from eval.generate import reference_text
+from eval.loading import load_model
+from eval.settings import GenerationSettings, ModelSettings
 from eval.text_metrics import (
     METRICS,
     best_over_references,
@@ -121,6 +124,14 @@ def test_roundtrip_references_forgive_what_the_vocabulary_lacks(model_directory,
         assert run(model_directory, path, tmp_path / kind, "--reference", kind) == 0
         row = json.loads((tmp_path / kind / "predictions.jsonl").read_text())
         assert row["references"] == [wanted]
+
+
+def test_a_reference_has_room_for_all_that_the_model_can_write(metro_directory):
+    loaded = load_model(ModelSettings(str(metro_directory), device="cpu"))
+    text = "the mayor said that taxes would rise"
+    written = len(loaded.tokenizer(text_target=text)["input_ids"])  # without the <s> of a source
+    settings = GenerationSettings(reference="roundtrip", max_target_tokens=written)
+    assert reference_text(loaded, text, settings) == text
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import LongT5Config, LongT5ForConditionalGeneration
+from transformers import LongT5Config, LongT5ForConditionalGeneration, UMT5Config, UMT5ForConditionalGeneration
 
 from eval.cli import main as evaluate
 from eval.loading import load_model
@@ -20,6 +20,7 @@ from eval.settings import ModelSettings
 from finetune.scoring import Scorer
 from metro_t0.analysis.checkpoints import load_checkpoint
 from metro_t0.errors import UserError
+from metro_t0.hf.loading import load_seq2seq
 from metro_t0.transfer.weight_files import read_weights
 
 WEIGHTS = "model.safetensors"
@@ -84,6 +85,24 @@ def test_tensors_of_the_wrong_shape_or_of_a_deeper_model_are_refused(directory: 
     edit(directory, with_wrong_shape)
     with pytest.raises(UserError, match=r"tensor \S+ is \(3, 3\), not \(200, 32\) as config.json says"):
         load_model(ModelSettings(str(directory), device="cpu"))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_head_of_its_own_reads_what_is_not_scaled(tied: bool, tmp_path: Path) -> None:
+    """umT5 (Pile-T5), which transformers 5 takes for tied whatever its config.json says."""
+    config = UMT5Config(vocab_size=40, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    UMT5ForConditionalGeneration(config).save_pretrained(tmp_path)
+    head = torch.randn(40, 16)
+    edit(tmp_path, lambda tensors: tensors if tied else tensors | {"lm_head.weight": head})
+    written = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(written | {"tie_word_embeddings": tied}))
+    model = load_seq2seq(tmp_path).eval()
+    ids = torch.tensor([[5, 6, 1]])
+    with torch.no_grad():
+        hidden = model(input_ids=ids, decoder_input_ids=ids, output_hidden_states=True).decoder_hidden_states[-1]
+        logits = model(input_ids=ids, decoder_input_ids=ids).logits
+        expected = hidden @ model.shared.weight.T / 16**0.5 if tied else hidden @ head.T
+    assert torch.allclose(logits, expected, atol=1e-5)
 
 
 def test_tied_tables_need_not_be_in_the_file(model_directories: dict[str, Path], tmp_path: Path) -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sentencepiece
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, processors
 from transformers import (
     AutoModelForSeq2SeqLM,
+    M2M100Tokenizer,
     MT5Config,
     MT5ForConditionalGeneration,
     PreTrainedModel,
@@ -21,7 +24,7 @@ from transformers import (
 )
 
 from eval.encoding import QuestionEncoder
-from eval.loading import decoder_start_ids
+from eval.loading import LoadedModel, decoder_start_ids
 from eval.ranking import (
     ChoiceScore,
     Question,
@@ -223,3 +226,31 @@ def test_a_choice_ends_with_its_end_token(tmp_path: Path) -> None:
     text.post_processor = processors.TemplateProcessing("$A </s> en_XX", special_tokens=[("</s>", 0), ("en_XX", 3)])
     fast = PreTrainedTokenizerFast(tokenizer_object=text, eos_token="</s>", unk_token="<unk>")
     assert QuestionEncoder(fast).encode(["yes"], [["yes"]]) == [Question([2, 0, 3], [(2, 0)])]
+
+
+def test_a_language_that_generation_is_forced_to_begin_with_is_not_read_twice() -> None:
+    """mBART-50 and NLLB write it before the text, and many-to-one models have it as `forced_bos_token_id`, too."""
+    text = Tokenizer(models.WordLevel({"</s>": 0, "<unk>": 1, "yes": 2, "en_XX": 3}, unk_token="<unk>"))
+    text.post_processor = processors.TemplateProcessing("en_XX $A </s>", special_tokens=[("</s>", 0), ("en_XX", 3)])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=text, eos_token="</s>", unk_token="<unk>", additional_special_tokens=["en_XX"]
+    )
+    forced = QuestionEncoder(fast, begins_by_force=True)
+    assert forced.encode(["yes"], [["yes", "no"]])[0].choices == [(2, 0), (1, 0)]
+    assert QuestionEncoder(fast).encode(["yes"], [["yes"]])[0].choices == [(3, 2, 0)]
+
+
+def test_targets_have_the_language_of_sources_where_none_is_named(
+    model_directories: dict[str, Path], tmp_path: Path
+) -> None:
+    """A tokenizer of M2M100 as it is published has no target language, and fails for targets then."""
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["yes and no"] * 5), model_prefix=str(tmp_path / "sp"), vocab_size=20,
+        hard_vocab_limit=False, minloglevel=2,
+    )  # fmt: skip
+    (tmp_path / "vocab.json").write_text(json.dumps({"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "s": 4}))
+    tokenizer = M2M100Tokenizer(str(tmp_path / "vocab.json"), str(tmp_path / "sp.model"), src_lang="en")
+    with pytest.raises(KeyError):
+        tokenizer(text_target="s")
+    loaded = LoadedModel(AutoModelForSeq2SeqLM.from_pretrained(model_directories["t5"]), tokenizer, {})
+    assert loaded.tokenizer(text_target="s") == loaded.tokenizer("s")
