@@ -31,6 +31,7 @@ from omegaconf import OmegaConf
 from fairseq_plugins import run as runs
 from fairseq_plugins.errors import clear_errors, refuse
 from metro_t0.checkpoint_files import check_readable
+from metro_t0.errors import first_line
 from metro_t0.files import describe
 
 REMEDY = "continue from the one before with --restore-file"
@@ -120,7 +121,7 @@ def write_whole(state: Any, file: Any) -> None:
             file.seek(0)
             file.truncate()
             if attempt == ATTEMPTS:
-                why = describe(error) if isinstance(error, OSError) else str(error).splitlines()[0]
+                why = describe(error) if isinstance(error, OSError) else first_line(error)
                 refuse(f"{file.name}: cannot be written ({why}); the checkpoints before it are whole")
             time.sleep(PAUSE)
 
