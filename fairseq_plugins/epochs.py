@@ -54,7 +54,7 @@ class Updates(GroupedIterator):
         batches, and then, as the epoch is not at its end, train all of it once more.
         """
         left = len(batches) - batches.n
-        if skip_remainder_batch:
+        if skip_remainder_batch and left >= each:  # fairseq fails in an epoch without any update
             left -= left % each
             batches.take(batches.n + left)
         super().__init__(batches, each)

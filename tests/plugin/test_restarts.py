@@ -106,15 +106,15 @@ def test_a_run_goes_on_with_another_number_of_processes(
         assert torch.allclose(tensor.float(), end["model"][name].float(), atol=1e-6), name
 
 
-@pytest.mark.parametrize(("skips", "updates"), [(False, [4, 3]), (True, [4])])
-def test_an_epoch_ends_once_wherever_it_was_resumed(skips: bool, updates: list[int]) -> None:
+@pytest.mark.parametrize(("skips", "each", "updates"), [(False, 4, [4, 3]), (True, 4, [4]), (True, 8, [7])])
+def test_an_epoch_ends_once_wherever_it_was_resumed(skips: bool, each: int, updates: list[int]) -> None:
     """At batch 5 of 12, which is no multiple of the 4 batches of an update: fairseq would train 4 and begin again."""
     import fairseq_plugins  # noqa: F401
 
     rows = torch.utils.data.TensorDataset(torch.arange(12))
     batches = iterators.EpochBatchIterator(rows, list, [[number] for number in range(12)])
     batches.load_state_dict({"version": 2, "epoch": 1, "iterations_in_epoch": 5, "shuffle": False})
-    groups = list(iterators.GroupedIterator(batches.next_epoch_itr(), 4, skip_remainder_batch=skips))
+    groups = list(iterators.GroupedIterator(batches.next_epoch_itr(), each, skip_remainder_batch=skips))
     assert list(map(len, groups)) == updates
     assert batches.end_of_epoch()
     assert batches.next_epoch_idx == 2
