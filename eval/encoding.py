@@ -24,7 +24,7 @@ class QuestionEncoder:
 
     tokenizer: PreTrainedTokenizerBase
     max_source_tokens: int = 512
-    """Most tokens of a prompt, special tokens included; the rest is cut off at the right."""
+    """Most tokens of a prompt, special tokens included; the rest is cut off at the tokenizer's `truncation_side`."""
     max_choice_tokens: int = 256
     """Most tokens of a choice, end token included."""
     begins_by_force: bool = False
