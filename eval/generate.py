@@ -117,6 +117,8 @@ def _predict(loaded: LoadedModel, sources: Sequence[str], settings: GenerationSe
                 attention_mask=batch["attention_mask"],
                 num_beams=settings.beams,
                 do_sample=False,
+                num_return_sequences=1,
+                return_dict_in_generate=False,
                 max_new_tokens=settings.max_target_tokens,
                 logits_processor=LogitsProcessorList([watch]),
                 **({"length_penalty": settings.length_penalty, "early_stopping": True} if settings.beams > 1 else {}),
