@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from transformers import PreTrainedTokenizerBase
 
@@ -31,6 +32,13 @@ class QuestionEncoder:
     """Whether the model reads a first token that generation is forced to write."""
     _choice_ids: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
+    @cached_property
+    def _starts(self) -> set[int | None]:
+        """What is taken off the beginning of a choice."""
+        tokenizer = self.tokenizer
+        specials = tokenizer.all_special_ids if self.begins_by_force else ()
+        return {tokenizer.bos_token_id, *specials} - {tokenizer.eos_token_id, tokenizer.unk_token_id}
+
     def encode(self, sources: Sequence[str], choices: Sequence[Sequence[str]]) -> list[Question]:
         """One `Question` per prompt, choices in their order."""
         self._learn_choices(choice for row in choices for choice in row)
@@ -57,8 +65,7 @@ class QuestionEncoder:
 
     def _frame(self, ids: list[int]) -> tuple[int, ...]:
         end = self.tokenizer.eos_token_id
-        starts = {self.tokenizer.bos_token_id, *(self.tokenizer.all_special_ids if self.begins_by_force else ())}
-        if ids and ids[0] in starts - {end, self.tokenizer.unk_token_id}:
+        if ids and ids[0] in self._starts:
             ids = ids[1:]
         if end in ids[-2:]:  # mBART writes the language behind the end
             ids = ids[: len(ids) - 1 - ids[::-1].index(end)]

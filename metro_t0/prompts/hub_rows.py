@@ -231,4 +231,5 @@ def reason_of(error: Exception) -> str:
     if _is_rate_limit(error):
         return "the hub refuses more requests for now (429); wait some minutes, or log in with `hf auth login`"
     line = first_line(error)[:300]
-    return line if isinstance(error, UserError | ValueError) else f"{type(error).__name__}: {line}"
+    kind = type(error).__name__
+    return line if isinstance(error, UserError | ValueError) or line == kind else f"{kind}: {line}"
