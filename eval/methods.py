@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from eval.batching import is_out_of_memory
 from eval.ranking import ChoiceScore, Method, Question, score_choices
-from metro_t0.errors import UserError
+from metro_t0.errors import UserError, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def _reference(
     except Exception as error:  # of a class that nobody here may know
         if is_out_of_memory(error) or isinstance(error, UserError):
             raise
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = one_line(str(error))[:200] or type(error).__name__
         raise UserError(f"{type(model).__name__}: a text model of this class cannot be scored: {reason}") from None
 
 

@@ -25,6 +25,7 @@ from fairseq_plugins.checkpoints import REMEDY, is_model_directory
 from fairseq_plugins.console import divide, say, wait_for_file
 from fairseq_plugins.differences import check_options
 from fairseq_plugins.errors import agree
+from fairseq_plugins.optim import half_precision
 from fairseq_plugins.ranges import check_numbers
 from fairseq_plugins.run import Run
 from fairseq_plugins.utilization import peak_of_run
@@ -73,6 +74,7 @@ def begin(cfg: Any) -> None:
     with open_dict(cfg):
         cfg.pop("job_logging_cfg", None)
     keep_precise(cfg)
+    half_precision.complete(cfg)
     _held.close()  # by an earlier run in this process
 
     def question() -> None:

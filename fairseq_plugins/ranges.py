@@ -61,6 +61,9 @@ def check_numbers(run: Run) -> None:
     fp16, bf16 = run.option("common", "fp16"), run.option("common", "bf16")
     if common.fp16 and common.bf16:
         raise UserError(f"{fp16} and {bf16} exclude each other")
+    if common.fp16 and common.fp16_scale_window is None and len(run.cfg.optimization.update_freq) > 1:
+        window, schedule = run.option("common", "fp16_scale_window"), run.option("optimization", "update_freq")
+        raise UserError(f"{fp16} with a schedule of {schedule} needs {window}, as 2000 (updates until the scale grows)")
     if common.fp16 and (common.cpu or not torch.cuda.is_available()):
         raise UserError(f"{fp16} needs a GPU; on a CPU train in 32 bits, or with {bf16}")
 

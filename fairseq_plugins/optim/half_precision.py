@@ -32,6 +32,18 @@ def install() -> None:
     AMPOptimizer.state_dict, AMPOptimizer.load_state_dict = state_with_scale, load_with_scale
 
 
+def complete(cfg: Any) -> None:
+    """What the options for 16 bits imply, which fairseq does for its command line alone, and a schedule under --bf16.
+
+    fairseq asks for --fp16-scale-window there, though nothing is scaled.
+    """
+    common = cfg.common
+    common.fp16 |= common.memory_efficient_fp16
+    common.bf16 |= common.memory_efficient_bf16
+    if common.bf16 and common.fp16_scale_window is None and len(cfg.optimization.update_freq) > 1:
+        common.fp16_scale_window = 1
+
+
 def state_with_copies(self: Any) -> dict[str, Any]:
     """fairseq's state of the optimizer, and the fp32 copies."""
     return {**_FP16OptimizerMixin.state_dict(self), COPIES: [copy.detach() for copy in _copies(self)]}

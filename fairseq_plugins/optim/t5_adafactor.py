@@ -63,3 +63,8 @@ class T5Adafactor(FairseqOptimizer):
             "relative_step": False,
             "warmup_init": False,
         }
+
+    @property
+    def supports_memory_efficient_fp16(self) -> bool:
+        """Yes: gradients, moments and the step itself are in fp32, whatever the weights are."""
+        return True

@@ -17,7 +17,7 @@ from omegaconf import II
 from fairseq_plugins.errors import clear_errors
 from fairseq_plugins.options import choices, same
 from fairseq_plugins.tasks.source_target import OneDictionaryTask, WholeDataset, is_trained_on
-from fairseq_plugins.tasks.token_blocks import TokenBlocks, token_files
+from fairseq_plugins.tasks.token_blocks import TokenBlocks, find_tokens, token_files
 from metro_t0.data.record import check_dictionary
 from metro_t0.data.token_files import IdLimit
 from metro_t0.errors import UserError
@@ -255,7 +255,9 @@ class PretrainingTask(OneDictionaryTask):
         prefix = Path(paths[(epoch - 1) % len(paths)]) / split
         longest = self.cfg.tokens_per_sample - 1  # <s> comes on top
         with clear_errors():
-            check_dictionary(prefix.parent, self.dict_path)
+            for shard in paths if is_train else [prefix.parent]:
+                check_dictionary(Path(shard), self.dict_path)
+                find_tokens(Path(shard) / split)
             limit = IdLimit(self.words.end_of_words, self.dict_path)
             parts = [
                 TokenBlocks(file, longest, str(self.cfg.sample_break_mode), self.dictionary.bos())

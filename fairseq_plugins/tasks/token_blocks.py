@@ -32,11 +32,15 @@ def token_files(prefix: Path, combine: bool, limit: IdLimit | None = None) -> li
 
     Raises `UserError` where there is none or one is damaged.
     """
+    find_tokens(prefix)
     names = (Path(f"{prefix}{number or ''}") for number in (count() if combine else range(1)))
-    files = [TokenFile(name, limit) for name in takewhile(lambda name: idx_path(name).is_file(), names)]
-    if not files:
+    return [TokenFile(name, limit) for name in takewhile(lambda name: idx_path(name).is_file(), names)]
+
+
+def find_tokens(prefix: Path) -> None:
+    """Raise `UserError` where there is no token file PREFIX."""
+    if not idx_path(prefix).is_file():
         raise UserError(f"{prefix}.bin/.idx: no such files; make them with metro-t0-data binarize")
-    return files
 
 
 class TokenBlocks(torch.utils.data.Dataset[torch.Tensor]):

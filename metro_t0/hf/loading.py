@@ -22,7 +22,7 @@ from transformers.utils import logging as transformers_logging
 
 import metro_t0.hf  # noqa: F401  registers the model type of this project with the Auto classes
 from metro_t0.checkpoint_files import load_plain
-from metro_t0.errors import UserError, first_line
+from metro_t0.errors import UserError, first_line, one_line
 from metro_t0.files import read_json
 from metro_t0.shapes import field
 
@@ -78,7 +78,7 @@ def load_part(what: str, auto: Any, name: str | Path, options: dict[str, Any]) -
             return auto.from_pretrained(name, **options)
     # A foreign directory can make any line of transformers, or of the model's own code, raise anything.
     except Exception as error:
-        reason = " ".join(str(error).split())[:LONGEST_REASON] or type(error).__name__
+        reason = one_line(str(error))[:LONGEST_REASON] or type(error).__name__
         if isinstance(error, OSError) and not os.path.isdir(name):
             raise UserError(
                 f"{name}: not a local directory, and its {what} could not be read from the Hugging Face Hub "

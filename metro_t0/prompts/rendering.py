@@ -17,7 +17,7 @@ from jinja2 import meta, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.runtime import Context
 
-from metro_t0.errors import UserError
+from metro_t0.errors import UserError, one_line
 from metro_t0.prompts import MAX_VARIABLE_LENGTH, limits
 from metro_t0.prompts.sandbox import DRAWS, SHORTEN, Draws, HiddenLabel, PromptEnvironment
 
@@ -189,7 +189,9 @@ class Template:
         except SecurityError as error:
             raise UserError(f"{self.title}: reaches outside the sandbox ({error}); it will not be run") from None
         except Exception as error:  # a template is a program: whatever it raises is its own failure on this row
-            raise RenderError(f"{self.title}: fails to render ({type(error).__name__}: {_one_line(error)})") from None
+            raise RenderError(
+                f"{self.title}: fails to render ({type(error).__name__}: {one_line(str(error))})"
+            ) from None
 
     def _hidden_label(self) -> HiddenLabelError:
         return HiddenLabelError(f"{self.title}: the row's label is hidden ({HIDDEN} or empty)")
@@ -198,9 +200,9 @@ class Template:
         try:
             return parse()
         except jinja2.TemplateSyntaxError as error:
-            raise UserError(f"{self.title}: does not parse (line {error.lineno}: {_one_line(error)})") from None
+            raise UserError(f"{self.title}: does not parse (line {error.lineno}: {one_line(str(error))})") from None
         except jinja2.TemplateError as error:
-            raise UserError(f"{self.title}: does not compile ({_one_line(error)})") from None
+            raise UserError(f"{self.title}: does not compile ({one_line(str(error))})") from None
 
 
 @lru_cache(maxsize=TEXTS_KEPT)
@@ -278,7 +280,3 @@ def _split(text: str) -> list[str]:
     if PROTECTED_SEPARATOR in text:
         parts = [part.replace(PROTECTED_SEPARATOR, SEPARATOR) for part in parts]
     return parts
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

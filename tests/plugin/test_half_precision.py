@@ -144,3 +144,14 @@ def test_log_outputs_are_added_up_to_python_numbers(values: Callable[[int], Any]
     assert not any(isinstance(value, torch.Tensor) for value in total.values())
     assert total["nowhere"] == 0
     assert summed([]) == {}
+
+
+def test_what_the_options_for_16_bits_imply() -> None:
+    """fairseq's command line turns bf16 on with its memory-efficient kind; its configs would train in 32 bits."""
+    config = OmegaConf.structured(FairseqConfig)
+    config.common.memory_efficient_bf16 = True
+    config.optimization.update_freq = [1, 2]
+    half_precision.complete(config)
+    assert config.common.bf16
+    assert not config.common.fp16
+    FP16Optimizer(config, [], None, [])  # fairseq asks for a window of the loss scale, which bf16 has not

@@ -122,6 +122,7 @@ def test_the_least_of_a_range_trains_or_is_refused(
         ("--update-freq 0", "--update-freq is 0; it must be at least 1"),
         ("--adam-betas (0.9,1.5)", "--adam-betas is 1.5"),
         ("--fp16", "--fp16 needs a GPU; on a CPU train in 32 bits, or with --bf16"),
+        ("--fp16 --update-freq 1,2", "--fp16 with a schedule of --update-freq needs --fp16-scale-window"),
         ("--dropout 1", "--dropout is 1.0; it must be below 1"),
         ("--criterion prompt_cross_entropy --label-smoothing -1", "--label-smoothing is -1.0"),
     ],

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
@@ -30,3 +34,13 @@ def test_steps_follow_the_definition_for_every_parameter():
         for p, value in zip(parameters, wanted, strict=True):
             torch.testing.assert_close(p.data, value)
     assert optimizer.param_groups[0]["lr"] == 0.01
+
+
+def test_it_trains_weights_of_16_bits(train: Callable[..., list[dict[str, Any]]], tmp_path: Path) -> None:
+    """With moments in 32 bits: a run of one piece and one that goes on log the same."""
+    options = "--optimizer t5_adafactor --memory-efficient-bf16 --update-freq 1,2 --max-update"
+    whole = train(f"--save-dir {tmp_path / 'whole'} {options} 4")
+    train(f"--save-dir {tmp_path / 'parts'} {options} 2")
+    rest = train(f"--save-dir {tmp_path / 'parts'} {options} 4")
+    assert [record["loss"] for record in rest] == [record["loss"] for record in whole[-len(rest) :]]
+    assert rest
