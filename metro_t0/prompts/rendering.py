@@ -7,6 +7,7 @@ differs: a row whose label is hidden (-1, as in test splits) has no example, whe
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
@@ -28,6 +29,7 @@ SEPARATOR = "|||"
 PROTECTED_SEPARATOR = "3ed2dface8203c4c9dfb1a5dc58e41e0"
 
 HIDDEN = -1
+HIDDEN_CLASSES = (HIDDEN, str(HIDDEN))
 """What stands for the label of a row whose class is kept secret, as in the test splits of GLUE."""
 
 T = TypeVar("T")
@@ -126,7 +128,8 @@ class Template:
         for name in columns.read:
             if name in row:
                 value = row[name]
-                if (name in columns.classes and value == HIDDEN) or (name in columns.named and _is_empty(value)):
+                is_hidden = name in columns.classes and value in HIDDEN_CLASSES
+                if is_hidden or (name in columns.named and _is_empty(value)):
                     raise self._hidden_label()
                 variables[name] = value.replace(SEPARATOR, PROTECTED_SEPARATOR) if isinstance(value, str) else value
         return variables
@@ -241,13 +244,14 @@ def _columns_of(text: str) -> Columns:
 
 def _class_columns(tree: nodes.Template) -> tuple[frozenset[str], frozenset[str]]:
     """`Columns.classes` and `Columns.named`."""
-    classes = {test.name for test in _truth_tests(tree) if isinstance(test, nodes.Name)}
+    column = _columns_behind(tree)
+    classes = {name for test in _truth_tests(tree) if (name := column(test))}
     named = set()
     handled = set()  # by the template itself: `label >= 0`, `label != -1`, `label in [...]`
-    filled = {*classes, *(test.node.name for test in tree.find_all(nodes.Test) if isinstance(test.node, nodes.Name))}
+    filled = {*classes, *(name for test in tree.find_all(nodes.Test) if (name := column(test.node)))}
     for compare in tree.find_all(nodes.Compare):
         sides = [compare.expr, *(operand.expr for operand in compare.ops)]
-        names = {side.name for side in sides if isinstance(side, nodes.Name)}
+        names = {name for side in sides if (name := column(side))}
         constants = [side.value for side in sides if isinstance(side, nodes.Const)]
         numbers = [value for value in constants if value.__class__ is int]
         as_text = any(isinstance(side, nodes.Filter) and side.name == "string" for side in sides)
@@ -262,6 +266,23 @@ def _class_columns(tree: nodes.Template) -> tuple[frozenset[str], frozenset[str]
         ):
             handled |= names
     return frozenset(classes - handled), frozenset(named - handled - filled)
+
+
+def _columns_behind(tree: nodes.Template) -> Callable[[nodes.Node], str | None]:
+    """The function from an expression to the name in `label`, `label | int` or, after `set x = label | int`, `x`."""
+    sets = [(to.target.name, to.node) for to in tree.find_all(nodes.Assign) if isinstance(to.target, nodes.Name)]
+    times = Counter(name for name, _ in sets)
+    meant: dict[str, str] = {}
+
+    def column(node: nodes.Node) -> str | None:
+        while isinstance(node, nodes.Filter) and node.name == "int" and node.node is not None:
+            node = node.node
+        return meant.get(node.name, node.name) if isinstance(node, nodes.Name) else None
+
+    for name, value in sets:
+        if times[name] == 1 and (behind := column(value)):
+            meant[name] = behind
+    return column
 
 
 def _is_empty(value: Any) -> bool:

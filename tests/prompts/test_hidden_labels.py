@@ -40,6 +40,10 @@ def template(jinja: str, choices: str | None = CHOICES) -> Template:
         ("{{ q }} ||| {% if label == 2 | string %}yes{% else %}no{% endif %}", {"label": ""}),  # that of hellaswag
         ("{{ q }} ||| {{ answer_choices[label | int] }}", {"label": float("nan")}),
         ("{{ q }} ||| {{ answer_choices[label | int] }}", {"label": "?"}),
+        ("{{ q }} ||| {% if label | int == 1 %}yes{% else %}no{% endif %}", {"label": "-1"}),
+        ("{{ q }} ||| {% if label | int == 1 %}yes{% else %}no{% endif %}", {"label": ""}),
+        ("{% set x = label %}{% set y = x | int %}{{ q }} ||| {{ 'yes' if y == 1 else 'no' }}", {"label": -1}),
+        ("{% set label = label | int %}{{ q }} ||| {{ 'yes' if label else 'no' }}", {"label": -1}),
     ],
 )
 def test_a_hidden_label_gives_no_example(jinja: str, row: dict[str, Any]) -> None:
@@ -67,6 +71,7 @@ def test_a_hidden_label_gives_no_example(jinja: str, row: dict[str, Any]) -> Non
         ("{{ q }} ||| {% if hint is none %}none{% elif hint == 'a' %}a{% else %}b{% endif %}", {"hint": None}, "none"),
         ("{{ q }} ||| {% if 'a' in text %}a{% else %}none{% endif %}", {"text": ""}, "none"),
         ("{{ q }} ||| {{ number | int }}", {"number": ""}, "0"),
+        ("{% set x = score %}{{ q }} ||| {{ 'bad' if x < 0 else 'good' if x == 1 else 'fair' }}", {"score": -1}, "bad"),
     ],
 )
 def test_what_the_template_itself_writes_stays(jinja: str, row: dict[str, Any], target: str) -> None:
