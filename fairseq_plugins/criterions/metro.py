@@ -52,6 +52,7 @@ MetroCriterionConfig = make_dataclass(
         ),
         *((f"{o.name}_until", float, option(0.0, UNTIL.format(o.name), at_least=0)) for o in OBJECTIVES),
         ("max_update", int, II("optimization.max_update")),
+        ("sentence_avg", bool, II("optimization.sentence_avg")),
         *((f.name, bool, field(default=f.default, metadata=dict(f.metadata))) for f in fields(LossOptions)),
     ],
     bases=(FairseqDataclass,),
@@ -71,6 +72,8 @@ class MetroCriterion(FairseqCriterion):
         self.options = LossOptions(**{f.name: getattr(cfg, f.name) for f in fields(LossOptions)})
         self.weights = {o.name: getattr(cfg, f"{o.name}_weight") * task.loss_scale(o.positions) for o in OBJECTIVES}
         with clear_errors():
+            if cfg.sentence_avg:
+                raise UserError("--sentence-avg: the losses are means over positions (equation 13); leave it out")
             self.until = {o.name: _last_update(o.name, getattr(cfg, f"{o.name}_until"), cfg) for o in OBJECTIVES}
             task.check_losses(self.options)
 

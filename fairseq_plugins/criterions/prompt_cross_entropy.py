@@ -12,6 +12,7 @@ import torch
 from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
+from omegaconf import II
 from torch import Tensor
 from torch.nn import functional
 
@@ -26,16 +27,21 @@ class PromptCrossEntropyConfig(FairseqDataclass):
 
     label_smoothing: float = option(0.0, "probability spread evenly over the vocabulary", at_least=0, below=1)
     z_loss: float = option(0.0, "weight of log(sum of exp of the logits) squared, per token", at_least=0, at_most=1000)
+    sentence_avg: bool = II("optimization.sentence_avg")
 
 
 @register_criterion("prompt_cross_entropy", dataclass=PromptCrossEntropyConfig)
 class PromptCrossEntropyCriterion(FairseqCriterion):
-    """Mean over all target tokens of the (accumulated, distributed) batch; logged in nats."""
+    """Mean over all target tokens of the (accumulated, distributed) batch; logged in nats.
+
+    With fairseq's --sentence-avg what is minimized is the mean over examples of the sums over their tokens.
+    """
 
     def __init__(self, cfg: PromptCrossEntropyConfig, task: Any) -> None:
         super().__init__(task)
         self.label_smoothing = cfg.label_smoothing
         self.z_loss = cfg.z_loss
+        self.divisor = "nsentences" if cfg.sentence_avg else "ntokens"
 
     @classmethod
     def build_criterion(cls, cfg: PromptCrossEntropyConfig, task: Any) -> "PromptCrossEntropyCriterion":
@@ -43,7 +49,7 @@ class PromptCrossEntropyCriterion(FairseqCriterion):
         return cls(cfg, task)
 
     def forward(self, model: Any, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, int, dict[str, Any]]:
-        """-> summed loss, number of target tokens, sums to log."""
+        """-> summed loss, what fairseq divides the sum of all batches by, sums to log."""
         net_output = model(**sample["net_input"])
         logits = net_output[0]
         target = model.get_targets(sample, net_output)
@@ -55,7 +61,7 @@ class PromptCrossEntropyCriterion(FairseqCriterion):
         log = {
             "loss": loss.detach(),
             "nll_loss": nll.detach(),
-            "sample_size": sample["ntokens"],
+            "sample_size": sample[self.divisor],
             "ntokens": sample["ntokens"],
             "nsentences": sample["nsentences"],
             "source_tokens": sample["source_tokens"],
@@ -63,7 +69,7 @@ class PromptCrossEntropyCriterion(FairseqCriterion):
             "token_hits": (hits & counted).sum(),
             "example_hits": example_hits.sum(),
         }
-        return loss, sample["ntokens"], log
+        return loss, sample[self.divisor], log
 
     def _losses(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """(rows, vocabulary), (rows,) -> what is minimized and the negative log-likelihood, summed over all tokens.

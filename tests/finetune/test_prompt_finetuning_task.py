@@ -201,8 +201,13 @@ def test_plain_pairs_of_a_jsonl_file(prompted: Path, tmp_path: Path, capsys: pyt
     assert "train.jsonl and train.tsv are one split" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("smoothing", "z_loss"), [(0.0, 0.0), (0.1, 0.0), (0.0, 1e-4), (0.1, 0.02)])
-def test_the_criterion_against_slow_definitions(prompted: Path, smoothing: float, z_loss: float) -> None:
+@pytest.mark.parametrize(
+    ("smoothing", "z_loss", "of_examples"),
+    [(0.0, 0.0, False), (0.1, 0.0, False), (0.0, 1e-4, True), (0.1, 0.02, False)],
+)
+def test_the_criterion_against_slow_definitions(
+    prompted: Path, smoothing: float, z_loss: float, of_examples: bool
+) -> None:
     task = make_task(prompted)
     dataset = load(prompted)
     sample = dataset.collater([dataset[i] for i in (0, 30, 70, 100)])
@@ -212,7 +217,8 @@ def test_the_criterion_against_slow_definitions(prompted: Path, smoothing: float
     logits[0].scatter_(-1, target[0].unsqueeze(-1), 20.0)  # the first example is predicted in full
     model: Any = lambda **_: (logits, {})  # noqa: E731
     model.get_targets = lambda sample, _: sample["target"]
-    criterion = PromptCrossEntropyCriterion(PromptCrossEntropyConfig(label_smoothing=smoothing, z_loss=z_loss), task)
+    config = PromptCrossEntropyConfig(label_smoothing=smoothing, z_loss=z_loss, sentence_avg=of_examples)
+    criterion = PromptCrossEntropyCriterion(config, task)
     loss, size, log = criterion(model, sample)
     expected = nll = hits = 0.0
     exact = 0
@@ -230,7 +236,7 @@ def test_the_criterion_against_slow_definitions(prompted: Path, smoothing: float
         exact += all(right)
     assert loss.item() == pytest.approx(expected, rel=1e-5)
     assert log["nll_loss"].item() == pytest.approx(nll, rel=1e-5)
-    assert size == sample["ntokens"]
+    assert size == log["sample_size"] == (4 if of_examples else sample["ntokens"])
     assert int(log["token_hits"]) == hits
     assert int(log["example_hits"]) == exact == 1
 
