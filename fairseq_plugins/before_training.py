@@ -115,6 +115,9 @@ def check(run: Run) -> None:
         if path and os.path.lexists(path) and not os.path.isdir(path):
             section = "checkpoint" if option == "save_dir" else "common"
             raise UserError(f"{run.option(section, option)} {path}: is not a directory")
+    if options.write_checkpoints_asynchronously:
+        option = run.option("checkpoint", "write_checkpoints_asynchronously")
+        raise UserError(f"{option}: fairseq then writes no {LAST}, from which a restart would go on; leave it out")
     check_subsets(run)
     start = starting_point(run)
     if start is None:

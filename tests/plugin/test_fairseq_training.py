@@ -238,6 +238,7 @@ def test_validation_keeps_its_masks(train: Train, tmp_path: Path, capfd: pytest.
         ("--decoding-target masked_only --within-documents", "masked_only does not go with --within-documents"),
         ("--rtd none --weighted-clm", "--weighted-clm needs the RTD head"),
         ("--sentence-avg", "--sentence-avg: the losses are means over positions"),
+        ("--write-checkpoints-asynchronously", "fairseq then writes no checkpoint_last.pt"),
         ("--memory-efficient-bf16", "do not keep: use --optimizer adam"),
         ("--attention-backend flex --attention-dropout 0.1", "--attention-backend is flex, which has no dropout"),
         ("--attention-backend flex", "flex, which trains on CUDA only"),
