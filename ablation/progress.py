@@ -36,12 +36,13 @@ def write_progress(jobs: Sequence[Job], output: Path) -> list[Path]:
 
 
 def _draw_panel(axes: Axes, rows: Sequence[dict[str, Any]], metric: str) -> None:
-    """Means over seeds; the bars are standard deviations over seeds."""
+    """Means over seeds, which under --hours differ in updates, too; the bars are standard deviations over seeds."""
     for number, variant in enumerate(dict.fromkeys(row["variant"] for row in rows)):
         mine = [row for row in rows if row["variant"] == variant and metric in row]
         style = look(number)
-        updates = sorted({row["updates"] for row in mine})
-        values = [[row[metric] for row in mine if row["updates"] == update] for update in updates]
+        parts = [[row for row in mine if row["part"] == part] for part in sorted({row["part"] for row in mine})]
+        values = [[row[metric] for row in part] for part in parts]
+        updates = [statistics.fmean(row["updates"] for row in part) for part in parts]
         axes.errorbar(
             updates, [statistics.fmean(v) for v in values], color=style.color, marker=style.marker, label=variant,
             linestyle=style.dashes, yerr=[statistics.stdev(v) if len(v) > 1 else 0.0 for v in values], capsize=2,

@@ -71,13 +71,19 @@ def collect(jobs: Sequence[Job]) -> tuple[list[Row], dict[str, dict[str, float]]
 
 
 def _check_tasks(jobs: Sequence[Job]) -> None:
-    """Averages over different tasks compare nothing. Raises `UserError`: data were added between two evaluations."""
-    tasks = {job.work: set(read_json(job.results / "summary.json")["tasks"]) for job in jobs}
+    """Averages over other tasks or rows compare nothing. Raises `UserError`: data changed between two evaluations."""
+    tasks = {job.work: read_json(job.results / "summary.json")["tasks"] for job in jobs}
+    again = "evaluate.done.json beside it, and give the same command again"
     for work, own in tasks.items():
-        if lacking := set[str]().union(*tasks.values()) - own:
+        if lacking := set[str]().union(*tasks.values()) - own.keys():
             raise UserError(
-                f"{work}/eval: lacks task {min(lacking)}, which other variants or seeds have; remove it and "
-                "evaluate.done.json beside it, and give the same command again"
+                f"{work}/eval: lacks task {min(lacking)}, which other variants or seeds have; remove it and {again}"
+            )
+    for name in next(iter(tasks.values()), {}):
+        if len(rows := {own[name]["n"] for own in tasks.values()}) > 1:
+            raise UserError(
+                f"task {name} was scored on {' and on '.join(map(str, sorted(rows)))} rows; remove the folder eval of "
+                f"every variant and seed with {again}"
             )
 
 

@@ -49,13 +49,19 @@ def load_variants(path: Path | None = None) -> dict[str, Variant]:
 
 
 def choose(variants: dict[str, Variant], names: Sequence[str]) -> list[Variant]:
-    """Those of the given names, by default all that the paper's table has. Raises `UserError` with nearest names."""
-    if not names:
-        return [variant for variant in variants.values() if variant.paper]
+    """Those of the given names, by default all that the paper's table has.
+
+    Raises `UserError` with nearest names, and for two of one title, which names them in table and figures.
+    """
     for name in names:
         if name not in variants:
             raise unknown("variant", name, variants)
-    return [variants[name] for name in dict.fromkeys(names)]
+    chosen = [variants[name] for name in dict.fromkeys(names)] or [v for v in variants.values() if v.paper]
+    by_title: dict[str, str] = {}
+    for variant in chosen:
+        if (other := by_title.setdefault(variant.title, variant.name)) != variant.name:
+            raise UserError(f"variants {other} and {variant.name} both have the title {variant.title!r}; change one")
+    return chosen
 
 
 class Entry(TypedDict):

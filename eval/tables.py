@@ -101,7 +101,7 @@ def task_rows(summaries: Sequence[Summary]) -> tuple[list[str], list[list[str]]]
         facts += [str(first.score.n), str(len(first.results))]
         rows.append([name, *(NO_VALUE if task is None else percent(task.score) for task in found), *facts])
     labels = list(dict.fromkeys(summary.average_label for summary in summaries))
-    alike = len(labels) == 1
+    alike = len(labels) == 1 and all(len(summary.tasks) == len(names) for summary in summaries)
     average = [percent(s.average, of_rows=False) + ("" if alike or s.is_complete else PARTIAL) for s in summaries]
     rows.append([labels[0] if alike else "mean", *average, "", "", "", ""])
     return header, rows

@@ -43,13 +43,28 @@ def read_runs(path: Path) -> list[Point]:
     to the file. A result directory is what `metro-t0-eval` wrote (its summary.json is read).
     Raises `UserError` where something is missing or averages are means of different things.
     """
-    points = [point for name, run in _runs(path).items() for point in _points(path, name, run)]
+    runs = _runs(path)
+    points = [point for name, run in runs.items() for point in _points(path, name, run)]
     labels = {point.label for point in points}
     if len(labels) > 1:
         raise UserError(
             f"{path}: the scores are not comparable: {'; '.join(sorted(labels))}. Evaluate all on the same tasks"
         )
+    first, *others = [path.parent / directory for run in runs.values() for directory in run["checkpoints"].values()]
+    for other in others:
+        if different := {name for name, _ in _scored(first) ^ _scored(other)}:
+            raise UserError(
+                f"{path}: the scores are not comparable: {first} and {other} are not of the same rows of "
+                f"{min(different)}. Evaluate all on the same tasks"
+            )
     return points
+
+
+def _scored(directory: Path) -> set[tuple[str, int]]:
+    """What an average is over: its tasks and their numbers of rows, so that two averages of 9 of 11 tasks differ."""
+    summary = directory / "summary.json"
+    tasks: dict[str, Scored] = field(read_json(summary, dict[str, Any]), "tasks", dict[str, Scored], str(summary))
+    return {(name, task["n"]) for name, task in tasks.items()}
 
 
 class Run(TypedDict):
@@ -65,6 +80,12 @@ class Average(TypedDict):
     value: float
     standard_error: float | None
     label: str
+
+
+class Scored(TypedDict):
+    """A task of a summary.json."""
+
+    n: int
 
 
 def _runs(path: Path) -> dict[str, Run]:

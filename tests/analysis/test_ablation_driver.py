@@ -229,6 +229,38 @@ def test_progress_over_pretraining_is_drawn_with_its_numbers(tmp_path: Path) -> 
     assert "T5 span corruption,1,1.0,120,60.0" in text
 
 
+def test_seeds_of_an_equal_time_are_one_point_though_their_updates_differ(tmp_path: Path) -> None:
+    import dataclasses
+
+    import matplotlib.figure
+
+    from ablation import progress
+    from ablation.running import make_jobs
+    from ablation.variants import choose, load_variants
+
+    plan = make_plan(tmp_path, parts=(0.5, 1.0), updates=None, hours=1.0)
+    jobs = make_jobs(plan, choose(load_variants(), ["metro"]), 2, tmp_path / "out")
+    for job, score, updates in zip(jobs, (0.5, 0.7), (1000, 1100), strict=True):
+        for part in plan.parts:
+            finish(dataclasses.replace(job, part=part), score, score)
+        (job.directory / "pretrain.done.json").write_text(json.dumps({"updates": updates}))
+    axes = matplotlib.figure.Figure().subplots()
+    progress._draw_panel(axes, [row for job in jobs for row in progress._rows(job)], "average")
+    line = axes.containers[0][0]
+    assert list(line.get_ydata()) == pytest.approx([60, 60])
+    assert line.get_xdata()[1] == 1050
+
+
+def test_variants_of_one_title_are_refused(tmp_path: Path) -> None:
+    from ablation.variants import choose, load_variants
+
+    path = tmp_path / "mine.yaml"
+    path.write_text("mine: {title: METRO, options: {task: metro_pretraining}}")
+    assert choose(load_variants(path), ["mine"])
+    with pytest.raises(UserError, match="variants metro and mine both have the title 'METRO'"):
+        choose(load_variants(path), ["metro", "mine"])
+
+
 def test_wall_time_becomes_updates_by_a_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A trial that takes 2 seconds per update, after a slow start: 1,800 updates in an hour."""
     from ablation import running
@@ -292,7 +324,7 @@ def test_a_budget_is_one_update_at_least(tmp_path: Path, monkeypatch: pytest.Mon
 def finish(job: Any, copa: float, rte: float) -> None:
     job.results.mkdir(parents=True)
     tasks = {
-        name: {"value": value, "standard_error": 0.01, "chance": 0.5, "majority": majority}
+        name: {"value": value, "standard_error": 0.01, "n": 100, "chance": 0.5, "majority": majority}
         for name, value, majority in (("copa", copa, 0.62), ("rte", rte, 0.6))
     }
     average = {"value": (copa + rte) / 2, "standard_error": 0.02}
@@ -326,6 +358,10 @@ def test_table_has_means_and_deviations_over_seeds_and_the_paper_beside(tmp_path
     assert data.read_text().startswith("variant,seeds,average,copa,rte,paper T0,paper T0+,paper T0++\n")
     summary = jobs[0].results / "summary.json"
     fewer = json.loads(summary.read_text())
+    fewer["tasks"]["rte"]["n"] = 99
+    summary.write_text(json.dumps(fewer))
+    with pytest.raises(UserError, match="task rte was scored on 99 and on 100 rows"):
+        write_table(jobs, tmp_path / "out")
     del fewer["tasks"]["rte"]
     summary.write_text(json.dumps(fewer))
     with pytest.raises(UserError, match="metro/seed1/eval: lacks task rte"):

@@ -30,13 +30,14 @@ def test_a_checkpoint_beyond_the_log_is_an_error() -> None:
         cost_at(LOG, 301)
 
 
-def write_runs(directory: Path, label: str = "mean over 11") -> Path:
+def write_runs(directory: Path, label: str = "mean over 11", last_task: str = "rte") -> Path:
     lines = [json.dumps({"num_updates": str(u), "wall": str(60 * u), "wpb": "8", "loss": "3"}) for u in (10, 20, 30)]
     (directory / "train.log").write_text("\n".join(lines))
     for number, score in ((10, 0.4), (30, 0.5)):
         (directory / f"at{number}").mkdir()
         average = {"value": score, "standard_error": 0.01, "n": 11, "label": label if number == 30 else "mean over 11"}
-        (directory / f"at{number}" / "summary.json").write_text(json.dumps({"average": average}))
+        tasks = {last_task if number == 30 else "rte": {"value": score, "n": 277}}
+        (directory / f"at{number}" / "summary.json").write_text(json.dumps({"average": average, "tasks": tasks}))
     path = directory / "runs.yaml"
     path.write_text("runs:\n  METRO: {log: train.log, checkpoints: {30: at30, 10: at10}}\n")
     return path
@@ -56,6 +57,11 @@ def test_points_and_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 def test_averages_of_different_things_are_not_mixed(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not comparable"):
         read_runs(write_runs(tmp_path, label="mean over 3 of 11"))
+
+
+def test_averages_of_as_many_other_tasks_are_not_mixed(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not of the same rows of copa"):
+        read_runs(write_runs(tmp_path, last_task="copa"))
 
 
 @pytest.mark.parametrize("text", ["", "runs: {}", "runs: {a: {log: x}}", "runs: [", "runs: {a: 3}"])
