@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.planning import PlannedTask
+from finetune.planning import P3_COLUMNS, PlannedTask
 from finetune.settings import BuildSettings
 from metro_t0.data.token_files import token_dtype
 from metro_t0.errors import UserError
@@ -66,6 +66,8 @@ def tokenize_slice(job: SliceJob) -> list[TokenizedSlice]:
         rows = list(table[first : last + 1])
     else:
         rows = [table[int(index)] for index in job.indices]
+    if job.settings.source == "p3":
+        rows = [{name: row[name] for name in P3_COLUMNS if name in row} for row in rows]
     return [_tokenize_task(task, rows, job) for task in job.tasks]
 
 

@@ -16,6 +16,8 @@ from metro_t0.prompts.templates import Template, load_templates
 
 P3_NAME = "bigscience/P3"
 P3_TEXT = "{{ inputs_pretokenized }} ||| {{ targets_pretokenized }}"
+P3_COLUMNS = ("inputs_pretokenized", "targets_pretokenized")
+"""What is read of P3, whose rows have a column `answer_choices`, too, a name that templates reserve."""
 
 
 @dataclass(frozen=True)

@@ -306,7 +306,8 @@ def test_p3_is_built_from_ready_rendered_text(tmp_path: Path, data_dir: Path, vo
     for task in ("colors_which", "colors_only_red"):
         folder = data_dir / "bigscience/P3" / task
         folder.mkdir(parents=True)
-        rows = [{"inputs_pretokenized": f" {task} {i} ", "targets_pretokenized": " red ||| blue"} for i in range(9)]
+        texts = [(f" {task} {i} ", " red ||| blue") for i in range(9)]
+        rows = [{"answer_choices": ["red"], "inputs_pretokenized": x, "targets_pretokenized": y} for x, y in texts]
         pq.write_table(pa.Table.from_pylist(rows), folder / "train.parquet")
         pq.write_table(pa.Table.from_pylist(rows[:4]), folder / "validation.parquet")
     assert main(arguments(tmp_path, vocabulary, only="colors", source="p3")) == 0
