@@ -21,10 +21,20 @@ from typing import Any
 
 from metro_t0.claims import OR_OVERWRITE, check_dictionary, check_owner, claimed
 from metro_t0.data.documents import BadLines
-from metro_t0.data.hub import HubFailed, local_state
+from metro_t0.data.hub import HubFailed
 from metro_t0.data.record import DICT_NAME, INFO_NAME
 from metro_t0.data.shares import Share, check_no_share_is_running, share_of_work
-from metro_t0.data.sources import MAX_DOCUMENT_BYTES, PIECES, UNIT_BYTES, Input, Section, Unit, pinned
+from metro_t0.data.sources import (
+    LOCAL_INPUTS,
+    MAX_DOCUMENT_BYTES,
+    PIECES,
+    UNIT_BYTES,
+    Input,
+    Section,
+    Unit,
+    local_states,
+    pinned,
+)
 from metro_t0.data.token_files import TokenFileWriter, token_dtype
 from metro_t0.data.units import VALID, Counts, Split, encode_unit, load_unit, save_unit
 from metro_t0.errors import UserError
@@ -36,7 +46,6 @@ from metro_t0.tokenization.tokenizer import TOKENIZER_NAME
 
 WORK_NAME = ".binarize"
 PLAN_NAME = "plan.json"
-LOCAL_INPUTS = "local_inputs"
 FILES_NAME = "files.json"
 """Files of this data set and of those that it replaces, while it is merged."""
 OF_DATA_SET = re.compile(r"(shard\d+/)?(train\.(bin|idx)|valid\.(bin|idx)|dict\.txt|tokenizer\.json)")
@@ -67,14 +76,6 @@ class BinarizeSettings:
             "unit_bytes": [UNIT_BYTES, MAX_DOCUMENT_BYTES],
             "tokenizer": [tokenizer.fingerprint, len(tokenizer), tokenizer.rules_fingerprint],
         }
-
-    def local_inputs(self) -> dict[str, str]:
-        """States of data sets that are local directories, by spec. A finished result is of one state.
-
-        An interrupted run goes on with another, so that a damaged file can be replaced.
-        """
-        states = {each.spec: local_state(each.spec) for each in self.inputs + self.valid_inputs if each.is_on_hub}
-        return {spec: state for spec, state in states.items() if state}
 
     def at_one_commit(self, work: Path, digest: str) -> BinarizeSettings:
         """The settings with the commits of the hub that the first run of them found, which `work` keeps."""
@@ -126,7 +127,7 @@ def encode_share(settings: BinarizeSettings, tokenizer: Tokenizer, processes: in
 
 
 def _binarize(settings: BinarizeSettings, tokenizer: Tokenizer, processes: int, plan: dict[str, Any]) -> dict[str, Any]:
-    work, local_inputs = settings.output / WORK_NAME, settings.local_inputs()
+    work, local_inputs = settings.output / WORK_NAME, local_states(settings.inputs + settings.valid_inputs)
     try:
         bad = BadLines()
         totals: dict[str, Counts] = {}
@@ -154,11 +155,10 @@ def _finished(settings: BinarizeSettings, plan: dict[str, Any]) -> dict[str, Any
     output = settings.output
     if output.exists() and not output.is_dir():
         raise UserError(f"{output}: is a file; --output names a directory")
-    path = output / INFO_NAME
-    if not path.is_file() or settings.overwrite:
+    if not (path := output / INFO_NAME).is_file() or settings.overwrite:
         return None
     info: dict[str, Any] = read_json(path, dict[str, Any])
-    before, state = info.get("plan"), settings.local_inputs()
+    before, state = info.get("plan"), local_states(settings.inputs + settings.valid_inputs)
     found = before if isinstance(before, dict) else {"format": info.get("format")}
     found = {**found, LOCAL_INPUTS: info.get(LOCAL_INPUTS, state)}
     check_owner(output, found, {**plan, LOCAL_INPUTS: state}, OR_OVERWRITE)

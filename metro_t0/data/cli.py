@@ -48,7 +48,7 @@ class Tokenizer(Text):
     def run(self) -> None:
         from metro_t0.claims import OR_OVERWRITE, check_owner, lock
         from metro_t0.data.inspection import print_bad_lines
-        from metro_t0.data.sources import resolve_inputs
+        from metro_t0.data.sources import LOCAL_INPUTS, local_states, resolve_inputs
         from metro_t0.data.training_text import words_of
         from metro_t0.files import read_json, write_json
         from metro_t0.tokenization import Tokenizer
@@ -57,12 +57,14 @@ class Tokenizer(Text):
 
         inputs = resolve_inputs(self.inputs, self.field)
         plan = {"inputs": [each.identity() for each in inputs], "max_mb": self.max_mb, **asdict(self.vocabulary)}
+        plan[LOCAL_INPUTS] = local_states(inputs)
         record = self.output / RECORD_NAME
         with lock(self.output):
             if (self.output / DICT_NAME).is_file() and not self.overwrite:
                 if not record.is_file():
                     raise UserError(f"{self.output}: holds a vocabulary of another origin; {OR_OVERWRITE}")
-                check_owner(self.output, read_json(record, dict[str, Any]), plan, OR_OVERWRITE)
+                before = {LOCAL_INPUTS: plan[LOCAL_INPUTS], **read_json(record, dict[str, Any])}
+                check_owner(self.output, before, plan, OR_OVERWRITE)
             else:
                 words, skipped = words_of(inputs, self.max_mb, self.workers)
                 print_bad_lines(skipped.counts, skipped.examples)

@@ -29,6 +29,8 @@ MAX_DOCUMENT_BYTES = 32 << 20
 MAX_ROW_BYTES = 1 << 30  # half a line of JSON is none
 FORMATS = {".txt": "text", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 BUILTIN_PREFIX = "builtin:"
+LOCAL_INPUTS = "local_inputs"
+"""Under which records keep `local_states`."""
 
 UnitKind = Literal["text", "jsonl", "rows"]
 
@@ -125,6 +127,15 @@ def resolve_inputs(specs: Iterable[str], field: str) -> list[Input]:
     if not inputs:
         raise UserError("no input given; name files, hf:NAME or builtin:python-docs")
     return inputs
+
+
+def local_states(inputs: Iterable[Input]) -> dict[str, str]:
+    """States of data sets that are local directories, by spec. A finished result is of one state.
+
+    An interrupted run goes on with another, so that a damaged file can be replaced.
+    """
+    states = {each.spec: hub.local_state(each.spec) for each in inputs if each.is_on_hub}
+    return {spec: state for spec, state in states.items() if state}
 
 
 def pinned(inputs: Iterable[Input], path: Path) -> dict[str, HubData]:

@@ -43,6 +43,20 @@ def test_only_overwrite_replaces_another_vocabulary(text: Path, capsys: pytest.C
     assert run(text, "--vocab-size", "35") == 0
 
 
+def test_a_vocabulary_of_files_that_changed_is_not_taken_for_finished(
+    text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = text.parent / "set"
+    directory.mkdir()
+    text.rename(directory / "train.txt")
+    spec = Path(f"hf:{directory}")
+    vocabulary = str(text.parent / "v")
+    assert run(spec, "--output", vocabulary) == run(spec, "--output", vocabulary) == 0
+    (directory / "train.txt").write_text("other words\n", encoding="utf-8")
+    assert run(spec, "--output", vocabulary) == 2
+    assert "belongs to other settings (local_inputs" in capsys.readouterr().err
+
+
 def test_a_vocabulary_from_elsewhere_is_kept(text: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(text) == 0
     (text.parent / "v" / "vocabulary.json").unlink()
