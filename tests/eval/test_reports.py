@@ -25,16 +25,6 @@ from eval.tables import paper_rows, partial_note, percent, read_paper_table, tas
 from metro_t0.errors import UserError
 from metro_t0.intervals import wilson_interval
 
-
-def test_averages_of_as_many_other_tasks_are_marked() -> None:
-    one, other = (summary_of(name, {"rte": ["11"], task: ["01"]}) for name, task in (("a", "cb"), ("b", "copa")))
-    parts = [Summary(s.run, s.tasks, {missing: "no data"}) for s, missing in ((one, "copa"), (other, "cb"))]
-    label, *averages = task_rows(parts)[1][-1][:3]
-    assert label == "mean"
-    assert all(average.endswith("*") for average in averages)
-    assert task_rows([parts[0]] * 2)[1][-1][0] == "mean over 2 of 3"
-
-
 outcome_strings = st.text("01", min_size=2, max_size=30)
 
 
@@ -118,6 +108,15 @@ def test_average_over_tasks() -> None:
     assert average.standard_error == pytest.approx(0.025)
     assert chance([2, 4]) == pytest.approx(0.375)
     assert majority([0, 1, 1, 1]) == 0.75
+
+
+def test_averages_of_as_many_other_tasks_are_marked() -> None:
+    one, other = (summary_of(name, {"rte": ["11"], task: ["01"]}) for name, task in (("a", "cb"), ("b", "copa")))
+    parts = [Summary(s.run, s.tasks, {missing: "no data"}) for s, missing in ((one, "copa"), (other, "cb"))]
+    label, *averages = task_rows(parts)[1][-1][:3]
+    assert label == "mean"
+    assert all(average.endswith("*") for average in averages)
+    assert task_rows([parts[0]] * 2)[1][-1][0] == "mean over 2 of 3"
 
 
 @given(st.integers(0, 30), st.integers(0, 30))
