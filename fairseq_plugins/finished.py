@@ -1,18 +1,21 @@
 """A finished run that is started again says so and changes nothing.
 
 fairseq asks whether to stop only after an update, so it would train one more each time, and write checkpoints over
-those of the run. It also forgets at every restart for how many validations --patience has waited, takes the hours of
-the checkpoint that is fine-tuned for the run's own, and begins at update 0 where a checkpoint has no optimizer state.
+those of the run. It also forgets at every restart for how many validations --patience has waited and, in what it logs
+as `wall`, the time before (or logs 0), takes the hours of the checkpoint that is fine-tuned for the run's own, and
+begins at update 0 where a checkpoint has no optimizer state.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+import time
 from pathlib import Path
 from typing import Any
 
 from fairseq import checkpoint_utils
+from fairseq.logging import metrics
 
 from fairseq_plugins import run as runs
 from fairseq_plugins.before_training import training_modules
@@ -38,6 +41,7 @@ def install() -> None:
             trainer.set_num_updates(lost)
         if not trainer.get_num_updates():
             trainer._previous_training_time = 0
+        metrics.get_meter("default", "wall").start_time = time.perf_counter() - trainer._previous_training_time
         reason = None if state is None else why_finished(trainer, batches)
         if lost and not reason:
             agree(lambda: refuse_without_optimizer(lost))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,7 +115,8 @@ def _points(path: Path, name: str, run: Run) -> list[Point]:
 def cost_at(log: Sequence[Mapping[str, Any]], updates: int) -> tuple[float | None, float | None]:
     """Hours and tokens of training up to that update, linear between the records of the log.
 
-    fairseq's `wall` counts seconds over restarts; `wpb` is the mean number of tokens per update of an interval.
+    `wpb` is the mean number of tokens per update of an interval, `wps` that per second (0 of a process's first update
+    alone), which gives its seconds. fairseq's own `wall` is 0 after a restart; it counts only where there is no `wps`.
     Raises `UserError` where the log ends before.
     """
     records = [record for record in log if record["split"] == "train"]
@@ -123,14 +125,18 @@ def cost_at(log: Sequence[Mapping[str, Any]], updates: int) -> tuple[float | Non
         raise UserError(f"the log ends at update {last}, before the checkpoint of update {updates}")
     before, seconds, tokens = 0, 0.0, 0.0
     known = {key: all(key in record for record in records) for key in ("wall", "wpb")}
+    rates = [record["wps"] for record in records if record.get("wps")]
+    has_rates = known["wpb"] and all("wps" in record for record in records) and bool(rates)
+    usual = statistics.median(rates) if has_rates else 0.0
     for record in records:
         share = min(1.0, (updates - before) / (record["updates"] - before))
-        seconds += share * (record.get("wall", 0.0) - seconds)
-        tokens += share * (record["updates"] - before) * record.get("wpb", 0.0)
+        read = share * (record["updates"] - before) * record.get("wpb", 0.0)
+        tokens += read
+        seconds += read / (record["wps"] or usual) if has_rates else share * (record.get("wall", 0.0) - seconds)
         if record["updates"] >= updates:
             break
         before = record["updates"]
-    return seconds / 3600 if known["wall"] else None, tokens if known["wpb"] else None
+    return seconds / 3600 if has_rates or known["wall"] else None, tokens if known["wpb"] else None
 
 
 def plot_efficiency(points: Sequence[Point], output: Path) -> list[Path]:

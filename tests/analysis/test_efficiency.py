@@ -25,6 +25,16 @@ def test_costs_add_up_over_the_intervals(updates: int, hours: float, tokens: flo
     assert cost_at(LOG, updates) == pytest.approx((hours, tokens))
 
 
+def test_a_restart_loses_no_hours() -> None:
+    """fairseq logs a `wall` of 0 after a restart within an epoch."""
+    walls = [(100, 1800.0), (200, 3600.0), (300, 0.0), (400, 0.0)]
+    log = [{"split": "train", "updates": u, "wall": w, "wpb": 36.0, "wps": 2.0} for u, w in walls]
+    assert cost_at(log, 400) == pytest.approx((2.0, 14400))
+    assert cost_at(log, 250) == pytest.approx((1.25, 9000))
+    log[0]["wps"] = 0.0
+    assert cost_at(log, 400) == pytest.approx((2.0, 14400))
+
+
 def test_a_checkpoint_beyond_the_log_is_an_error() -> None:
     with pytest.raises(UserError, match="ends at update 300"):
         cost_at(LOG, 301)

@@ -50,7 +50,11 @@ def test_resuming_gives_the_same_run_to_the_bit(train: Train, tmp_path: Path) ->
     whole, halted = tmp_path / "whole", tmp_path / "halted"
     uninterrupted = train(f"--save-dir {whole} --max-update 9")
     train(f"--save-dir {halted} --max-update 4")  # in the middle of an epoch of 6 updates
+    state = torch.load(halted / "checkpoint_last.pt", weights_only=False)
+    state["extra_state"]["previous_training_time"] = 5000.0
+    torch.save(state, halted / "checkpoint_last.pt")
     resumed = train(f"--save-dir {halted} --max-update 9")
+    assert float(resumed[0]["wall"]) >= 5000
     assert [r["loss"] for r in resumed] == [r["loss"] for r in uninterrupted[4:]]
     assert largest_difference(tensors(whole), tensors(halted)) == 0.0
 
