@@ -97,8 +97,12 @@ def _commit(repository: str) -> str | None:
 
 def files(spec: str, data: HubData) -> list[Any]:
     """One `datasets.IterableDataset` for each file of the data, in order; they can be sent to other processes."""
+    from datasets.features.features import require_decoding
+
     with failures_named(spec):
         rows = data.load(streaming=True)
+        if rows.features and require_decoding(rows.features):  # images and sound beside the text
+            rows = rows.decode(False)
         return [rows.shard(num_shards=rows.num_shards, index=index) for index in range(rows.num_shards)]
 
 

@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from binarize_runs import kill_when, tree
 
@@ -86,6 +89,15 @@ def test_a_local_data_set_that_changed_is_not_taken_for_finished(
     assert main([*arguments(local, vocabulary, output), "--overwrite"]) == 0
     documents = json.loads((output / "info.json").read_text())["sets"].values()
     assert sum(each["documents"] for each in documents) == 2 * 149
+
+
+def test_sound_beside_the_text_is_not_decoded(tmp_path: Path) -> None:
+    columns = {"text": datasets.Value("string"), "sound": datasets.Audio()}
+    schema = datasets.Features(columns).arrow_schema
+    rows = [{"text": "rain", "sound": {"bytes": b"no sound", "path": None}}]
+    pq.write_table(pa.Table.from_pylist(rows, schema), tmp_path / "train.parquet")
+    (unit,) = sources.Input(f"hf:{tmp_path}", "text").units()
+    assert unit.content == ["rain"]
 
 
 def arguments(directory: Path, vocabulary: Path, output: Path, *more: object) -> list[str]:
