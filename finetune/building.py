@@ -131,6 +131,10 @@ class Builder:
         record = self._finished(planned)
         if record:
             return record
+        if (path := self._record_path(dataset)).is_file():
+            # They would speak for files that are replaced now, after a failure or a kill, too.
+            (self.output / MIXTURE_FILE).unlink(missing_ok=True)
+            path.unlink()
         tasks: list[dict[str, Any]] = []
         for rows, sharing in planned.row_sources().items():
             try:
@@ -147,7 +151,7 @@ class Builder:
         names = {"dataset": dataset.name, "subset": dataset.subset}
         record = {**names, "templates": planned.fingerprint, "rows": self._local_files(planned), "tasks": tasks}
         if all(task["status"] != FAILED for task in tasks):  # a failed task is tried again by the next build
-            write_json(self._record_path(dataset), record)
+            write_json(path, record)
         return record
 
     def _build_row_source(

@@ -246,6 +246,18 @@ def test_a_changed_template_is_built_again(tmp_path: Path, data_dir: Path, vocab
     assert before["train/shapes_only_red.target.bin"] == after["train/shapes_only_red.target.bin"]
 
 
+def test_what_was_changed_and_changed_back_is_built_again(tmp_path: Path, data_dir: Path, vocabulary: Path) -> None:
+    assert main(arguments(tmp_path, vocabulary, only="colors")) == 0
+    before = contents(tmp_path / "out")
+    path = tmp_path / "templates/colors/templates.yaml"
+    broken = "  k3: !Template {name: broken, jinja: '{{ missing }} ||| x', answer_choices: null, metadata: null}\n"
+    path.write_text(TEMPLATES.replace("What is", "Which color has") + broken)
+    assert main(arguments(tmp_path, vocabulary, only="colors")) == 3
+    path.write_text(TEMPLATES)
+    assert main(arguments(tmp_path, vocabulary, only="colors")) == 0
+    assert contents(tmp_path / "out") == before
+
+
 def test_changed_rows_are_built_again(tmp_path: Path, data_dir: Path, vocabulary: Path) -> None:
     assert main(arguments(tmp_path, vocabulary, only="colors")) == 0
     before = contents(tmp_path / "out")
