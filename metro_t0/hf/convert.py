@@ -84,6 +84,7 @@ def release_to_hugging_face(
 def hugging_face_to_fairseq(source: Path, destination: Path) -> None:
     """A directory that this command wrote (or transformers saved since) as a fairseq checkpoint with its vocabulary."""
     config, state, model, dict_path = _read_directory(source)
+    dtype = model.dtype
     with new_directory(destination) as directory:
         write_checkpoint(directory / CHECKPOINT_NAME, config, state, dict_path)
         for name in (DICT_NAME, TOKENIZER_NAME):
@@ -92,7 +93,7 @@ def hugging_face_to_fairseq(source: Path, destination: Path) -> None:
         written = read_checkpoint(directory / CHECKPOINT_NAME)
         again = _logits_of_modules(written.config, written.main_tensors())
         difference = _checked_difference(again, _logits(model.float()), destination)
-    _summary(source, destination / CHECKPOINT_NAME, model, None, dropped=0, difference=difference)
+    _summary(source, destination / CHECKPOINT_NAME, model.to(dtype), None, dropped=0, difference=difference)
 
 
 def checkpoint_of_directory(source: Path) -> dict[str, Any]:

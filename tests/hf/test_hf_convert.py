@@ -116,7 +116,7 @@ def test_vanilla_t5_becomes_transformers_own(t5_checkpoint: Path, tmp_path: Path
     assert all(torch.equal(after[name], tensor) for name, tensor in checkpoint.tensors.items())
 
 
-def test_dtype_is_kept_or_chosen(metro_checkpoint: Path, tmp_path: Path) -> None:
+def test_dtype_is_kept_or_chosen(metro_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     state = torch.load(metro_checkpoint, weights_only=True)
     state["model"] = {n: t.half() if t.is_floating_point() else t for n, t in state["model"].items()}
     torch.save(state, tmp_path / "half.pt")
@@ -124,6 +124,9 @@ def test_dtype_is_kept_or_chosen(metro_checkpoint: Path, tmp_path: Path) -> None
     assert main(["fairseq", str(tmp_path / "half.pt"), "--output", str(tmp_path / "wide"), "--dtype", "float32"]) == 0
     assert AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "kept").dtype == torch.float16
     assert AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "wide").dtype == torch.float32
+    capsys.readouterr()
+    assert main(["to-fairseq", str(tmp_path / "kept"), "--output", str(tmp_path / "back")]) == 0
+    assert "float16" in capsys.readouterr().out
 
 
 class Executed:
