@@ -40,14 +40,22 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     Each record has `split` ("train", or the name of the validation set), `updates` (int), `tokens` (source tokens seen
     until then, where the log has tokens per update), and the metrics as floats.
     Training records are the interval means of `--log-interval`; where there are none, the means of epochs. After a
-    restart the later record of an update counts. Lines that are no records are skipped.
+    restart the later record of an update counts, and what the run did beyond, before it, is no part of it.
+    Lines that are no records are skipped.
     Raises `UserError` where the file is missing or holds no record.
     """
     records: dict[tuple[str, int], dict[str, Any]] = {}
+    last: dict[str, int] = {}
     for line in _lines(path):
         record = _record(line) or _printed(line)
-        if record is not None:
-            records[record["split"], record["updates"]] = record
+        if record is None:
+            continue
+        split, updates = record["split"], record["updates"]
+        if split.startswith("train"):
+            if updates < last.get(split, 0):  # begun again, from an earlier checkpoint or from nothing
+                records = {key: before for key, before in records.items() if key[1] <= updates}
+            last[split] = updates
+        records[split, updates] = record
     if not records:
         raise UserError(
             f"{path}: no training records; give a run's train.log or its output; a smaller --log-interval logs more"

@@ -50,6 +50,12 @@ def test_records_of_train_and_valid(log: Path) -> None:
     ]
 
 
+def test_a_run_begun_again_has_nothing_of_the_attempt_before(log: Path) -> None:
+    with open(log, "a") as stream:
+        stream.write("\n" + PREFIX + "train_inner | " + json.dumps(inner(10, mlm_loss=6.2)))
+    assert [(r["split"], r["updates"], r["mlm_loss"]) for r in read_log(log)] == [("train", 10, 6.2)]
+
+
 def test_a_log_file_without_prefixes_reads_alike(log: Path, tmp_path: Path) -> None:
     bare = tmp_path / "bare.log"
     bare.write_text("\n".join(line[line.find("{") :] for line in log.read_text().splitlines()))
