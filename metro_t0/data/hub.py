@@ -97,18 +97,19 @@ def _commit(repository: str) -> str | None:
 
 def files(spec: str, data: HubData) -> list[Any]:
     """One `datasets.IterableDataset` for each file of the data, in order; they can be sent to other processes."""
-    from datasets.features.features import require_decoding
-
     with failures_named(spec):
         rows = data.load(streaming=True)
-        if rows.features and require_decoding(rows.features):  # images and sound beside the text
-            rows = rows.decode(False)
         return [rows.shard(num_shards=rows.num_shards, index=index) for index in range(rows.num_shards)]
 
 
 def column(rows: Any, spec: str, field: str) -> Iterator[Any]:
     """One field of every row. Raises `HubFailed`, and `UserError` where there is no such field."""
+    from datasets.features.features import require_decoding
+
     with failures_named(spec):
+        features = rows.features or {}
+        if field in features and require_decoding(features) and not require_decoding(features[field]):
+            rows = rows.decode(False)  # of images and sound beside the text
         for row in rows:
             if field not in row:
                 raise UserError(f"{spec}: no field {field!r}; --field is one of {', '.join(row)}")

@@ -100,6 +100,12 @@ def test_sound_beside_the_text_is_not_decoded(tmp_path: Path) -> None:
     assert unit.content == ["rain"]
 
 
+def test_text_of_a_column_of_several_types_has_no_quotes(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"text": "rain"}\n{"text": ["no", "text"]}\n{"text": {"no": 1}}\n')
+    (unit,) = sources.Input(f"hf:{tmp_path}", "text").units()
+    assert unit.content == ["rain", "", ""]
+
+
 def arguments(directory: Path, vocabulary: Path, output: Path, *more: object) -> list[str]:
     fixed = ["--tokenizer", vocabulary, "--output", output, "--valid-fraction", "0.1"]
     return list(map(str, ["binarize", f"hf:{directory}", *fixed, *more]))
