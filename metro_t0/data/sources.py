@@ -226,6 +226,8 @@ def _parquet_rows(path: str, field: str) -> Iterator[Any]:
     import pyarrow
     from pyarrow import parquet
 
+    from metro_t0.data.json_columns import json_reader
+
     with tempfile.TemporaryDirectory() as directory:
         plain = path
         if path.endswith(COMPRESSIONS):  # parquet is read from its end, a compressed stream is not
@@ -241,6 +243,7 @@ def _parquet_rows(path: str, field: str) -> Iterator[Any]:
             raise UserError(f"{path}: no column {field!r}; --field is one of {names}")
         try:
             for batch in table.iter_batches(batch_size=256, columns=[field]):
-                yield from batch.column(0).to_pylist()
+                values, read = batch.column(0).to_pylist(), json_reader(batch.schema.field(0).type)
+                yield from map(read, values) if read else values
         except (pyarrow.ArrowException, OSError) as error:
             raise UserError(f"{path}: damaged ({first_line(error)}); fetch the file again") from None

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from metro_t0.data.json_columns import json_reader
 from metro_t0.errors import UserError, first_line
 from metro_t0.text_files import open_text, parse_json
 
@@ -73,6 +74,7 @@ class ParquetRows(Sequence[Row]):
         """columns: new name -> name in the table, for columns to rename; the rest keep theirs."""
         old_to_new = {old: new for new, old in (columns or {}).items()}
         self._table = table.rename_columns([old_to_new.get(name, name) for name in table.column_names])
+        self._readers = {field.name: reader for field in self._table.schema if (reader := json_reader(field.type))}
 
     @classmethod
     def read(cls, path: Path, convert: Callable[[pa.Table], pa.Table] = lambda table: table) -> ParquetRows:
@@ -87,7 +89,14 @@ class ParquetRows(Sequence[Row]):
 
     def __iter__(self) -> Iterator[Row]:
         for batch in self._table.to_batches(max_chunksize=ROWS_PER_BATCH):
-            yield from batch.to_pylist()
+            yield from self._rows(batch)
+
+    def _rows(self, part: pa.Table | pa.RecordBatch) -> list[Row]:
+        rows: list[Row] = part.to_pylist()
+        for name, reader in self._readers.items():
+            for row in rows:
+                row[name] = reader(row[name])
+        return rows
 
     @overload
     def __getitem__(self, index: int) -> Row: ...
@@ -99,14 +108,10 @@ class ParquetRows(Sequence[Row]):
             if not -len(self) <= index < len(self):
                 raise IndexError(index)
             start %= len(self)
-            row: Row = self._table.slice(start, 1).to_pylist()[0]
-            return row
-        rows: list[Row] = (
-            self._table.slice(start, max(stop - start, 0)).to_pylist()
-            if step == 1
-            else [self[i] for i in range(start, stop, step)]
-        )
-        return rows
+            return self._rows(self._table.slice(start, 1))[0]
+        if step == 1:
+            return self._rows(self._table.slice(start, max(stop - start, 0)))
+        return [self[i] for i in range(start, stop, step)]
 
 
 def _is_object(line: bytes) -> bool:

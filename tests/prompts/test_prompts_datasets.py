@@ -7,10 +7,12 @@ import gzip
 import json
 from pathlib import Path
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from metro_t0.data.sources import Input
 from metro_t0.errors import UserError
 from metro_t0.prompts.datasets import DatasetName, available_splits, is_local, load_rows, local_datasets
 from metro_t0.prompts.hub import hub_sources
@@ -41,6 +43,20 @@ def test_all_formats_give_the_same_rows(local: Path, split: str) -> None:
     assert rows[-1] == ROWS[-1]
     with pytest.raises(IndexError):
         rows[len(ROWS)]
+
+
+def test_columns_of_several_types_hold_values_not_their_json(tmp_path: Path) -> None:
+    """As `datasets` gives them (its feature Json), in a record of a list, too; and as text of a corpus."""
+    json_type = datasets.Json()
+    features = {"text": json_type, "parts": datasets.List({"a": json_type})}
+    rows = [{"text": "rain", "parts": [{"a": {"b": 1}}, {"a": None}]}, {"text": [1], "parts": None}]
+    path = tmp_path / "mine/train.parquet"
+    path.parent.mkdir()
+    datasets.Dataset.from_list(rows, datasets.Features(features)).to_parquet(path)
+    loaded = load_rows("mine", None, "train", tmp_path)
+    assert list(loaded) == loaded[:] == [loaded[0], loaded[1]] == rows
+    (unit,) = Input(str(path), "text").units()
+    assert unit.content == ["rain", ""]
 
 
 def test_a_directory_is_searched_before_the_hub(local: Path) -> None:
