@@ -6,10 +6,10 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from ablation.plan import Plan
+from ablation.running import environment
 from ablation.steps import Job, finetune_command, pretrain_command, save_interval
 from metro_t0.claims import check_owner
 from metro_t0.data.mixture_files import MIXTURE_FILE
@@ -111,7 +111,7 @@ def _check_training_options(jobs: Sequence[Job]) -> None:
         capture_output=True,
         text=True,
         check=False,
-        cwd=Path.cwd(),
+        env=environment("cpu"),
     )
     if done.returncode:
         lines = done.stderr.strip().splitlines()

@@ -165,7 +165,7 @@ def _run_step(job: Job, device: Device, name: str, command: list[str], more: dic
     print(f"{job.name}: {name} on {device.name}", flush=True)
     start = time.monotonic()
     with open(log, "ab") as stream:
-        status = device.subprocesses.run(command, stream, _environment(device.name))
+        status = device.subprocesses.run(command, stream, environment(device.name))
     if status:
         raise StepFailed(f"{name} ended with status {status}: {_last_line(log)} (see {log})")
     write_json(marker, {"seconds": time.monotonic() - start, "command": command, **(more or {})})
@@ -175,11 +175,12 @@ def _marker(job: Job, name: str) -> Path:
     return (job.directory if name in ("pretrain", "trial") else job.work) / f"{name}.done.json"
 
 
-def _environment(device: str) -> dict[str, str]:
+def environment(device: str) -> dict[str, str]:
+    """Of a step: this project's packages, whatever the folder where it runs has of the same names (an own eval/)."""
     root = str(Path(__file__).resolve().parents[1])
     path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH")) if part)
     visible = {"CUDA_VISIBLE_DEVICES": device.removeprefix("cuda:")} if device.startswith("cuda") else {}
-    return {**os.environ, "PYTHONPATH": path, **visible}
+    return {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1", **visible}
 
 
 def _last_line(log: Path) -> str:

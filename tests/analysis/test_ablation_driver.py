@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import statistics
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -278,6 +279,19 @@ def test_wall_time_becomes_updates_by_a_trial(tmp_path: Path, monkeypatch: pytes
     assert running._updates_in_hours(job, device) == 1800
     monkeypatch.setattr(running, "pretrain_command", lambda job, device, updates: ["false"])
     assert running._updates_in_hours(job, device) == 1800  # remembered
+
+
+@pytest.mark.parametrize("module", ["eval.cli", "finetune.cli"])
+def test_steps_run_beside_a_folder_of_the_same_name(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ablation.running import environment
+
+    monkeypatch.chdir(tmp_path)
+    own = tmp_path / module.partition(".")[0]
+    own.mkdir()
+    (own / "__init__.py").write_text("raise ImportError('the folder of the user was imported')")
+    subprocess.run([sys.executable, "-m", module, "--version"], env=environment("cpu"), check=True)
 
 
 def test_a_directory_belongs_to_one_experiment(tmp_path: Path) -> None:
