@@ -39,9 +39,10 @@ def install() -> None:
         lost = state is not None and lost_updates(options, trainer)
         if lost:
             trainer.set_num_updates(lost)
-        if not trainer.get_num_updates():
-            trainer._previous_training_time = 0
-        metrics.get_meter("default", "wall").start_time = time.perf_counter() - trainer._previous_training_time
+        # Of several processes it is their mean, a tensor.
+        before = float(trainer._previous_training_time) if trainer.get_num_updates() else 0.0
+        trainer._previous_training_time = before
+        metrics.get_meter("default", "wall").start_time = time.perf_counter() - before
         reason = None if state is None else why_finished(trainer, batches)
         if lost and not reason:
             agree(lambda: refuse_without_optimizer(lost))
