@@ -255,7 +255,8 @@ class PretrainingTask(OneDictionaryTask):
         prefix = Path(paths[(epoch - 1) % len(paths)]) / split
         longest = self.cfg.tokens_per_sample - 1  # <s> comes on top
         with clear_errors():
-            for shard in paths if is_train else [prefix.parent]:
+            # All of them before the first epoch, which may be days before that of the last.
+            for shard in paths if is_train and split not in self.datasets else [prefix.parent]:
                 check_dictionary(Path(shard), self.dict_path)
                 find_tokens(Path(shard) / split)
             limit = IdLimit(self.words.end_of_words, self.dict_path)

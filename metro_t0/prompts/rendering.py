@@ -29,8 +29,8 @@ SEPARATOR = "|||"
 PROTECTED_SEPARATOR = "3ed2dface8203c4c9dfb1a5dc58e41e0"
 
 HIDDEN = -1
-HIDDEN_CLASSES = (HIDDEN, str(HIDDEN))
 """What stands for the label of a row whose class is kept secret, as in the test splits of GLUE."""
+HIDDEN_CLASSES = (HIDDEN, str(HIDDEN))
 
 T = TypeVar("T")
 
