@@ -35,6 +35,10 @@ def scores_of(directory: Path) -> tuple[float, float, float]:
     tasks: Mapping[str, Any] = read_json(directory / "eval" / "summary.json")["tasks"]
     seen = [task["value"] for name, task in tasks.items() if name.startswith(SEEN)]
     unseen = [task["value"] for name, task in tasks.items() if not name.startswith(SEEN)]
+    if not (seen and unseen):
+        raise UserError(
+            f"{directory}/eval: needs tasks named {SEEN}* and others, as scripts/evidence/tasks.yaml has them"
+        )
     exact = [task["exact_match"] for task in read_json(directory / "scores.json")]
     return 100 * statistics.fmean(exact), 100 * statistics.fmean(seen), 100 * statistics.fmean(unseen)
 
